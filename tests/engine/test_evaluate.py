@@ -1,0 +1,244 @@
+"""Multi-view evaluation and prediction against one forward pass per view."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from vivit.config import Config, EvalConfig
+from vivit.data.dataset import eval_views
+from vivit.data.sample import DataError, Sample, list_hash, read
+from vivit.engine.distributed import World
+from vivit.engine.evaluate import evaluate, evaluate_weights, table
+from vivit.engine.train import train
+from vivit.model.vivit import ViViT
+from vivit.prediction import predict
+
+from ..data.videos import counter_frames, write_video
+from .tiny import ALONE, quick, tiny_config, write_table
+
+MODEL = tiny_config("", "").model
+PROTOCOL = EvalConfig(temporal_views=3, spatial_views=3, batch_views=4)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("evaluate") / "data", train=4, val=4, broken=1)
+
+
+@pytest.fixture(scope="module")
+def samples(root):
+    """Four videos and a broken one, of which two parts are asked for."""
+    rows = read("folder", str(root), "val")
+    assert "broken" in rows[-1].path
+    return [*rows, replace(rows[-1], start=0.1)]
+
+
+def random_model(**changes):
+    torch.manual_seed(1)
+    model = ViViT(
+        replace(MODEL, classes={"colour": ("green", "red"), "light": ("bright", "dark", "none")}, **changes)
+    ).eval()
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def naive_logits(model, sample, protocol):
+    """(single view, mean over the views), one view at a time."""
+    with torch.no_grad():
+        single, *views = [model(view[None])[0] for view in eval_views(sample, model.config, protocol)]
+    return single, sum(views) / len(views)
+
+
+def test_logits_are_the_mean_over_temporal_times_spatial_views(samples):
+    model = random_model()
+    result = evaluate(model, samples, protocol=PROTOCOL)
+    expected = [naive_logits(model, s, PROTOCOL) for s in result.samples]
+    torch.testing.assert_close(result.single, torch.stack([e[0] for e in expected]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.multi, torch.stack([e[1] for e in expected]), atol=1e-5, rtol=1e-5)
+    truth = [
+        [{"green": 0, "red": 1}[s.labels["colour"]], {"bright": 0, "dark": 1}[s.labels["light"]]]
+        for s in result.samples
+    ]
+    assert result.labels.tolist() == truth
+
+
+def test_missing_videos_are_counted_named_and_in_no_number(samples):
+    model = random_model()
+    result = evaluate(model, samples, protocol=PROTOCOL)
+    assert (len(result.samples), len(result.missing)) == (4, 2)  # two parts of one broken file are two
+    assert all("broken-val0.mp4" in problem for problem in result.missing.values())
+    sound = evaluate(model, [s for s in samples if "broken" not in s.path], protocol=PROTOCOL)
+    assert result.accuracy == sound.accuracy
+    assert "4 videos, 2 missing" in table(result)
+
+
+@pytest.mark.parametrize("batch_views", [1, 7, 1000])
+def test_the_batch_of_views_does_not_change_the_result(samples, batch_views):
+    model = random_model()
+    a, b = (evaluate(model, samples, protocol=replace(PROTOCOL, batch_views=n)) for n in (4, batch_views))
+    torch.testing.assert_close(a.multi, b.multi, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(a.single, b.single, atol=1e-5, rtol=1e-5)
+
+
+def test_workers_do_not_change_the_result(samples):
+    model = random_model()
+    a, b = (evaluate(model, samples, protocol=PROTOCOL, workers=n) for n in (0, 2))
+    assert bool((a.multi == b.multi).all())
+    assert a.missing == b.missing
+
+
+@dataclass(frozen=True)
+class Apart(World):
+    """One of several processes, of whom it hears nothing."""
+
+    def gather(self, value):
+        return [value]
+
+
+@pytest.mark.parametrize("size", [2, 4, 7])  # of 6 videos, two of them missing
+def test_every_video_is_evaluated_by_exactly_one_process_with_the_same_result(samples, size):
+    model, calls = random_model(), []
+    whole = evaluate(model, samples, protocol=PROTOCOL)
+    model.register_forward_hook(lambda *_: calls.append(1))
+    shares, passes = [], []
+    for rank in range(size):
+        calls.clear()
+        shares.append(evaluate(model, samples, protocol=PROTOCOL, world=Apart(rank, size, ALONE.device)))
+        passes.append(len(calls))
+    assert len(set(passes)) == 1  # a model that is divided among processes needs all of them in every pass
+    rows = {id(s): (single, multi) for r in shares for s, single, multi in zip(r.samples, r.single, r.multi)}
+    assert sum(len(r.samples) for r in shares) == len(rows) == len(whole.samples)
+    for s, single, multi in zip(whole.samples, whole.single, whole.multi):
+        torch.testing.assert_close(rows[id(s)][0], single, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(rows[id(s)][1], multi, atol=1e-5, rtol=1e-5)
+    assert sorted(pair for r in shares for pair in r.missing.items()) == sorted(whole.missing.items())
+
+
+def test_what_all_processes_found_is_the_result_of_each(samples):
+    model, found = random_model(), []
+    whole = evaluate(model, samples, protocol=PROTOCOL)
+
+    @dataclass(frozen=True)
+    class Together(World):
+        def gather(self, value):
+            found.append(value)
+            return found
+
+    for rank in range(3):  # the last one hears of all
+        result = evaluate(model, samples, protocol=PROTOCOL, world=Together(rank, 3, ALONE.device))
+    assert result.samples == whole.samples
+    assert bool((result.labels == whole.labels).all())
+    torch.testing.assert_close(result.multi, whole.multi, atol=1e-5, rtol=1e-5)
+    assert list(result.missing.items()) == list(whole.missing.items())
+    assert result.list_hash == whole.list_hash
+
+
+def test_a_single_view_protocol_gives_the_single_view_twice(samples):
+    result = evaluate(random_model(), samples, protocol=EvalConfig(temporal_views=1, spatial_views=1))
+    assert bool((result.single == result.multi).all())
+
+
+def test_accuracy_and_confusion_follow_from_the_logits(samples):
+    result = evaluate(random_model(), samples, protocol=PROTOCOL)
+    colour, light = result.multi[:, :2].argmax(1), result.multi[:, 2:].argmax(1)
+    right = colour == result.labels[:, 0], light == result.labels[:, 1]
+    assert result.accuracy["colour"]["top1"] == right[0].float().mean()
+    assert result.accuracy["light"]["top1"] == right[1].float().mean()
+    assert result.accuracy["all"]["top1"] == (right[0] & right[1]).float().mean()
+    assert result.confusion("light").sum() == 4
+    assert result.confusion("light").diagonal().sum() == right[1].sum()
+
+
+def test_a_model_that_averages_over_time_does_not_see_shuffled_frames_and_one_with_order_does(tmp_path):
+    path = write_video(tmp_path / "moving.mp4", counter_frames(20))
+    samples = [Sample(str(path), {"colour": "red", "light": "none"})]
+    shuffled = replace(PROTOCOL, shuffle_frames=True)
+    blind = random_model(temporal_depth=0, tubelet_size=(1, 8, 8))
+    a, b = (evaluate(blind, samples, protocol=p) for p in (PROTOCOL, shuffled))
+    torch.testing.assert_close(a.multi, b.multi, atol=1e-5, rtol=1e-5)
+    seeing = random_model()
+    for name, p in seeing.named_parameters():
+        if "temporal.pos_embed" in name:
+            torch.nn.init.normal_(p)
+    a, b, c = (evaluate(seeing, samples, protocol=p) for p in (PROTOCOL, shuffled, shuffled))
+    assert (a.multi - b.multi).abs().max() > 1e-3
+    assert bool((b.multi == c.multi).all())
+
+
+def test_evaluating_leaves_the_models_mode_as_it_was(samples):
+    for training in (True, False):
+        model = random_model(dropout=0.5).train(training)
+        evaluate(model, samples[:1], protocol=PROTOCOL)
+        assert model.training is training
+
+
+def test_a_label_that_the_model_does_not_know_is_an_error(samples):
+    model = ViViT(replace(random_model().config, classes={"colour": ("blue", "green")}))
+    with pytest.raises(DataError, match="colour 'red' is not among the 2 classes"):
+        evaluate(model, samples, protocol=PROTOCOL)
+
+
+def test_predictions_are_the_softmax_of_the_evaluations_logits(samples):
+    model = random_model()
+    result = evaluate(model, samples[:2], protocol=PROTOCOL)
+    for sample, logits in zip(samples, result.multi):
+        prediction = predict(model, sample.path, temporal_views=3, spatial_views=3, top_k=2)
+        for (label_set, names), part in zip(model.config.classes.items(), logits.split([2, 3])):
+            p = part.softmax(0)
+            best = sorted(range(len(names)), key=lambda i: -p[i])[:2]
+            assert [name for name, _ in prediction.classes[label_set]] == [names[i] for i in best]
+            assert [q for _, q in prediction.classes[label_set]] == pytest.approx([p[i].item() for i in best], abs=1e-5)
+        assert json.loads(json.dumps(prediction.to_dict()))["path"] == sample.path
+        assert all(name in str(prediction) for name, _ in prediction.classes["colour"])
+
+
+def test_a_prediction_of_a_part_equals_the_evaluation_of_that_part(samples):
+    model = random_model()
+    part = replace(samples[0], start=0.08, end=0.24)
+    logits = evaluate(model, [part], protocol=PROTOCOL).multi[0, :2]
+    prediction = predict(model, part.path, temporal_views=3, start=0.08, end=0.24)
+    assert dict(prediction.classes["colour"])["green"] == pytest.approx(logits.softmax(0)[0].item(), abs=1e-5)
+
+
+def test_results_json_says_all_that_makes_the_numbers_comparable(root, samples, tmp_path, capsys):
+    c = tiny_config(root, tmp_path / "run")
+    run = train(quick(c))
+    result = evaluate_weights(str(run), replace(c, eval=PROTOCOL))
+    written = json.loads((run / "results.json").read_text(), parse_constant=pytest.fail)
+    assert written["protocol"] == {"temporal_views": 3, "spatial_views": 3, "batch_views": 4, "shuffle_frames": False}
+    assert (written["videos"], written["missing"]) == (4, 1)
+    assert "broken-val0.mp4" in written["missing_videos"][0]
+    assert written["list_hash"] == list_hash(read("folder", str(root), "val"))
+    assert written["multi_view"] == result.accuracy
+    assert written["single_view"] == result.single_view_accuracy
+    assert written["confusion"]["colour"] == {
+        "classes": ["green", "red"],
+        "counts": result.confusion("colour").tolist(),
+    }
+    assert {"weights", "data", "environment"} <= set(written)
+    out = capsys.readouterr().out
+    assert "single view" in out
+    assert "4 videos, 1 missing" in out
+    assert "3 x 3 views" in out
+
+
+def test_evaluating_nothing_but_unreadable_videos_is_an_error(root, tmp_path):
+    weights = random_model().save_pretrained(tmp_path / "weights")
+    (tmp_path / "gone.mp4").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("path,colour,light,split\ngone.mp4,red,dark,val\n")
+    c = Config(run="", device="cpu")
+    with pytest.raises(DataError, match=r"none of the videos can be read \(1\)"):
+        evaluate_weights(str(weights), replace(c, data=replace(c.data, root=str(tmp_path / "t.csv"), workers=0)))
+
+
+def test_an_unfinished_run_has_no_weights_yet(tmp_path):
+    (tmp_path / "environment.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="a run that has not finished"):
+        evaluate_weights(str(tmp_path), Config())
+
+
+def test_a_model_without_classes_predicts_nothing_and_does_not_fail(samples):
+    model = ViViT(replace(random_model().config, classes={}))
+    assert predict(model, samples[0].path).classes == {}

@@ -1,0 +1,141 @@
+"""A run is a function of its config: interrupted, repeated or refactored, it gives the same numbers."""
+
+import json
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from vivit.config import ModelConfig, replace
+from vivit.engine import train as train_module
+from vivit.engine.losses import cross_entropy
+from vivit.engine.optim import learning_rate
+from vivit.engine.train import train
+from vivit.model.vivit import ViViT
+
+from .tiny import assert_equal_runs, losses, metrics, tiny_config, train_and_stop, with_data, write_table
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
+
+
+# With a save, after a validation, at the end, and again and again.
+@pytest.mark.parametrize("steps", [(1,), (3,), (9,), (2, 5, 8)])
+def test_a_run_stopped_at_a_step_and_continued_equals_the_uninterrupted_one_bit_for_bit(config, straight, steps):
+    for step in steps:
+        train_and_stop(config, step)
+        assert max(line["step"] for line in metrics(config.run)) == step + 1
+    train(config)
+    assert_equal_runs(config.run, straight)
+
+
+def test_a_run_that_died_without_saving_goes_on_from_its_last_checkpoint(config, straight, monkeypatch, capsys):
+    def die_after_7(step, **how):
+        return learning_rate(step, **how) if step < 7 else 1 / 0
+
+    monkeypatch.setattr(train_module, "learning_rate", die_after_7)
+    with pytest.raises(ZeroDivisionError):
+        train(config)
+    monkeypatch.undo()
+    partial = Path(config.run) / "checkpoints" / "step-00000007.partial"
+    partial.mkdir()
+    (partial / "__0_0.distcp").write_bytes(b"half")
+    with (Path(config.run) / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+    capsys.readouterr()
+    train(config)
+    assert "going on after step 6 of 10" in capsys.readouterr().out
+    assert not partial.exists()
+    assert_equal_runs(config.run, straight)
+
+
+@pytest.fixture(scope="module")
+def accumulated(data_root, tmp_path_factory):
+    """The run in micro-batches of 3, 3 and 2 clips."""
+    config = tiny_config(data_root, tmp_path_factory.mktemp("accumulated") / "run")
+    return train(replace(config, scale=replace(config.scale, micro_batch=3)))
+
+
+def test_accumulation_inside_a_step_survives_a_stop_bit_for_bit(config, accumulated):
+    config = replace(config, scale=replace(config.scale, micro_batch=3))
+    train_and_stop(config, 5, signal.SIGINT)
+    train(config)
+    assert_equal_runs(config.run, accumulated)
+
+
+def test_micro_batches_change_the_result_by_rounding_only(accumulated, straight):
+    for ours, theirs in zip(metrics(accumulated), metrics(straight), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_activations_computed_again_change_nothing(config, straight):
+    train(replace(config, scale=replace(config.scale, checkpoint_activations=True)))
+    assert_equal_runs(config.run, straight)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # more than this machine has cores
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_workers_changes_nothing(config, straight, workers):
+    train(with_data(config, workers=workers))
+    assert_equal_runs(config.run, straight)
+
+
+def test_dropout_and_readings_across_a_stop_survive_it_in_deterministic_mode(data_root, tmp_path):
+    """All that depends on the past when it is done wrong: dropout; readings, validations, checkpoints out of step."""
+    runs = []
+    for name in ("straight", "stopped"):
+        config = tiny_config(
+            data_root, tmp_path / name, deterministic=True, log_every=4, eval_every=0.8, save_every=0.7
+        )
+        runs.append(replace(config, model=replace(config.model, dropout=0.1, drop_path=0.3)))
+    try:
+        train(runs[0])
+        train_and_stop(runs[1], 5)
+        train(runs[1])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal_runs(runs[1].run, runs[0].run)
+    assert [line["step"] for line in metrics(runs[0].run) if "loss" in line] == [4, 8, 10]
+
+
+def test_a_refactor_shows_in_the_losses_kept_in_the_repository(straight):
+    """To accept a change on purpose: python -m tests.engine.test_exactness"""
+    kept = json.loads(GOLDEN.read_text())
+    assert losses(straight) == pytest.approx(kept, rel=1e-4)  # other processors round otherwise
+
+
+@pytest.mark.parametrize(
+    "encoder", ["spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"]
+)
+def test_each_model_learns_one_batch_by_heart(encoder):
+    config = ModelConfig(
+        classes={"a": ("x", "y", "z"), "b": ("u", "v")},
+        encoder=encoder,
+        pool="mean" if encoder in ("factorised_self_attention", "factorised_dot_product") else "cls",
+        embed_dim=32,
+        depth=2,
+        temporal_depth=1,
+        num_heads=2,
+        num_frames=4,
+        image_size=(16, 16),
+        tubelet_size=(2, 8, 8),
+    )
+    model = ViViT(config)
+    video = torch.randint(0, 256, (6, 4, 3, 16, 16), dtype=torch.uint8)
+    labels = torch.tensor([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        loss = cross_entropy(model(video), labels, (3, 2)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1e-2
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_table(Path(folder) / "data", train=26, val=6, broken=1)
+        run = train(tiny_config(root, Path(folder) / "run"))
+        GOLDEN.write_text(json.dumps(losses(run), indent=1) + "\n")

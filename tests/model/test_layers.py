@@ -1,0 +1,132 @@
+"""Attention, blocks and stochastic depth against plain loops."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from vivit.model.encoders import drop_path_rates
+from vivit.model.layers import (
+    Attention,
+    Block,
+    TimeSpaceBlock,
+    attend_all,
+    attend_space,
+    attend_time,
+    attend_time_and_space,
+)
+from vivit.model.vivit import ViViT
+
+from . import tiny
+
+T_, S_ = 3, 5
+
+
+def attend_with_loops(q, k, v, sees):
+    """(B, n, a, k): token i attends, head by head, to every token j for which sees(i, j, head)."""
+    out = torch.zeros_like(v)
+    batch, n, heads, width = q.shape
+    for b in range(batch):
+        for a in range(heads):
+            for i in range(n):
+                seen = [j for j in range(n) if sees(i, j, a)]
+                scores = [math.exp(q[b, i, a] @ k[b, j, a] / math.sqrt(width)) for j in seen]
+                out[b, i, a] = sum(score / sum(scores) * v[b, j, a] for score, j in zip(scores, seen))
+    return out
+
+
+def same_time(i, j, _=0):
+    return i // S_ == j // S_
+
+
+def same_place(i, j, _=0):
+    return i % S_ == j % S_
+
+
+CASES = {
+    "all": (attend_all, lambda i, j, a: True),
+    "space": (partial(attend_space, t=T_), same_time),
+    "time": (partial(attend_time, t=T_), same_place),
+    "time and space": (
+        partial(attend_time_and_space, t=T_),
+        lambda i, j, a: (same_place if a < 2 else same_time)(i, j),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_kind_of_attention_sees_the_tokens_it_should(name):
+    attend, sees = CASES[name]
+    q, k, v = (torch.randn(2, T_ * S_, 4, 6, dtype=torch.float64) for _ in range(3))
+    torch.testing.assert_close(attend(q, k, v), attend_with_loops(q, k, v, sees))
+
+
+def test_the_fused_projection_holds_queries_keys_and_values_head_by_head():
+    ours = Attention(tiny.config()).double()
+    theirs = nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv.weight,
+            "in_proj_bias": ours.qkv.bias,
+            "out_proj.weight": ours.proj.weight,
+            "out_proj.bias": ours.proj.bias,
+        }
+    )
+    x = torch.randn(2, 7, 16, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("order", ["time_space", "space_time"])
+def test_a_block_of_model_3_adds_time_space_and_mlp_in_its_order(order):
+    block = TimeSpaceBlock(tiny.config("factorised_self_attention", attention_order=order), t=T_).eval()
+    x = torch.randn(2, T_ * S_, 16)
+    expected = x
+    parts = [(block.norm_time, block.attn_time), (block.norm1, block.attn)]
+    for norm, attn in parts if order == "time_space" else parts[::-1]:
+        expected = expected + attn(norm(expected))
+    expected = expected + block.mlp(block.norm2(expected))
+    torch.testing.assert_close(block(x), expected)
+    seen_from = {"attn_time": same_place, "attn": same_time}
+    for name, sees in seen_from.items():
+        y = torch.randn(1, T_ * S_, 16, requires_grad=True)
+        getattr(block, name)(y)[0, 7].sum().backward()
+        assert (y.grad[0].abs().sum(dim=1) > 0).tolist() == [sees(7, j) for j in range(T_ * S_)]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 0.75])
+def test_drop_path_skips_whole_samples_and_keeps_the_mean(rate):
+    block = Block(tiny.config(), drop_path=rate).train()
+    assert isinstance(block.drop_path, StochasticDepth)
+    x = torch.ones(20_000, 1, 3)
+    out = block.drop_path(x)
+    kept = out[:, 0, 0] != 0
+    assert bool(((out == 0).all(dim=(1, 2)) | ((out - 1 / (1 - rate)).abs() < 1e-5).all(dim=(1, 2))).all())
+    assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.02)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.04)
+    assert bool((block.eval().drop_path(x) == x).all())
+
+
+def test_drop_path_rates_grow_from_zero_to_the_rate_over_each_transformer():
+    config = tiny.config(depth=5, temporal_depth=3, drop_path=0.4)
+    assert drop_path_rates(config, 5) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert drop_path_rates(config, 1) == [0.0]
+    encoder = ViViT(config).encoder
+    for part, rates in ((encoder.spatial, [0, 0.1, 0.2, 0.3, 0.4]), (encoder.temporal, [0, 0.2, 0.4])):
+        assert [block.drop_path.p for block in part.blocks] == pytest.approx(rates)
+
+
+def test_dropout_acts_in_training_only():
+    made = tiny.model(dropout=0.5)
+    video = tiny.video(made)
+    with torch.no_grad():
+        plain = made(video)
+        assert bool((plain == made(video)).all())
+        made.train()
+        assert not torch.allclose(made(video), made(video))
+    expected = tiny.config(dropout=0.0)
+    without = ViViT(expected).train()
+    without.load_state_dict(made.state_dict())
+    torch.testing.assert_close(without(video), plain, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,139 @@
+"""Settings: what is allowed, what is said when it is not, and the trip through JSON."""
+
+import json
+import re
+from dataclasses import asdict
+
+import pytest
+
+from vivit.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    Preprocessing,
+    differences,
+    from_dict,
+    replace,
+    to_dict,
+)
+from vivit.recipes import RECIPES
+
+
+def through_json(config):
+    return from_dict(type(config), json.loads(json.dumps(to_dict(config))))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_equal_after_a_trip_through_json(name):
+    config = RECIPES[name]()
+    assert through_json(config) == config
+
+
+def test_a_config_with_every_kind_of_value_is_equal_after_a_trip_through_json():
+    config = Config(
+        model=ModelConfig(
+            classes={"verb": ("läuft", "steht"), "noun": ("a",)},
+            tokenizer="uniform_frames",
+            tubelet_size=(1, 16, 16),
+            sampled_frames=5,
+            preprocessing=Preprocessing(clip_seconds=2.5, std=(0.1, 0.2, 0.3)),
+        ),
+        data=DataConfig(scale_jitter=(1.0, 1.0)),
+        optim=OptimConfig(grad_clip=None),
+        init="weights.safetensors",
+    )
+    assert through_json(config) == config
+    assert asdict(through_json(config)) == asdict(config)
+
+
+def test_missing_keys_take_the_defaults():
+    assert from_dict(Config, {"optim": {"lr": 0.3}}) == Config(optim=OptimConfig(lr=0.3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: replace(ModelConfig(), num_head=3), "unknown setting 'num_head'; did you mean 'num_heads'?"),
+        (lambda: from_dict(Config, {"optim": {"bach_size": 1}}), "unknown setting 'optim.bach_size'; did you mean"),
+        (lambda: from_dict(Config, {"zzz": 1}), "unknown setting 'zzz'; allowed: data, deterministic, device, eval"),
+        (lambda: ModelConfig(encoder="factorized_encoder"), "did you mean 'factorised_encoder'?"),
+        (lambda: Config(precision="float16"), "precision is 'float16'"),
+        (lambda: EvalConfig(spatial_views=2), "spatial_views is 2; allowed: 1, 3"),
+    ],
+)
+def test_an_unknown_name_is_an_error_with_a_suggestion(wrong, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_frames": 31}, "tubelet depth 2 does not divide num_frames 31; use num_frames 30 or 32"),
+        ({"image_size": (230, 224)}, "tubelet height 16 does not divide image height 230; use image height 224 or 240"),
+        ({"image_size": (224, 7)}, "tubelet width 16 does not divide image width 7; use image width 16"),
+        ({"embed_dim": 100}, "embed_dim 100 is not divisible by num_heads 12"),
+        ({"encoder": "factorised_self_attention"}, "use pool='mean'"),
+        ({"encoder": "factorised_dot_product", "pool": "mean", "num_heads": 3}, "num_heads 3 is odd"),
+        ({"norm_after_pool": True}, "it belongs to pool='mean'"),
+        ({"tokenizer": "uniform_frames"}, "needs sampled_frames between 1 and num_frames=32, got None"),
+        ({"tokenizer": "uniform_frames", "sampled_frames": 33}, "got 33"),
+        ({"tokenizer": "uniform_frames", "sampled_frames": 8}, "use tubelet_size=(1, 16, 16), got (2, 16, 16)"),
+        ({"sampled_frames": 8}, "belongs to tokenizer='uniform_frames'"),
+        ({"tubelet_size": (0, 16, 16)}, "sizes above 0"),
+        ({"depth": 0}, "depth is 0; it must be above 0"),
+        ({"temporal_depth": -1}, "temporal_depth is -1"),
+        ({"drop_path": 1.0}, "drop_path is 1.0; it lies in [0, 1)"),
+        ({"classes": {"verb": ("run", "sit", "run")}}, "'verb' has 'run' more than once"),
+        ({"classes": {"verb": ()}}, "'verb' has no class"),
+        ({"classes": {"all": ("a", "b")}}, "'all' is the name of all label sets together"),
+    ],
+)
+def test_values_that_do_not_belong_together_are_an_error_that_says_what_does(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ModelConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: OptimConfig(lr=0),
+        lambda: OptimConfig(warmup_epochs=30, epochs=30),
+        lambda: OptimConfig(label_smoothing=1),
+        lambda: OptimConfig(weight_decay=-0.1),
+        lambda: OptimConfig(momentum=1.0),
+        lambda: DataConfig(scale_jitter=(1.2, 1.0)),
+        lambda: DataConfig(flip=1.1),
+        lambda: DataConfig(workers=-1),
+        lambda: EvalConfig(temporal_views=0),
+        lambda: Preprocessing(crop_fraction=0),
+        lambda: Preprocessing(std=(0.5, 0.0, 0.5)),
+        lambda: Preprocessing(clip_seconds=-1),
+        lambda: Config(seed=-1),
+        lambda: Config(log_every=0),
+    ],
+)
+def test_values_out_of_range_are_an_error(wrong):
+    with pytest.raises(ValueError, match=r" is .*; "):
+        wrong()
+
+
+def test_differences_names_each_differing_field_with_both_values():
+    a = Config()
+    b = replace(a, seed=3, optim=replace(a.optim, lr=0.2))
+    assert differences(a, a) == []
+    assert differences(a, b) == ["optim.lr: 0.1 -> 0.2", "seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize(
+    ("values", "grid"),
+    [
+        ({}, (16, 14, 14)),
+        ({"tubelet_size": (4, 16, 8), "image_size": (96, 64)}, (8, 6, 8)),
+        ({"tokenizer": "uniform_frames", "tubelet_size": (1, 16, 16), "sampled_frames": 7}, (7, 14, 14)),
+    ],
+)
+def test_the_token_grid_counts_tubelets(values, grid):
+    assert ModelConfig(**values).grid == grid

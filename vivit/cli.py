@@ -1,0 +1,315 @@
+"""The command line: `vivit VERB …`. Every command is a thin shell around a function of the library.
+
+Heavy imports stand inside the commands, so that `--help` does not wait for PyTorch.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+USAGE = """\
+usage: vivit COMMAND …
+
+Video classification with pure transformers: the ViViT family.
+
+  vivit demo                                  the whole story on made videos, one CPU, about two minutes
+  vivit data check ROOT                       read every video and label once, list what is wrong
+  vivit train RECIPE --data.root ROOT …       train; the same command goes on after an interruption
+  vivit eval WEIGHTS [--data.root ROOT] …     temporal views x spatial crops, single and multi view
+  vivit predict WEIGHTS FILE… [--json]        class names and probabilities
+  vivit weights report SOURCE                 what loading does to every tensor; also convert, verify
+  vivit info PRESET                           parameters and multiply-adds, part by part
+  vivit plan RECIPE|PRESET --gpus N …         memory, speed and days of a run, before it starts
+  vivit runs [FOLDER]                         the runs of a folder: results, and settings that differ
+
+WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `vivit COMMAND --help` lists settings."""
+
+
+def main() -> None:
+    """Entry point: run the command, turn the library's errors into one message and exit code 2."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    command, *args = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "demo": demo,
+        "data": data,
+        "train": train,
+        "eval": evaluate,
+        "predict": predict,
+        "weights": weights,
+        "info": info,
+        "plan": plan,
+        "runs": runs,
+    }
+    if command not in commands:
+        from .config import suggestion
+
+        fail(f"unknown command {command!r}{suggestion(command, commands)}")
+    try:
+        commands[command](args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (ValueError, OSError, ImportError) as error:
+        fail(str(error))
+    except Exception as error:  # errors whose modules are too heavy to import here
+        if type(error).__name__ == "Stopped":
+            sys.exit(128 + error.number)  # type: ignore[attr-defined]  # as a shell reports a signal
+        if type(error).__name__ in ("VideoError", "WorkerDied", "FloatingPointError"):
+            fail(str(error))
+        raise
+
+
+def fail(message: str) -> NoReturn:
+    print(f"vivit: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def demo(args: list[str]) -> None:
+    import tyro
+
+    from .demo import demo
+
+    tyro.cli(demo, args=args, prog="vivit demo")
+
+
+def data(args: list[str]) -> None:
+    import tyro
+
+    from .data.check import check
+
+    verb, *rest = args or ["--help"]
+    if verb != "check":
+        print("usage: vivit data check ROOT [--splits SPLIT …]", file=sys.stderr if verb != "--help" else sys.stdout)
+        sys.exit(0 if verb in ("-h", "--help") else 2)
+    report = tyro.cli(check, args=rest, prog="vivit data check")
+    print(report)
+    if report.problems:
+        sys.exit(1)
+
+
+def train(args: list[str]) -> None:
+    import tyro
+
+    from .config import Config, suggestion
+    from .recipes import RECIPES
+
+    name, *rest = args or ["--help"]
+    if name in ("-h", "--help"):
+        lines = [f"  {name:12} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()]
+        print("usage: vivit train RECIPE [--data.root ROOT …]; `vivit train RECIPE --help` lists every setting\n")
+        print("\n".join(lines))
+        return
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
+    config = tyro.cli(Config, default=RECIPES[name](), args=rest, prog=f"vivit train {name}")
+
+    from .engine.train import train
+
+    folder = train(config)
+    print(f"next: vivit eval {folder}\n      vivit predict {folder} VIDEO")
+
+
+def evaluate(args: list[str]) -> None:
+    from pathlib import Path
+
+    import tyro
+
+    from .config import Config
+    from .engine.run import read_config
+
+    weights, rest = positional(args, "usage: vivit eval WEIGHTS [--data.root ROOT --eval.temporal-views 4 …]")
+    folder = Path(weights)
+    # A run knows its data and protocol; for bare weights they come from the command line.
+    default = read_config(folder) if (folder / "environment.json").is_file() else Config(run="")
+    config = tyro.cli(Config, default=default, args=rest, prog=f"vivit eval {weights}")
+
+    from .engine.evaluate import evaluate_weights
+
+    evaluate_weights(weights, config)
+
+
+def predict(args: list[str]) -> None:
+    import tyro
+
+    if tyro.cli(predict_files, args=args, prog="vivit predict"):
+        sys.exit(1)
+
+
+def predict_files(
+    weights: str,
+    files: tuple[str, ...],
+    /,
+    temporal_views: int = 4,
+    spatial_views: int = 3,
+    top_k: int = 5,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Class names and probabilities of each file. Returns how many could not be read.
+
+    Args:
+        weights: A run folder, a folder with model.safetensors, a file or a hub id.
+        files: Video files.
+        temporal_views: Evenly spaced clips of a video.
+        spatial_views: 1 centre crop, or 3 along the longer side.
+        top_k: Classes to show.
+        device: auto, cpu, cuda or mps.
+        json: One JSON object a line.
+    """
+    from json import dumps
+
+    from .data.decode import VideoError
+    from .engine.device import pick_device
+    from .engine.evaluate import load_weights
+    from .prediction import predict
+
+    model = load_weights(weights).to(pick_device(device))
+    unreadable = 0
+    for file in files:
+        try:
+            result = predict(model, file, temporal_views=temporal_views, spatial_views=spatial_views, top_k=top_k)
+            print(dumps(result.to_dict()) if json else result)
+        except VideoError as error:
+            unreadable += 1
+            print(f"vivit: {error}", file=sys.stderr)
+    return unreadable
+
+
+def weights(args: list[str]) -> None:
+    import tyro
+
+    verbs = {"report": weights_report, "convert": weights_convert, "verify": weights_verify}
+    verb, *rest = args or ["--help"]
+    if verb not in verbs:
+        usage = "usage: vivit weights report SOURCE | convert SOURCE DEST --to FORMAT | verify SOURCE [CLIP]"
+        if verb not in ("-h", "--help"):
+            raise ValueError(f"unknown command 'weights {verb}'; {usage}")
+        print(usage)
+        return
+    print(tyro.cli(verbs[verb], args=rest, prog=f"vivit weights {verb}"))
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a file cannot say about its model; each has the name of a field of ModelConfig."""
+
+    encoder: str | None = None
+    image_size: tuple[int, int] | None = None
+    num_frames: int | None = None
+    num_heads: int | None = None
+    attention_order: str | None = None
+    tokenizer: str | None = None
+    sampled_frames: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def weights_report(source: str, /, preset: str | None = None, model: Overrides = Overrides()) -> str:  # noqa: B008
+    """What loading does to every tensor of the source and of the model.
+
+    Args:
+        source: A file, a folder or a hub id.
+        preset: Report the start of this model, such as "ViViT-B/16x2 FE", from the source.
+        model: What the file cannot say.
+    """
+    from .weights.load import report
+
+    return report(source, preset=preset, **model.given())
+
+
+def weights_convert(source: str, dest: str, /, to: str = "vivit", model: Overrides = Overrides()) -> str:  # noqa: B008
+    """Read weights of any kind and write them as vivit (a folder), huggingface (a folder) or scenic (a file).
+
+    Args:
+        source: A file, a folder or a hub id.
+        dest: Where to write.
+        to: vivit, huggingface or scenic.
+        model: What the file cannot say.
+    """
+    from .weights.convert import convert
+
+    return f"written to {convert(source, dest, to=to, **model.given())}"
+
+
+def weights_verify(source: str, clip: str | None = None, /, model: Overrides = Overrides()) -> str:  # noqa: B008
+    """Compare a released checkpoint with what was published about it.
+
+    Args:
+        source: One of the official checkpoints, or google/vivit-b-16x2-kinetics400.
+        clip: eating_spaghetti_32_frames.npy, uint8 frames (T, H, W, 3), to compare the first logits.
+        model: What the file cannot say.
+    """
+    from .weights.verify import verify
+
+    return verify(source, clip, **model.given())
+
+
+def info(args: list[str]) -> None:
+    import tyro
+
+    from .info import info
+
+    print(tyro.cli(info, args=args, prog="vivit info"))
+
+
+def plan(args: list[str]) -> None:
+    from typing import Annotated
+
+    import tyro
+
+    from .config import Config, suggestion
+    from .presets import preset
+    from .recipes import RECIPES
+
+    name, rest = positional(args, "usage: vivit plan RECIPE|PRESET --gpus N … --num-samples N [--optim.batch-size N …]")
+    if name not in RECIPES and not name.startswith("ViViT-"):
+        raise ValueError(f"{name!r} is no recipe, and no preset such as 'ViViT-B/16x2 FE'{suggestion(name, RECIPES)}")
+    config = RECIPES[name]() if name in RECIPES else Config(model=preset(name))
+
+    from .plan import H100, Hardware, table
+
+    def ask(
+        *,
+        gpus: tuple[int, ...],
+        num_samples: int,
+        markdown: bool = False,
+        hardware: Annotated[Hardware, tyro.conf.arg(name="")] = H100,
+        config: Annotated[Config, tyro.conf.arg(name="")] = config,
+    ) -> str:
+        """Memory, speed and days of a run on some GPUs: estimates from the model's arithmetic, before it starts.
+
+        Args:
+            gpus: Numbers of GPUs to compare.
+            num_samples: Training videos of an epoch.
+            markdown: Print a Markdown table.
+            hardware: The GPUs.
+            config: Settings of the run.
+        """
+        return table(config, gpus=gpus, num_samples=num_samples, hardware=hardware, markdown=markdown)
+
+    print(tyro.cli(ask, args=rest, prog=f"vivit plan {name!r}"))
+
+
+def runs(args: list[str]) -> None:
+    import tyro
+
+    from .runs import table
+
+    print(tyro.cli(table, args=args, prog="vivit runs"))
+
+
+def positional(args: list[str], usage: str) -> tuple[str, list[str]]:
+    """The first argument and the rest; where an option stands first, the usage."""
+    if args[:1] in (["-h"], ["--help"]):
+        print(usage)
+        sys.exit(0)
+    if not args or args[0].startswith("-"):
+        raise ValueError(usage)
+    return args[0], args[1:]

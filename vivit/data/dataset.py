@@ -1,0 +1,198 @@
+"""Sample → Video → frames → clip. What a sample becomes is a pure function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from ..config import DataConfig, EvalConfig, ModelConfig
+from .clips import clip_frames, random_start, view_starts
+from .decode import Video, VideoError
+from .sample import Sample
+from .transforms import crop, eval_boxes, resize_for_eval, shuffle_frames, train_transform
+
+EVAL_TIMEOUT = 600  # seconds for all views of one test video
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What the model is fed for one sample, or why there is nothing."""
+
+    index: int
+    """Which sample of the list."""
+    video: Tensor | None
+    """uint8; training: (T, C, H, W), test: (views, T, C, H, W)."""
+    labels: Tensor
+    """(L,) int64, one per label set."""
+    problem: str | None = None
+    """Why `video` is None: the file and what is wrong with it."""
+
+
+class TrainClips(Dataset[Clip]):
+    """One random clip of a sample per epoch; indexed by (epoch, index).
+
+    Paths in `given_up` are not opened; why is said there. `reading` says which sample each worker is at, so that the
+    death of one can be laid to a file.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        labels: Tensor,
+        *,
+        model: ModelConfig,
+        data: DataConfig,
+        seed: int,
+        given_up: Mapping[str, str] | None = None,
+    ):
+        self.samples, self.labels = samples, labels
+        self.model, self.data, self.seed = model, data, seed
+        self.given_up = given_up or {}
+        self.reading = torch.full((max(data.workers, 1), 2), -1).share_memory_()  # process id, sample
+
+    def __getitem__(self, key: tuple[int, int]) -> Clip:
+        epoch, index = key
+        sample = self.samples[index]
+        if sample.path in self.given_up:
+            return Clip(index, None, self.labels[index], f"{sample.path}: {self.given_up[sample.path]}")
+        worker = get_worker_info()
+        self.reading[worker.id if worker else 0] = torch.tensor([os.getpid(), index])
+        try:
+            wait_for_storage(sample.path, self.data.root, seconds=self.data.storage_timeout)
+            with time_limit(sample.path, seconds=self.data.video_timeout):
+                video = self._clip(sample, np.random.default_rng((self.seed, epoch, index)))
+        except VideoError as error:
+            return Clip(index, None, self.labels[index], str(error))
+        return Clip(index, video, self.labels[index])
+
+    def blame(self, process: int) -> int | None:
+        """The sample that the worker with this process id was reading."""
+        return next((index for pid, index in self.reading.tolist() if pid == process and index >= 0), None)
+
+    def _clip(self, sample: Sample, rng: np.random.Generator) -> Tensor:
+        video = Video(sample.path)
+        clock, frame_stride = timeline(video, sample, self.model)
+        how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
+        start = random_start(len(clock), **how, u=rng.uniform())
+        frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist())
+        return train_transform(
+            frames,
+            image_size=self.model.image_size,
+            crop_fraction=self.model.preprocessing.crop_fraction,
+            scale_jitter=self.data.scale_jitter,
+            flip=self.data.flip,
+            rng=rng,
+        )
+
+
+@contextmanager
+def time_limit(path: str, *, seconds: float) -> Iterator[None]:
+    """Raise VideoError if the body takes longer. Works in the main thread of a process, as in loader workers."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise VideoError(
+            path, f"still being decoded after {seconds:g} s", "a video that decodes within data.video_timeout"
+        )
+
+    old = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
+    """Return at once unless data.root itself is gone, as when shared storage drops out; then wait for its return."""
+    deadline = time.monotonic() + seconds
+    while not os.path.exists(path) and not os.path.exists(root):
+        if time.monotonic() > deadline:
+            raise VideoError(path, f"{root} has been gone for {seconds:g} s", "storage that stays")
+        logging.getLogger("vivit").warning("%s: %s is gone, waiting for it to come back", path, root)
+        time.sleep(min(5.0, seconds / 10))
+
+
+class EvalVideos(Dataset[Clip]):
+    """All views of a test video; see `eval_views`."""
+
+    def __init__(self, samples: Sequence[Sample], labels: Tensor, *, model: ModelConfig, protocol: EvalConfig):
+        self.samples, self.labels = samples, labels
+        self.model, self.protocol = model, protocol
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Clip:
+        sample = self.samples[index]
+        try:
+            with time_limit(sample.path, seconds=EVAL_TIMEOUT):
+                views = eval_views(sample, self.model, self.protocol, seed=index)
+        except VideoError as error:
+            return Clip(index, None, self.labels[index], str(error))
+        return Clip(index, views, self.labels[index])
+
+
+def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int = 0) -> Tensor:
+    """The views (V, T, C, H, W) of a test video: first the single view (middle clip, centre crop), then the
+    temporal x spatial views, unless the protocol is the single view. Every frame is decoded and resized once.
+
+    `seed` matters only where the protocol shuffles the frames of each clip.
+    """
+    video = Video(sample.path)
+    clock, frame_stride = timeline(video, sample, model)
+    how = {"num_frames": model.num_frames, "frame_stride": frame_stride}
+    protocols = [(1, 1), (protocol.temporal_views, protocol.spatial_views)]
+    starts = [view_starts(len(clock), **how, views=views) for views, _ in protocols]
+    clips = [[clock[clip_frames(s, len(clock), **how)] for s in group] for group in starts]
+
+    needed, where = np.unique(np.concatenate([np.concatenate(group) for group in clips]), return_inverse=True)
+    frames = resize_for_eval(
+        video.frames(needed.tolist()),
+        image_size=model.image_size,
+        crop_fraction=model.preprocessing.crop_fraction,
+    )
+    positions = iter(where.reshape(-1, model.num_frames))
+    rng = np.random.default_rng(seed)
+    views = []
+    for group, (_, spatial) in zip(clips, protocols):
+        for _ in group:
+            clip = frames[torch.from_numpy(next(positions))]
+            for box in eval_boxes(*frames.shape[-2:], image_size=model.image_size, views=spatial):
+                view = crop(clip, box)
+                views.append(shuffle_frames(view, rng) if protocol.shuffle_frames else view)
+    return torch.stack(views[:1] if protocols[1] == (1, 1) else views)
+
+
+def timeline(video: Video, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
+    """The numbers of the sample's frames on the model's clock, and the stride of a clip on it.
+
+    Frames are counted as they stand in the file; with `clip_seconds` the clock ticks evenly at the mean frame rate and
+    shows the frame of that time, so that a clip lasts as long whatever the (variable) rate.
+    """
+    p, times = model.preprocessing, video.times
+    edges = np.searchsorted(times, [sample.start or 0.0, np.inf if sample.end is None else sample.end])
+    first, last = edges.tolist()
+    if first >= last:
+        part = f"no frame between {sample.start or 0} s and {sample.end or 'the end'}"
+        raise VideoError(sample.path, f"{part}; the video lasts {video.duration:.2f} s")
+    if p.clip_seconds is None:
+        return np.arange(first, last), p.frame_stride
+    ticks = np.arange(max(round((times[last - 1] - times[first]) * video.fps) + 1, 1)) / video.fps + times[first]
+    clock = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
+    return np.clip(clock, first, last - 1), p.clip_seconds * video.fps / model.num_frames

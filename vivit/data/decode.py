@@ -1,0 +1,375 @@
+"""Video files in, uint8 RGB frames out: exactly the frames asked for, decoding little else.
+
+A `Video` is an index (which frames there are, when each is shown, where decoding may start) and no open file, so it can
+be pickled, kept, and used in forked or spawned workers. Frames are named by their presentation time stamps, which makes
+B-frames, edit lists and variable frame rates come out right. Pixels count as square and frames as progressive.
+
+What a damaged file does:
+
+* no readable container, no picture, or not one frame that decodes: VideoError from the constructor;
+* a file that ends early, or whose first frames lack what they refer to: the index holds the frames that decode,
+  `problem` says what is missing, and logging.getLogger("vivit") warns once;
+* a frame further in that does not decode: VideoError when it is asked for, never another frame in its place;
+* a frame that FFmpeg patches over damaged bytes: what FFmpeg makes of it when it reads the file from the start.
+"""
+
+import importlib
+import logging
+import operator
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.reformatter import Interpolation, VideoReformatter
+
+Backend = Literal["pyav", "torchcodec"]
+
+# FFmpeg itself would also take play lists, subtitles and still images for videos.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
+MAX_SIDE = 16384  # pixels
+MAX_PIXELS = 2**26  # of one frame: 8192 x 8192
+REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
+SEEK_COST = 8  # a seek costs about as much as decoding this many frames in vain
+
+
+class VideoError(Exception):
+    """A file that cannot give the frames it should: `path`, `reason`, and what was `expected`."""
+
+    def __init__(
+        self, path: str, reason: str, expected: str = "a video that FFmpeg can decode (mp4, webm, mkv, avi ...)"
+    ):
+        super().__init__(path, reason, expected)  # as args, so that the error survives pickling
+        self.path, self.reason, self.expected = path, reason, expected
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}; expected {self.expected}"
+
+
+class Video:
+    """The index of one video file.
+
+    path: str              the file
+    num_frames: int        how many frames can be asked for
+    times: (num_frames,)   float64 seconds at which each frame appears, ascending from 0
+    duration: float        seconds until the last frame ends
+    fps: float             frames per second, averaged over `times`
+    height, width: int     pixels, after the rotation or mirroring the file asks for
+    problem: str | None    what is wrong with a file that has frames nevertheless
+    frames_decoded: int    frames that this object has decoded so far, wanted or not (backend "pyav")
+
+    Raises VideoError for a file without frames, ImportError for a backend that cannot be imported.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, backend: Backend = "pyav"):
+        if backend not in get_args(Backend):
+            raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(get_args(Backend))}")
+        if backend == "torchcodec":
+            _torchcodec_decoder()  # a missing package is said here, not in the first worker
+        self.path = _regular_file(path)
+        self.backend = backend
+        self.frames_decoded = 0
+
+        scan = _scan(self.path)
+        self._counted = scan.pts is None
+        self._key_stamps = scan.key_stamps
+        # Without trustworthy stamps, a frame's name is its place in what the decoder gives from the start of the file.
+        self._pts = np.arange(self._count_frames()) if scan.pts is None else scan.pts
+        first, self.height, self.width = self._first_frame()
+        self._keep(self._pts[first:])
+        if scan.ended_early and not self._counted:
+            self._drop_broken_tail()
+
+        self.num_frames = len(self._pts)
+        self.times = (self._pts - self._pts[0]) * scan.tick
+        last = scan.durations.get(int(self._pts[-1]), 0) * scan.tick or 1 / scan.rate
+        self.duration = float(self.times[-1]) + last
+        self.fps = (self.num_frames - 1) / float(self.times[-1]) if self.num_frames > 1 else 1 / last
+        self.problem = _problem(scan, self.num_frames, first)
+        if self.problem:
+            logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
+
+    def frames(self, indices: Sequence[int]) -> torch.Tensor:
+        """The frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
+
+        Raises ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
+        """
+        wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
+        if ((wanted < 0) | (wanted >= self.num_frames)).any():
+            raise ValueError(f"got frames {wanted.tolist()} of {self.path}; allowed are 0 to {self.num_frames - 1}")
+        if self.backend == "torchcodec" and len(wanted):
+            return self._torchcodec_frames(wanted.tolist())
+        images = torch.empty((len(wanted), self.height, self.width, 3), dtype=torch.uint8)
+        missing = set(wanted.tolist())
+        reformatter = VideoReformatter()
+        for index, frame in self._decode(sorted(missing)):
+            images.numpy()[wanted == index] = _upright_rgb(frame, reformatter, self.height, self.width)
+            missing.discard(index)
+        if missing:
+            raise VideoError(self.path, f"frame {min(missing)} of {self.num_frames} does not decode", "intact packets")
+        return images.permute(0, 3, 1, 2)
+
+    def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
+        """The frames shown at these times, (T, C, H, W) uint8 RGB: the last that appeared by then, clamped to the ends.
+
+        A frame counts as shown from a microsecond before its stamp, so that i / fps finds frame i despite rounding.
+        """
+        moments = np.array([float(second) for second in seconds], dtype=np.float64)
+        if np.isnan(moments).any():
+            raise ValueError(f"got times {moments.tolist()} for {self.path}; allowed are seconds, without NaN")
+        shown = np.searchsorted(self.times, moments + 1e-6, side="right") - 1
+        return self.frames(np.clip(shown, 0, None).tolist())
+
+    def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(index, frame) for the frames of `wanted` (ascending) that decode.
+
+        Each run of near frames is read from its key frame; what that does not give (gradual refresh, damage, a seek
+        that fails or lands late) is looked for from the start of the file.
+        """
+        with _open(self.path) as (container, stream):
+            for run in _runs(wanted, self._keys):
+                missing = set(run)
+                if not self._counted:
+                    key = self._keys[bisect_right(self._keys, run[0]) - 1]
+                    yield from self._forward(container, stream, missing, key)
+                if missing:
+                    with _open(self.path) as (fresh, fresh_stream):
+                        yield from self._forward(fresh, fresh_stream, missing)
+
+    def _forward(
+        self, container: InputContainer, stream: av.VideoStream, missing: set[int], key: int | None = None
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(index, frame) for `missing` frames found from key frame `key` on, or from the start of a fresh file.
+
+        They leave the set, and reading stops when it is empty. A read that began with a seek also stops at damage: only
+        the start of the file gives the decoder all that it may patch it with.
+        """
+        last = max(missing, default=-1)
+        for count, frame in enumerate(_decoded_frames(container, stream, None if key is None else int(self._pts[key]))):
+            self.frames_decoded += 1
+            index = count if self._counted else self._index_of(frame.pts)
+            if key is not None and index >= key and frame.is_corrupt:
+                return
+            if index in missing:
+                missing.discard(index)
+                yield index, frame
+            if not missing or index > last + REORDER:
+                return
+
+    def _index_of(self, pts: int | None) -> int:
+        """The number of the frame with this stamp, -1 if the index has no such frame."""
+        index = int(np.searchsorted(self._pts, pts)) if pts is not None else len(self._pts)
+        return index if index < len(self._pts) and self._pts[index] == pts else -1
+
+    def _count_frames(self) -> int:
+        with _open(self.path) as (container, stream):
+            count = sum(1 for _ in _decoded_frames(container, stream))
+        self.frames_decoded += count
+        return count
+
+    def _first_frame(self) -> tuple[int, int, int]:
+        """Number, height and width of the first frame that decodes."""
+        with _open(self.path) as (container, stream):
+            for index, frame in self._forward(container, stream, set(range(len(self._pts)))):
+                sideways = _turns(frame)[0]
+                return (index, frame.width, frame.height) if sideways else (index, frame.height, frame.width)
+        raise VideoError(self.path, "not one of its video packets decodes")
+
+    def _keep(self, pts: np.ndarray) -> None:
+        """Make the frames with these stamps (ascending) the index, and note the ones where decoding can begin."""
+        self._pts = pts
+        keys = np.searchsorted(pts, self._key_stamps)
+        self._keys = sorted({0, *keys[keys < len(pts)].tolist()})
+
+    def _drop_broken_tail(self) -> None:
+        """Take the frames out of the index that do not decode cleanly in the last group of pictures, or at all."""
+        for first in (self._keys[-1], 0):
+            tail = range(first, len(self._pts))
+            clean = {index for index, frame in self._decode(tail) if not frame.is_corrupt}
+            if clean:
+                self._keep(self._pts[[*range(first), *sorted(clean)]])
+                return
+        raise VideoError(self.path, "not one of its video packets decodes cleanly")
+
+    def _torchcodec_frames(self, indices: list[int]) -> torch.Tensor:
+        try:
+            decoder = _torchcodec_decoder()(self.path, num_ffmpeg_threads=1, device="cpu")
+            found = len(decoder)
+            if found == self.num_frames:
+                return decoder.get_frames_at(indices).data
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise VideoError(self.path, f"torchcodec: {error}") from error
+        raise VideoError(self.path, f"torchcodec finds {found} frames", f'{self.num_frames}, as backend="pyav" finds')
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What the packets of a video say without being decoded; all stamps in ticks of `tick` seconds."""
+
+    pts: np.ndarray | None  # (n,) ascending; None where the stamps do not order the frames
+    key_stamps: list[int]
+    durations: dict[int, int]  # by stamp
+    tick: float
+    rate: float  # frames per second according to the header
+    declared_frames: int
+    ended_early: bool
+
+
+def _scan(path: str) -> _Scan:
+    """Read all packets. Sound is read as well: it tells how far a file reaches whose video stops earlier."""
+    with _open(path) as (container, stream):
+        avi = container.format.name == "avi"
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        tick = float(stream.time_base or 1 / rate)
+        # AVI numbers packets in the order of decoding; with B-frames this is not the order of showing.
+        ordered = not (avi and stream.codec_context.has_b_frames)
+        damaged, end = False, 0.0
+        pts: list[int] = []
+        keys: list[int] = []
+        durations: dict[int, int] = {}
+        try:
+            for number, packet in enumerate(container.demux()):
+                if number > os.path.getsize(path):  # a packet has at least one byte: the file lies
+                    damaged = True
+                    break
+                if packet.size == 0 or packet.stream.type not in ("video", "audio"):
+                    continue
+                damaged |= packet.is_corrupt
+                if packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index != stream.index or packet.is_discard:
+                    continue
+                ordered &= packet.pts is not None
+                stamp = packet.pts or 0
+                pts.append(stamp)
+                durations[stamp] = packet.duration or 0
+                if packet.is_keyframe:
+                    keys.append(stamp)
+        except FFmpegError:
+            damaged = True
+
+        declared = stream.frames / rate if avi else (container.duration or 0) / av.time_base
+        if avi or container.format.name.startswith(("mov", "matroska")):  # the others have no length in the header
+            slack = 0.2 if len(container.streams) > 1 else 0.0  # sound may start a little before 0
+            damaged |= end < declared - 1.5 / rate - slack
+        declared_frames = stream.frames or round(declared * rate)
+        if not ordered:
+            return _Scan(None, [], {}, 1 / rate, rate, declared_frames, damaged)
+        return _Scan(np.unique(np.array(pts, dtype=np.int64)), keys, durations, tick, rate, declared_frames, damaged)
+
+
+def _problem(scan: _Scan, found: int, dropped: int) -> str | None:
+    if scan.ended_early and scan.declared_frames > found:
+        return f"truncated: {found} of {scan.declared_frames} frames"
+    if scan.ended_early:
+        return f"damaged packets: {found} frames are left"
+    return f"starts late: the first {dropped} frames do not decode" if dropped else None
+
+
+@contextmanager
+def _open(path: str) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """The container and its first video stream, decoded in one thread; errors of FFmpeg become VideoError."""
+    limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    try:
+        # "file:" keeps a colon in a name from being read as a protocol. PyAV keeps FFmpeg quiet unless told otherwise.
+        with av.open(f"file:{path}", options=limits, metadata_errors="replace") as container:
+            pictures = [
+                stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
+            ]
+            codec = pictures[0].codec_context if pictures else None
+            if codec is None:
+                raise VideoError(path, "holds no video stream with a known codec")
+            if max(codec.width, codec.height) > MAX_SIDE or codec.width * codec.height > MAX_PIXELS:
+                limit = f"at most {MAX_SIDE} pixels a side and {MAX_PIXELS} in all"
+                raise VideoError(path, f"claims frames of {codec.width}x{codec.height} pixels", limit)
+            codec.options = {"max_pixels": str(MAX_PIXELS)}
+            codec.thread_count, codec.thread_type = 1, "NONE"  # loaders use processes
+            yield container, pictures[0]
+    except FFmpegError as error:
+        raise VideoError(path, f"cannot be read as a video (FFmpeg: {error.strerror})") from error
+
+
+def _regular_file(path: str | os.PathLike) -> str:
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise VideoError(repr(path), f"is a {type(path).__name__}", "the path of a video file") from None
+    if not os.path.isfile(name):  # also keeps pipes and devices from blocking
+        what = "is a directory" if os.path.isdir(name) else "is not a regular file"
+        raise VideoError(name, what if os.path.exists(name) else "no such file", "the path of a video file")
+    if os.path.getsize(name) == 0:
+        raise VideoError(name, "is empty (0 bytes)")
+    return name
+
+
+def _runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
+    """Split ascending frame numbers where going to the next one's key frame beats decoding on; keys[0] is 0."""
+    runs = [[*wanted[:1]]] if wanted else []
+    for before, index in pairwise(wanted):
+        if keys[bisect_right(keys, index) - 1] > before + SEEK_COST:
+            runs.append([])
+        runs[-1].append(index)
+    return runs
+
+
+def _decoded_frames(
+    container: InputContainer, stream: av.VideoStream, start: int | None = None
+) -> Iterator[av.VideoFrame]:
+    """The frames that decode, in the decoder's order, from the key frame at or before stamp `start` or from here."""
+    packets = container.demux(stream)
+    if start is not None:
+        try:
+            container.seek(start, stream=stream)
+        except FFmpegError:  # no index in the file
+            return
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:  # damaged or cut off here: what the decoder still holds is all there is
+            packet = None
+        if packet is not None and (packet.size == 0 or packet.is_corrupt):
+            continue
+        with suppress(FFmpegError):  # the frame of a broken packet stays missing, which the caller notices
+            yield from stream.decode(packet)  # None drains the decoder
+        if packet is None:
+            return
+
+
+def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How the file wants the picture turned: swap rows and columns first, then mirror vertically, horizontally."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5]  # x' = a x + c y,  y' = b x + d y
+    return (True, bool(b < 0), bool(c < 0)) if abs(b) > abs(a) else (False, bool(d < 0), bool(a < 0))
+
+
+def _upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) uint8; a frame whose size differs from the first one's is resized to it."""
+    sideways, flip_rows, flip_columns = _turns(frame)
+    coded_height, coded_width = (width, height) if sideways else (height, width)
+    # Bilinear, without extra flags, is what torchcodec gets from FFmpeg: bit-identical for 8-bit video.
+    rgb = reformatter.reformat(
+        frame, width=coded_width, height=coded_height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
+    ).to_ndarray()
+    upright = rgb.swapaxes(0, 1) if sideways else rgb
+    return upright[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _torchcodec_decoder():
+    try:
+        return importlib.import_module("torchcodec.decoders").VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: no FFmpeg libraries that it can load
+        raise ImportError(
+            f"backend='torchcodec' needs torchcodec and a system FFmpeg: pip install 'vivit[torchcodec]'; or use "
+            f"backend='pyav', which brings its own ({error})"
+        ) from error

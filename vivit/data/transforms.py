@@ -1,0 +1,94 @@
+"""Crops and sizes: one draw per clip, the same for all its frames. Pixels stay uint8 (T, C, H, W)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+
+class Box(NamedTuple):
+    """A part of the frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def cover_scale(height: int, width: int, image_size: tuple[int, int]) -> float:
+    """The factor by which frames are resized so that they just cover the model's (H, W)."""
+    return max(image_size[0] / height, image_size[1] / width)
+
+
+def random_box(
+    height: int,
+    width: int,
+    *,
+    image_size: tuple[int, int],
+    crop_fraction: float,
+    scale_jitter: tuple[float, float],
+    rng: np.random.Generator,
+) -> Box:
+    """The part of the frame that a training crop shows.
+
+    As if the frame were resized so that the crop covers `crop_fraction` of it, times a factor drawn from
+    `scale_jitter`, and (H, W) pixels cut out at a random place (paper, section 4.1).
+    """
+    cover = cover_scale(height, width, image_size)
+    scale = max(cover / crop_fraction * rng.uniform(*scale_jitter), cover)
+    h, w = (min(max(round(want / scale), 1), have) for want, have in zip(image_size, (height, width)))
+    return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+
+
+def train_transform(
+    clip: Tensor,
+    *,
+    image_size: tuple[int, int],
+    crop_fraction: float,
+    scale_jitter: tuple[float, float],
+    flip: float,
+    rng: np.random.Generator,
+) -> Tensor:
+    """(T, C, H', W') → (T, C, H, W): scale jitter, random crop, flip."""
+    height, width = clip.shape[-2:]
+    box = random_box(
+        height, width, image_size=image_size, crop_fraction=crop_fraction, scale_jitter=scale_jitter, rng=rng
+    )
+    clip = F.resized_crop(clip, *box, size=list(image_size), antialias=True)
+    return F.horizontal_flip(clip) if rng.uniform() < flip else clip
+
+
+def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction: float) -> Tensor:
+    """(T, C, H', W') → frames of which a crop of `image_size` covers `crop_fraction`."""
+    height, width = clip.shape[-2:]
+    scale = cover_scale(height, width, image_size) / crop_fraction
+    size = [max(round(have * scale), want) for have, want in zip((height, width), image_size)]
+    return F.resize(clip, size, antialias=True)
+
+
+def eval_boxes(height: int, width: int, *, image_size: tuple[int, int], views: int) -> list[Box]:
+    """One centre crop, or three along the axis with more room: first, centre and last."""
+    room = height - image_size[0], width - image_size[1]
+    centre = [math.ceil(r / 2) for r in room]
+    axis = 0 if room[0] > room[1] else 1
+    corners = []
+    for offset in {1: (centre[axis],), 3: (0, centre[axis], room[axis])}[views]:
+        corner = list(centre)
+        corner[axis] = offset
+        corners.append(corner)
+    return [Box(top, left, *image_size) for top, left in corners]
+
+
+def crop(clip: Tensor, box: Box) -> Tensor:
+    """(…, H', W') → the box."""
+    return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def shuffle_frames(clip: Tensor, rng: np.random.Generator) -> Tensor:
+    """The frames of a clip (T, …) in random order: what is left when motion is taken away."""
+    return clip[torch.from_numpy(rng.permutation(clip.shape[0]))]

@@ -1,0 +1,189 @@
+"""Checkpoints: everything needed to go on training, in a folder that is either whole or not there.
+
+Written by PyTorch's distributed checkpoint, each process its own shards; read back by any number of processes. A folder
+is written beside its place, flushed, listed with checksums in manifest.json and then renamed, so that a kill at any
+moment leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.tensor import DTensor
+
+from .distributed import World
+from .optim import Average
+
+MANIFEST = "manifest.json"
+
+
+class Checkpoints:
+    """The checkpoints of a run: `step-00000100/` folders; broken ones are renamed to `broken-…` and kept aside."""
+
+    def __init__(self, folder: Path, world: World, *, keep: int):
+        self.folder, self.world, self.keep = folder, world, keep
+
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, progress: dict[str, Any]
+    ) -> Path:
+        """Write a checkpoint; `progress` (JSON, with "step" in it) comes back from `restore`.
+
+        Raises OSError if there is no room for it, or if writing fails; the checkpoints before it stay.
+        """
+        final = self.folder / f"step-{progress['step']:08d}"
+        beside = self.folder / f"{final.name}.partial"
+        state = _state(model, optimizer, average)
+        self._check_room(state)
+        self._first(lambda: _empty(beside))
+        try:
+            with _single_process_is_fine():
+                state_dict_saver.save(state, checkpoint_id=beside)
+            self._first(lambda: self._publish(beside, final, progress))
+        except (CheckpointException, OSError) as error:  # the same in every process
+            self._first(lambda: shutil.rmtree(beside, ignore_errors=True))  # it may be what fills the disk
+            if isinstance(error, OSError):
+                raise
+            causes = [f"process {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items())]
+            raise OSError(f"{beside}: {'; '.join(causes)}") from error
+        return final
+
+    def _publish(self, beside: Path, final: Path, progress: dict[str, Any]) -> None:
+        """Give a written folder its manifest and its name, and drop the oldest ones."""
+        files = {path.name: _checksum(path) for path in sorted(beside.iterdir())}
+        _write(beside / MANIFEST, json.dumps({"progress": progress, "files": files}, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(beside, final)
+        _flush(self.folder)
+        for old in sorted(self.folder.glob("step-????????"))[: -self.keep]:
+            shutil.rmtree(old)
+
+    def _first(self, act: Callable[[], None]) -> None:
+        """Let the first process act while the others wait; its OSError is raised in all of them."""
+        problem = None
+        if self.world.is_first:
+            try:
+                act()
+            except OSError as error:
+                problem = str(error)
+        problem = self.world.gather(problem)[0]
+        if problem is not None:
+            raise OSError(problem)
+
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, path: Path
+    ) -> dict[str, Any]:
+        """Fill model, optimiser and average from `path`, by whatever processes written; returns the progress."""
+        state = _state(model, optimizer, average)
+        with _single_process_is_fine():
+            state_dict_loader.load(state, checkpoint_id=path)
+        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        return json.loads((path / MANIFEST).read_text())["progress"]
+
+    def newest(self) -> tuple[Path | None, list[str]]:
+        """The newest complete checkpoint, and a line for each newer one that is broken (and now called broken-…)."""
+        found: Path | None = None
+        broken: list[str] = []
+        if self.world.is_first:
+            for path in sorted(self.folder.glob("step-????????"), reverse=True):
+                fault = _fault(path)
+                if fault is None:
+                    found = path
+                    break
+                aside = path.with_name(f"broken-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
+                broken.append(f"{path}: {fault}; kept as {aside.name}")
+            for partial in self.folder.glob("step-*.partial"):
+                shutil.rmtree(partial)
+        return self.world.gather((found, broken))[0]
+
+    def _check_room(self, state: Mapping[str, Any]) -> None:
+        needed = int(self.world.sum([_size(state)])[0] * 1.05)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = min(self.world.gather(shutil.disk_usage(self.folder).free))
+        if free < needed:
+            raise OSError(
+                f"{self.folder}: a checkpoint needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
+            )
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:
+    """Tensors by parameter name; shards stay shards."""
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
+    if average:
+        names = [name.removeprefix("module.") for name, _ in model.named_parameters()]
+        state["average"] = dict(zip(names, average.values, strict=True))
+    return state
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder: nothing, or a file that is missing or has other contents."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return f"no readable {MANIFEST}"
+    for name, checksum in files.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if _checksum(path / name) != checksum:
+            return f"{name} has another checksum than {MANIFEST} says"
+    return None
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(state: Any) -> int:
+    """Bytes of this process's tensors in nested dicts."""
+    if isinstance(state, Mapping):
+        return sum(_size(value) for value in state.values())
+    if not isinstance(state, torch.Tensor):
+        return 0
+    local = state.to_local() if isinstance(state, DTensor) else state
+    return local.numel() * local.element_size()
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """Make a rename in `folder` outlast a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _single_process_is_fine() -> Iterator[None]:
+    """PyTorch warns when it saves without a process group, which is what one process does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is (disabled|unavailable|uninitialized).*")
+        yield

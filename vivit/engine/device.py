@@ -1,0 +1,71 @@
+"""Where and in which precision to compute."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The named device; auto takes CUDA, then Apple's MPS, then the CPU. Raises ValueError for one that is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise ValueError(
+            f"device {name!r} is not available to this PyTorch ({torch.__version__}); use device=auto or cpu"
+        )
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; allowed: auto, cpu, cuda, mps") from error
+
+
+def uses_bfloat16(device: torch.device, precision: str = "auto") -> bool:
+    """Whether to compute in bfloat16; auto does on CUDA."""
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
+    """bfloat16 autocast, or float32 as it is."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bfloat16(device, precision))
+
+
+def deterministic(on: bool) -> None:
+    """Allow only algorithms that give the same bits every time, or all."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on)
+    torch.backends.cudnn.benchmark = False
+
+
+# Dense bfloat16 matrix products in TFLOP/s, from the makers' data sheets; the first name that is part of the device's.
+PEAK_TFLOPS = {
+    "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L40": 181, "L4": 121,
+    "A40": 150, "A10": 125, "V100": 125, "RTX 4090": 165, "RTX 3090": 71,
+}  # fmt: skip
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """What the device can reach in bfloat16, where it is known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Resident memory of this process and its workers, and the most that was allocated on the device, in MiB."""
+    pages = 0
+    for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+        try:
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except OSError:  # a worker that has just ended, or a system without /proc
+            continue
+    values = {"memory_mib": pages * os.sysconf("SC_PAGE_SIZE") / 2**20} if pages else {}
+    if device.type == "cuda":
+        values["device_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return values

@@ -1,0 +1,131 @@
+"""One process or many, on PyTorch's own engine: process groups, DDP, FSDP2.
+
+`torchrun -m -- vivit train …` starts the processes; without it there is one. Every function here also works alone.
+(Without the two dashes torchrun takes `--run` for an abbreviation of an option of its own.)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from ..config import ScaleConfig
+from ..model.layers import Block, TimeSpaceBlock
+from ..model.vivit import ViViT
+from .device import pick_device
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this run, and which of them this is."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over all processes, in float64."""
+        if self.size == 1:
+            return [float(v) for v in values]
+        tensor = torch.tensor(values, dtype=torch.float64)  # on the CPU, so that nothing waits for the device
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """`value` of every process, in the order of the ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def start(device: str = "auto") -> Iterator[World]:
+    """Join the other processes that torchrun started (gloo on the CPU, nccl on CUDA), and leave them at the end."""
+    if "WORLD_SIZE" not in os.environ:
+        yield World(0, 1, pick_device(device))
+        return
+    picked = pick_device(device)
+    if picked.type == "cuda":
+        picked = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(picked)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if picked.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), picked)
+    finally:
+        dist.destroy_process_group()
+
+
+def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bool) -> nn.Module:
+    """Activation checkpointing, then compilation, then sharding: each wraps what the one before made.
+
+    Blocks are checkpointed, compiled and sharded one by one and in place, so that parameter names stay. Gradients are
+    reduced in float32 whatever the compute precision.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
+    for block in blocks:
+        if config.checkpoint_activations:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if config.compile:
+            block.compile()
+    if config.shard == "fsdp" and world.size > 1:
+        # Inputs stay float32, as under DDP: autocast decides what is computed in bfloat16.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        for module in (*blocks, model):
+            # Reshard the root as well: validation reads other (averaged) values through the same parameters.
+            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        return model
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor is newer than 2.11
+            return DistributedDataParallel(
+                model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+    return model
+
+
+def synchronised(model: nn.Module, last: bool) -> AbstractContextManager:
+    """Exchange gradients in the `last` micro-batch of a step only."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    elif isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def clip_gradients(model: nn.Module, most: float | None) -> float:
+    """Scale all gradients together to an L2 norm of at most `most`; returns the norm before, over all shards."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.clip_grad_norm_(parameters, most or float("inf"))
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()

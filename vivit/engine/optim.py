@@ -1,0 +1,111 @@
+"""Optimisers, the learning-rate schedule of the paper, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..config import OptimConfig
+
+
+def learning_rate(step: int, *, base: float, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up from 0, then half a cosine to 0 (paper, section 4.1); equal to the official schedule."""
+    if step < warmup_steps:
+        return base * step / warmup_steps
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return base * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
+    """Take the parameters whose names begin so out of training. Raises ValueError for a prefix that fits none."""
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(_begins(name, prefix) for name in names):
+            tops = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise ValueError(f"optim.freeze: no parameter begins with {prefix!r}; there are {', '.join(tops)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(_begins(name, prefix) for prefix in prefixes))
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW, fused where the device has it.
+
+    Norms, biases, positions and class tokens are not decayed. Every group has an `lr_scale`: with `layer_decay` d, a
+    layer l of L learns at d^(L − l) of the rate, the head at the full one.
+    """
+    layers = layer_numbers([name for name, _ in model.named_parameters()])
+    top = max(layers.values())
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
+            layer = layers[name] if config.layer_decay < 1 else top
+            groups.setdefault((layer, decayed), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "lr_scale": config.layer_decay ** (top - layer),
+        }
+        for (layer, decayed), parameters in sorted(groups.items())
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
+    if config.name == "sgd":
+        return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, fused=fused)
+    return torch.optim.AdamW(settings, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
+
+
+def layer_numbers(names: list[str]) -> dict[str, int]:
+    """How deep each parameter lies, from names in the order of the forward pass.
+
+    0 for tokens, positions and class tokens before the first block, n for the n-th block and what follows it (Model 2's
+    temporal blocks come after the spatial ones), one more for the head.
+    """
+    numbers: dict[str, int] = {}
+    blocks: list[str] = []
+    for name in names:
+        if (match := re.match(r"(.*blocks\.\d+)\.", name)) and match[1] not in blocks:
+            blocks.append(match[1])
+        numbers[name] = len(blocks) + name.startswith("head.")
+    return numbers
+
+
+class Average:
+    """Exponential moving average of a model's parameters; with shards, each process keeps its own part."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.parameters = list(model.parameters())
+        self.values = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """average ← decay · average + (1 − decay) · parameters."""
+        for value, parameter in zip(self.values, self.parameters):
+            value.lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the average and the parameters; twice gives back what was."""
+        for parameter, value in zip(self.parameters, self.values):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the model has the averaged parameters."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix.rstrip(".") + ".")

@@ -1,0 +1,351 @@
+"""A run is a folder: config.json, environment.json, metrics.jsonl, TensorBoard events, checkpoints/, weights/."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import timedelta
+from importlib import import_module, metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from ..config import Config, EvalConfig, ModelConfig, ScaleConfig, differences, from_dict, to_dict
+from ..data.dataset import TrainClips
+from ..model.cost import count
+from .device import memory, peak_tflops
+from .distributed import World
+
+T = TypeVar("T")
+GIVEN_UP = "given_up.json"
+# What may differ when a run is continued: nothing that changes what is learned.
+FREE_TO_CHANGE = {"device", "log_every", "save_every", "eval_every", "keep", "tracker", "run", "optim.max_skipped"}
+FREE_TO_CHANGE |= {f"data.{name}" for name in ("workers", "max_unreadable", "video_timeout", "storage_timeout")}
+FREE_TO_CHANGE |= {f"eval.{field.name}" for field in fields(EvalConfig)}
+FREE_TO_CHANGE |= {f"scale.{field.name}" for field in fields(ScaleConfig)}
+
+
+class Stopped(Exception):
+    """Training was asked to stop by the signal `number`, and has saved."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class WorkerDied(RuntimeError):
+    """A loader's worker process was killed; the file it was reading will be left out by the next start."""
+
+
+class Run:
+    """An open run folder. Metrics go to metrics.jsonl, TensorBoard (where installed), a tracker and the terminal.
+
+    Only the first of several processes writes and speaks; in the others every method does nothing.
+    """
+
+    def __init__(self, config: Config, world: World, *, step: int, steps: int):
+        self.folder, self.step, self.steps, self.speaks = Path(config.run), step, steps, world.is_first
+        self.started = time.monotonic()
+        self.metrics = self.folder / "metrics.jsonl"
+        self.writers: list[Any] = []
+        self.console = Console(highlight=False, soft_wrap=True, quiet=not self.speaks)
+        if self.speaks:
+            write_json(self.folder / "config.json", to_dict(config))
+            note_start(self.folder / "environment.json", step=step, processes=world.size)
+            _keep_until(self.metrics, step)
+            self.writers = [w for w in (_tensorboard(self.folder, step), _tracker(config)) if w]
+        columns = (BarColumn(), TextColumn("{task.completed}/{task.total}  {task.description}"))
+        silent = not (self.speaks and self.console.is_terminal)
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=silent)
+        self.task = self.bar.add_task("", total=steps, completed=step)
+
+    def __enter__(self) -> Run:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        for writer in self.writers:
+            writer.close()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl and send the same numbers to the other writers."""
+        if self.speaks:
+            with self.metrics.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for writer in self.writers:
+                writer.write(step, values)
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Show where training stands: a bar on a terminal, else a plain line."""
+        seconds = (time.monotonic() - self.started) / max(step - self.step, 1) * (self.steps - step)
+        line = (
+            f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  {values['clips_per_second']:.1f} clips/s  "
+            f"{values['tflops']:.3g} TFLOP/s"
+            + (f" ({values['utilisation']:.0%})" if "utilisation" in values else "")
+            + f"  {values['data_wait']:.0%} waiting for data  {timedelta(seconds=round(seconds))} left"
+        )
+        self.bar.update(self.task, completed=step, description=line)
+        if not self.console.is_terminal:
+            self.say(f"step {step}/{self.steps}  {line}")
+
+    def say(self, message: str) -> None:
+        """A line for a person, on the terminal."""
+        self.console.print(message, markup=False)
+
+
+class Meter:
+    """Means over the steps since the last reading, over all processes. Losses stay on the device until then."""
+
+    def __init__(self, world: World, config: ModelConfig):
+        self.world = world
+        # A backward pass does twice the work of a forward pass; a multiply-add is two operations.
+        self.flops_per_clip = 6 * count(config)[-1].multiply_adds
+        self.all_clips, self.first_memory = 0.0, (0.0, 0.0)
+        self.restart()
+
+    def restart(self) -> None:
+        self.losses: list[Tensor] = []
+        self.steps, self.clips, self.grad_norm, self.waited, self.since = 0, 0.0, 0.0, 0.0, time.monotonic()
+        self.loss_before = 0.0
+
+    def sums(self) -> dict[str, float]:
+        """What has gathered since the last reading, for a checkpoint, so that the next reading does not notice it."""
+        return {"loss": self._loss(), "steps": self.steps, "clips": self.clips, "grad_norm": self.grad_norm}
+
+    def go_on(self, sums: dict[str, float]) -> None:
+        """Take up what `sums` gave."""
+        self.loss_before = sums["loss"] if self.world.is_first else 0.0
+        self.steps, self.clips, self.grad_norm = int(sums["steps"]), sums["clips"], sums["grad_norm"]
+
+    def _loss(self) -> float:
+        """The sum of all clips' losses, over all processes."""
+        total = self.loss_before
+        for loss in self.losses:  # one by one, so that an interruption does not change the order of the sum
+            total += loss.item()
+        return self.world.sum([total])[0]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside, such as a validation, out of the times."""
+        started = time.monotonic()
+        yield
+        self.since += time.monotonic() - started
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time until each arrives counts as waiting for data."""
+        iterator, end = iter(batches), object()
+        while True:
+            asked = time.monotonic()
+            batch = next(iterator, end)
+            self.waited += time.monotonic() - asked
+            if batch is end:
+                return
+            yield batch  # type: ignore[misc]
+
+    def add(self, *, loss: Tensor, clips: float, grad_norm: float) -> None:
+        """One step: this process's sum of losses; the clips and the gradient's norm of all processes."""
+        self.losses.append(loss)
+        self.steps += 1
+        self.clips += clips
+        self.all_clips += clips
+        self.grad_norm += grad_norm
+
+    def read(self) -> dict[str, float]:
+        """Mean loss of a clip, gradient norm, speed, share of the time waiting for data, memory; NaN without clips."""
+        loss = self._loss()
+        seconds = time.monotonic() - self.since
+        tflops = self.flops_per_clip * self.clips / seconds / 1e12
+        values = {
+            "loss": loss / self.clips if self.clips else math.nan,
+            "grad_norm": self.grad_norm / self.steps,
+            "clips_per_second": self.clips / seconds,
+            "tflops": tflops,
+            "data_wait": self.waited / seconds,
+            **memory(self.world.device),
+        }
+        if resident := values.get("memory_mib"):
+            self.first_memory = self.first_memory if self.first_memory[1] else (self.all_clips, resident)
+            clips, first = self.first_memory
+            values["memory_mib_per_1000_clips"] = 1000 * (resident - first) / max(self.all_clips - clips, 1)
+        if peak := peak_tflops(self.world.device):
+            values["utilisation"] = tflops / peak / self.world.size
+        self.restart()
+        return values
+
+
+def check_same_run(config: Config) -> None:
+    """Raise ValueError if the folder holds a run with other settings: going on would mix two experiments."""
+    path = Path(config.run) / "config.json"
+    if not path.exists():
+        return
+    lines = differences(read_config(path.parent), config)
+    lines = [line for line in lines if line.split(":")[0] not in FREE_TO_CHANGE]
+    if lines:
+        raise ValueError(
+            f"{path.parent} holds a run with other settings (there -> asked for):\n  "
+            + "\n  ".join(lines)
+            + "\nGive another folder with --run, or the same settings to continue it"
+        )
+
+
+def read_config(folder: Path) -> Config:
+    """The resolved config of a run."""
+    return from_dict(Config, json.loads((folder / "config.json").read_text()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def note_start(path: Path, *, step: int, processes: int) -> None:
+    """Write environment.json at the first start of a run, and add each later start to its list "continued"."""
+    start = {"step": step, "processes": processes, **environment()}
+    first = json.loads(path.read_text()) if path.exists() else start
+    later = [*first.get("continued", []), start] if path.exists() else []
+    write_json(path, first | {"continued": later})
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, command and commit, for whoever wants to repeat a run."""
+    packages = ("vivit", "torch", "torchvision", "numpy", "av")
+    return {
+        "command": sys.argv,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of this source tree; None where the package is installed elsewhere or git is not."""
+    tree = Path(__file__).parents[2]
+    if not (tree / ".git").exists() or shutil.which("git") is None:
+        return None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, capture_output=True, text=True, check=False)
+    return git.stdout.strip() or None
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list, for the loop to finish its step; another one later ends at once.
+
+    A signal to a process group reaches a process twice if its parent passes it on: within two seconds it is the same.
+    """
+    received: list[int] = []
+    first = 0.0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if received and time.monotonic() - first > 2:
+            raise KeyboardInterrupt
+        first = first or time.monotonic()
+        received.append(number)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def worker_deaths(clips: TrainClips, run: Run) -> Iterator[None]:
+    """Lay the death of a loader's worker to the file it was reading: noted in the run, and WorkerDied raised."""
+    try:
+        yield
+    except RuntimeError as error:
+        dead = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error))
+        index = clips.blame(int(dead[1])) if dead else None
+        if index is None:
+            raise
+        path = clips.samples[index].path
+        why = "a worker process died while it read this file (out of memory?)"
+        write_json(run.folder / GIVEN_UP, given_up(run.folder) | {path: why})
+        run.say(f"{path}: {why}; it is left out, and training goes on from the last checkpoint")
+        raise WorkerDied(f"{path}: {why}; the same command goes on without it") from error
+
+
+def given_up(folder: Path) -> dict[str, str]:
+    """Files that a run does not open again, and why."""
+    path = folder / GIVEN_UP
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _keep_until(metrics: Path, step: int) -> None:
+    """Drop the lines after `step`, which a resumed run is going to write again, and a line cut short by a kill."""
+    if metrics.exists():
+        lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        beside = metrics.with_suffix(".tmp")
+        beside.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        os.replace(beside, metrics)
+
+
+class _TensorBoard:
+    def __init__(self, writer: Any):
+        self.writer = writer
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Tracker:
+    """wandb and the packages that are shaped like it: init(project, name, config), log(values, step), finish()."""
+
+    def __init__(self, module: Any, config: Config):
+        self.module = module
+        module.init(project="vivit", name=config.run, config=to_dict(config))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.module.log(values, step=step)
+
+    def close(self) -> None:
+        self.module.finish()
+
+
+def _tensorboard(folder: Path, step: int) -> _TensorBoard | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the extra vivit[tensorboard]; metrics.jsonl has the same numbers
+        return None
+    # Events from purge_step on are hidden: those that a resumed run writes again.
+    return _TensorBoard(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None))
+
+
+def _tracker(config: Config) -> _Tracker | None:
+    if config.tracker is None:
+        return None
+    try:
+        return _Tracker(import_module(config.tracker), config)
+    except ImportError as error:
+        raise ImportError(f"tracker={config.tracker!r} is not installed: pip install {config.tracker}") from error

@@ -1,0 +1,244 @@
+"""The training loop, from top to bottom. The same for one process and for many (`torchrun -m -- vivit train …`)."""
+
+from __future__ import annotations
+
+import math
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from ..config import Config, replace
+from ..data.dataset import TrainClips
+from ..data.loader import Batch, train_loader
+from ..data.sample import DataError, Sample, class_names, encode_labels, list_hash, listing, read
+from ..model.vivit import ViViT
+from ..weights.load import create, save_pretrained
+from .checkpoint import Checkpoints
+from .device import autocast, deterministic, uses_bfloat16
+from .distributed import World, clip_gradients, parallelise, start, synchronised
+from .evaluate import SINGLE_VIEW, Evaluation, evaluate
+from .losses import cross_entropy
+from .optim import Average, build_optimizer, freeze, learning_rate
+from .run import Meter, Run, Stopped, WorkerDied, check_same_run, given_up, stop_signals, worker_deaths
+
+
+def train(config: Config) -> Path:
+    """Train as `config` says and return the run folder; starting again with the same config continues the run.
+
+    Every label is checked before the first step. SIGINT and SIGTERM finish the step, save a checkpoint and raise
+    Stopped. Raises ValueError or DataError for settings, data or a run folder that do not fit.
+    """
+    with start(config.device) as world:
+        while True:
+            try:
+                return train_in(world, config)
+            except WorkerDied:
+                if world.size > 1:  # the others wait in vain; torchrun starts all of them again
+                    raise
+
+
+def train_in(world: World, config: Config) -> Path:
+    """`train`, as one of the processes of `world`."""
+    train_samples, val_samples = (
+        read(config.data.dataset, config.data.root, split)
+        for split in (config.data.train_split, config.data.eval_split)
+    )
+    classes = config.model.classes or class_names(train_samples)
+    config = replace(config, model=replace(config.model, classes=classes))
+    labels = encode_labels(train_samples, classes)
+    encode_labels(val_samples, classes)
+    check_same_run(config)
+
+    checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep)
+    resumed, broken = checkpoints.newest()
+    torch.manual_seed(config.seed)
+    deterministic(config.deterministic)
+    vivit = create(config.model, init=None if resumed else config.init).to(world.device)
+    freeze(vivit, config.optim.freeze)
+    model = parallelise(vivit, config.scale, world, bfloat16=uses_bfloat16(world.device, config.precision))
+    optimizer = build_optimizer(vivit, config.optim)
+    average = Average(vivit, config.optim.ema) if config.optim.ema else None
+    meter = Meter(world, config.model)
+    train_list = list_hash(train_samples, ordered=True)
+    step, best, skipped, unreadable = 0, -1.0, 0, dict[int, str]()
+    if resumed:
+        progress = checkpoints.restore(vivit, optimizer, average, resumed)
+        if progress["train_list"] != train_list:
+            raise ValueError(
+                f"{resumed} was trained on another list of videos (there {progress['train_list']}, now {train_list} in "
+                f"{config.data.root}); go on with the list as it was, or give another --run and --init"
+            )
+        step, best, skipped = progress["step"], progress["best"], progress["skipped"]
+        unreadable = {int(index): problem for index, problem in progress["unreadable"].items()}
+        meter.go_on(progress["meter"])
+
+    batch_size = config.optim.batch_size
+    epoch_steps = len(train_samples) / batch_size
+    steps = max(round(config.optim.epochs * epoch_steps), 1)
+    warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
+    eval_steps = max(round(config.eval_every * epoch_steps), 1)
+    save_steps = max(round(config.save_every * epoch_steps), 1)
+    sizes = [len(names) for names in classes.values()]
+
+    run = Run(config, world, step=step, steps=steps)
+    for line in broken:
+        run.say(f"broken checkpoint skipped: {line}")
+    run.say(headline(config, vivit, train_samples, val_samples, world, resumed, step, steps))
+    clips = TrainClips(
+        train_samples, labels, model=config.model, data=config.data, seed=config.seed, given_up=given_up(run.folder)
+    )
+    loader = train_loader(clips, batch_size=batch_size, first_step=step, steps=steps, rank=world.rank, ranks=world.size)
+    model.train()
+
+    with run, worker_deaths(clips, run), stop_signals() as received:
+        for batch in meter.timed(loader):
+            readable, problems, stop = world.sum([batch.weights.sum().item(), len(batch.problems), len(received)])
+            if problems:
+                note_unreadable(run, world, batch, unreadable, of=len(clips.samples), most=config.data.max_unreadable)
+            lr = learning_rate(step, base=config.optim.lr, warmup_steps=warmup_steps, total_steps=steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_scale"]
+            torch.manual_seed(
+                (config.seed * 1_000_003 + step) * world.size + world.rank
+            )  # for dropout: a function of the step
+            optimizer.zero_grad(set_to_none=True)
+            micro_batches = batch.split(config.scale.micro_batch)
+            losses = []
+            for i, (video, target, weight) in enumerate(micro_batches):
+                with synchronised(model, last=i == len(micro_batches) - 1):
+                    with autocast(world.device, config.precision):
+                        logits = model(video.to(world.device, non_blocking=True))
+                    target, weight = (x.to(world.device, non_blocking=True) for x in (target, weight))
+                    loss = cross_entropy(logits, target, sizes, label_smoothing=config.optim.label_smoothing)
+                    # Gradients are averaged over processes: the sum over the step's clips, by their number in all.
+                    ((loss * weight).sum() * (world.size / max(readable, 1))).backward()
+                    losses.append((loss.detach() * weight).sum())
+            grad_norm = clip_gradients(vivit, config.optim.grad_clip)
+            if not math.isfinite(grad_norm):
+                skipped += 1
+                note_not_finite(run, world, batch, train_samples, step, skipped, config.optim.max_skipped)
+            elif readable:
+                optimizer.step()
+                if average:
+                    average.update()
+            step += 1
+            meter.add(loss=torch.stack(losses).sum(), clips=readable, grad_norm=grad_norm)
+
+            if step % config.log_every == 0 or step == steps:
+                values = {"epoch": step / epoch_steps, "lr": lr, **meter.read()}
+                run.log(step, values | {"unreadable": len(unreadable), "skipped": skipped})
+                run.progress(step, values)
+            if step % eval_steps == 0 or step == steps:
+                with meter.paused(), average.applied() if average else nullcontext():
+                    result = validate(run, world, vivit, val_samples, config, step, step / epoch_steps)
+                    if result > best:
+                        best = result
+                        save_weights(vivit, world, run.folder / "best")
+            if step % save_steps == 0 or step == steps or stop:
+                progress = {"step": step, "best": best, "skipped": skipped, "unreadable": unreadable}
+                progress |= {"train_list": train_list, "meter": meter.sums()}
+                try:
+                    checkpoints.save(vivit, optimizer, average, progress)
+                except OSError as error:  # training goes on with the checkpoint before; the last one must succeed
+                    run.say(f"NOT SAVED at step {step}: {error}")
+                    if step == steps or stop:
+                        raise
+            if stop:
+                run.say(f"stopped after step {step} of {steps} and saved; the same command goes on from here")
+                raise Stopped(received[0] if received else signal.SIGTERM)
+
+        with average.applied() if average else nullcontext():
+            save_weights(vivit, world, run.folder / "weights")
+        run.say(f"{run.folder}: {step} of {steps} steps done, 0 steps left; weights in {run.folder / 'weights'}")
+    return run.folder
+
+
+def validate(
+    run: Run, world: World, model: ViViT, samples: list[Sample], config: Config, step: int, epoch: float
+) -> float:
+    """Single-view accuracy on the validation videos, to the terminal and the metrics; returns the joint top-1."""
+    result: Evaluation = evaluate(
+        model,
+        samples,
+        protocol=replace(SINGLE_VIEW, batch_views=config.eval.batch_views),
+        workers=config.data.workers,
+        precision=config.precision,
+        world=world,
+    )
+    accuracy = result.single_view_accuracy
+    values = {f"val/{name}/{k}": value for name, ks in accuracy.items() for k, value in ks.items()}
+    run.log(step, {"epoch": epoch, **values, "val/videos": len(result.samples), "val/missing": len(result.missing)})
+    shown = "  ".join(f"{name} {ks['top1']:.1%}" for name, ks in accuracy.items())
+    missing = f", {len(result.missing)} missing" if result.missing else ""
+    run.say(f"epoch {epoch:.4g}  validation top-1, single view: {shown}  ({len(result.samples)} videos{missing})")
+    return list(accuracy.values())[-1]["top1"]
+
+
+def save_weights(model: ViViT, world: World, folder: Path) -> None:
+    """Write the weights of a model that may be divided among processes."""
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if world.is_first:
+        with torch.device("meta"):
+            whole = ViViT(model.config)
+        whole.load_state_dict(state, assign=True)
+        save_pretrained(whole, folder)
+    world.barrier()
+
+
+def note_unreadable(run: Run, world: World, batch: Batch, unreadable: dict[int, str], *, of: int, most: int) -> None:
+    """Name the videos that could not be read, once; raise DataError when there are more than `most`, or all of them."""
+    for problems in world.gather(batch.problems):
+        for index, problem in problems.items():
+            if index not in unreadable:
+                unreadable[index] = problem
+                run.say(f"left out, unreadable: {problem}")
+    if len(unreadable) == of:
+        raise DataError(listing("none of the training videos can be read", list(unreadable.values())))
+    if len(unreadable) > most:
+        raise DataError(listing("more unreadable videos than data.max_unreadable allows", list(unreadable.values())))
+
+
+def note_not_finite(
+    run: Run, world: World, batch: Batch, samples: list[Sample], step: int, skipped: int, most: int
+) -> None:
+    """Name the step and its files; raise FloatingPointError when more than `most` steps were skipped."""
+    indices = [index for group in world.gather(batch.indices) for index in group if index >= 0]
+    title = f"step {step}: gradients are not finite, the step is skipped; it saw"
+    message = listing(title, [samples[index].path for index in indices])
+    run.say(message)
+    if skipped > most:
+        raise FloatingPointError(
+            f"{message}\n{skipped} steps without finite gradients, optim.max_skipped allows {most}; "
+            "lower optim.lr, or look at these files"
+        )
+
+
+def headline(
+    config: Config,
+    model: ViViT,
+    train_samples: list[Sample],
+    val_samples: list[Sample],
+    world: World,
+    resumed: Path | None,
+    step: int,
+    steps: int,
+) -> str:
+    """What is about to be trained, on what, where, from where."""
+    parameters = sum(p.numel() for p in model.parameters())
+    classes = ", ".join(f"{len(names)} {name}" for name, names in config.model.classes.items())
+    share = -(-config.optim.batch_size // world.size)
+    micro = min(config.scale.micro_batch or share, share)
+    if resumed:
+        doing = f"going on after step {step} of {steps} ({resumed.name})"
+        doing += f"; init={config.init} was its start and is not read again" if config.init else ""
+    else:
+        doing = f"{steps} steps of {config.optim.batch_size} clips from {config.init or 'a random start'}"
+    return (
+        f"{config.model.encoder}, {parameters / 1e6:.1f} M parameters, {world.size} x {world.device.type}, "
+        f"{share} clips each in micro-batches of {micro}; "
+        f"{len(train_samples)} training and {len(val_samples)} validation videos; classes: {classes}\n"
+        f"{config.run}: {doing}"
+    )

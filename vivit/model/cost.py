@@ -1,0 +1,41 @@
+"""Parameters and multiply-adds of a model, part by part, without computing or allocating anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..config import ModelConfig
+from .vivit import ViViT
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of the model: parameters, and multiply-adds in one view."""
+
+    name: str
+    parameters: int
+    multiply_adds: int
+
+
+def count(config: ModelConfig) -> list[Part]:
+    """Tokenizer, the parts of the encoder, head, and the total, as PyTorch counts them in a forward pass."""
+    with torch.device("meta"):
+        model = ViViT(config).eval()
+        video = torch.zeros(1, config.num_frames, 3, *config.image_size)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(video)
+    flops = counter.get_flop_counts()
+
+    def part(name: str, module: nn.Module) -> Part:
+        path = f"ViViT.{name}" if name else "ViViT"  # a module without products, such as a mean, is not in `flops`
+        parameters, operations = sum(p.numel() for p in module.parameters()), sum(flops.get(path, {}).values())
+        return Part(name or "total", parameters, operations // 2)
+
+    halves = [name for name, _ in model.encoder.named_children() if name in ("spatial", "temporal")]
+    names = ["tokenizer", *([f"encoder.{half}" for half in halves] or ["encoder"]), "head", ""]
+    return [part(name, model.get_submodule(name)) for name in names]

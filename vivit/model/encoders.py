@@ -1,0 +1,147 @@
+"""The four encoders of the paper (section 3.3), one under the other: tokens (B, t, s, D) → features (B, D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from .layers import Block, TimeSpaceBlock, attend_time_and_space
+
+
+class Transformer(nn.Module):
+    """Class token, learned positions, blocks, norm, pooling: a ViT behind its patch embedding.
+
+    `grid` (t, h, w) is the arrangement of the tokens of one sequence, needed only to resize the positions.
+    """
+
+    def __init__(self, config: ModelConfig, *, grid: tuple[int, int, int], blocks: list[nn.Module]):
+        super().__init__()
+        self.grid = grid
+        has_cls = config.pool == "cls"
+        tokens = grid[0] * grid[1] * grid[2] + has_cls
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if has_cls else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, config.embed_dim))
+        self.pos_drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.pool = first_token if has_cls else mean_over_tokens
+        self.read = pool_then_norm if config.norm_after_pool else norm_then_pool
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, …, D) → (B, D)
+        x = tokens.flatten(1, -2)
+        if self.cls_token is not None:
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
+        x = self.pos_drop(x + self.pos_embed)
+        for block in self.blocks:
+            x = block(x)
+        return self.read(x, norm=self.norm, pool=self.pool)
+
+    def resize(self, grid: tuple[int, int, int]) -> None:
+        """Interpolate the positions to another grid (t, h, w); the class token's position stays."""
+        self.pos_embed = nn.Parameter(resize_positions(self.pos_embed.detach(), self.grid, grid))
+        self.grid = grid
+
+
+def first_token(x: Tensor) -> Tensor:  # (B, n, D) → (B, D)
+    return x[:, 0]
+
+
+def mean_over_tokens(x: Tensor) -> Tensor:  # (B, n, D) → (B, D)
+    return x.mean(dim=1)
+
+
+def norm_then_pool(x: Tensor, *, norm: nn.Module, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    return pool(norm(x))
+
+
+def pool_then_norm(x: Tensor, *, norm: nn.Module, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    return norm(pool(x))
+
+
+def spatiotemporal(config: ModelConfig) -> Transformer:
+    """Model 1: every token sees every token, of all frames."""
+    blocks = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
+    return Transformer(config, grid=config.grid, blocks=[*blocks])
+
+
+class FactorisedEncoder(nn.Module):
+    """Model 2: a transformer over space for each temporal position, then one over time on their features.
+
+    With `temporal_depth=0` the features are averaged over time instead, the paper's baseline.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        t, h, w = config.grid
+        spatial = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
+        self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial])
+        self.temporal: nn.Module = MeanOverTime()
+        if config.temporal_depth:
+            temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
+            self.temporal = Transformer(config, grid=(t, 1, 1), blocks=[*temporal])
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, t, s, D) → (B, D)
+        frames = self.spatial(rearrange(tokens, "B t s D -> (B t) s D"))
+        return self.temporal(rearrange(frames, "(B t) D -> B t D", t=tokens.shape[1]))
+
+    def resize(self, grid: tuple[int, int, int]) -> None:
+        """Interpolate the spatial and the temporal positions to another grid (t, h, w)."""
+        t, h, w = grid
+        self.spatial.resize((1, h, w))
+        if isinstance(self.temporal, Transformer):
+            self.temporal.resize((t, 1, 1))
+
+
+class MeanOverTime(nn.Module):
+    def forward(self, frames: Tensor) -> Tensor:  # (B, t, D) → (B, D)
+        return frames.mean(dim=1)
+
+
+def factorised_self_attention(config: ModelConfig) -> Transformer:
+    """Model 3: attention over time and attention over space in every block."""
+    blocks = [TimeSpaceBlock(config, t=config.grid[0], drop_path=p) for p in drop_path_rates(config, config.depth)]
+    return Transformer(config, grid=config.grid, blocks=[*blocks])
+
+
+def factorised_dot_product(config: ModelConfig) -> Transformer:
+    """Model 4: half of the heads of every attention see time, the other half space."""
+    attend = partial(attend_time_and_space, t=config.grid[0])
+    blocks = [Block(config, attend=attend, drop_path=p) for p in drop_path_rates(config, config.depth)]
+    return Transformer(config, grid=config.grid, blocks=[*blocks])
+
+
+ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "spatiotemporal": spatiotemporal,
+    "factorised_encoder": FactorisedEncoder,
+    "factorised_self_attention": factorised_self_attention,
+    "factorised_dot_product": factorised_dot_product,
+}
+
+
+def drop_path_rates(config: ModelConfig, depth: int) -> list[float]:
+    """Layer i of L is skipped with probability rate · i / (L − 1) (paper, section 4.1; Huang et al., 2016)."""
+    return [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def resize_positions(positions: Tensor, old: tuple[int, int, int], new: tuple[int, int, int]) -> Tensor:
+    """Learned positions (1, [1 +] t·h·w, D) of grid `old` for the grid `new`: bicubic in (h, w), linear in t.
+
+    A leading class-token position is kept. The same grid gives the same positions, to the bit.
+    """
+    if old == new:
+        return positions.clone()
+    cls, patches = positions.split((positions.shape[1] - old[0] * old[1] * old[2], old[0] * old[1] * old[2]), dim=1)
+    x = rearrange(patches, "1 (t h w) D -> t D h w", t=old[0], h=old[1])
+    if old[1:] != new[1:]:
+        x = F.interpolate(x.float(), size=new[1:], mode="bicubic", antialias=True)
+    if old[0] != new[0]:
+        x = rearrange(x, "t D h w -> (h w) D t")
+        x = F.interpolate(x.float(), size=new[0], mode="linear", align_corners=False)
+        x = rearrange(x, "(h w) D t -> t D h w", h=new[1])
+    return torch.cat((cls, rearrange(x, "t D h w -> 1 (t h w) D").to(positions.dtype)), dim=1)

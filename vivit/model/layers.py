@@ -1,0 +1,126 @@
+"""Attention, MLP and the transformer block. Parameter names are timm's, so that an image ViT loads with a prefix.
+
+Sequences are (B, n, D). Encoders that attend over space or time only keep the tokens of a clip in one sequence of
+n = t·s, time first, and differ in the `attend` function of their blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from ..config import ModelConfig
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values and result are (B, n, a, k)
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),  # the official code's
+    "gelu": nn.GELU,  # PyTorch image models'
+}
+
+
+def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every token sees every token of its sequence. Never a mask: cuDNN's backward fails with some."""
+    q, k, v = (rearrange(x, "B n a k -> B a n k") for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "B a n k -> B n a k")
+
+
+def attend_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
+    """Every token sees the tokens of its own temporal position."""
+    q, k, v = (rearrange(x, "B (t s) a k -> (B t) s a k", t=t) for x in (q, k, v))
+    return rearrange(attend_all(q, k, v), "(B t) s a k -> B (t s) a k", t=t)
+
+
+def attend_time(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
+    """Every token sees the tokens of its own spatial position."""
+    s = q.shape[1] // t
+    q, k, v = (rearrange(x, "B (t s) a k -> (B s) t a k", t=t) for x in (q, k, v))
+    return rearrange(attend_all(q, k, v), "(B s) t a k -> B (t s) a k", s=s)
+
+
+def attend_time_and_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
+    """The first half of the heads attends over time, the second over space (paper, section 3.3, Model 4)."""
+    (q_time, q_space), (k_time, k_space), (v_time, v_space) = (x.chunk(2, dim=2) for x in (q, k, v))
+    return torch.cat((attend_time(q_time, k_time, v_time, t=t), attend_space(q_space, k_space, v_space, t=t)), dim=2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    def __init__(self, config: ModelConfig, attend: Attend = attend_all):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.attend = attend
+        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.proj_drop = nn.Dropout(config.dropout)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, n, D) → queries, keys, values, each (B, n, a, k)."""
+        q, k, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, a=self.num_heads)
+        return q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = rearrange(self.attend(*self.heads(x)), "B n a k -> B n (a k)")
+        return self.proj_drop(self.proj(out))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        hidden = round(config.embed_dim * config.mlp_ratio)
+        self.fc1 = nn.Linear(config.embed_dim, hidden)
+        self.act = ACTIVATIONS[config.activation]()
+        self.fc2 = nn.Linear(hidden, config.embed_dim)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; `drop_path` is the probability that a sample skips a branch."""
+
+    def __init__(self, config: ModelConfig, *, attend: Attend = attend_all, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn = Attention(config, attend)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class TimeSpaceBlock(nn.Module):
+    """Model 3's block: attention over time, attention over space, one MLP, each with its own residual.
+
+    `norm1` and `attn` are the spatial ones, so that an image ViT's block fits; the temporal ones come on top.
+    """
+
+    def __init__(self, config: ModelConfig, *, t: int, drop_path: float = 0.0):
+        super().__init__()
+        self.norm_time = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn_time = Attention(config, partial(attend_time, t=t))
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn = Attention(config, partial(attend_space, t=t))
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        steps = ["norm_time", "attn_time"], ["norm1", "attn"]
+        self.steps = steps if config.attention_order == "time_space" else steps[::-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, attn in self.steps:
+            x = x + self.drop_path(self.get_submodule(attn)(self.get_submodule(norm)(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

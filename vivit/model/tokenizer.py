@@ -1,0 +1,42 @@
+"""Video to tokens (paper, section 3.2): tubelets, or 2-D patches of uniformly sampled frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+
+
+class Tokenizer(nn.Module):
+    """Non-overlapping t × h × w boxes of pixels, each projected to one token.
+
+    `uniform_frames` is the same with depth 1 on some of the frames. The kernel has Conv3d's layout (D, C, t, h, w); it
+    is applied as one matrix product, which is the same sum and does not depend on a release's Conv3d being fast.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.frames = FRAMES[config.tokenizer](config)
+        self.proj = nn.Conv3d(3, config.embed_dim, config.tubelet_size, stride=config.tubelet_size)
+        self.t, self.h, self.w = config.tubelet_size
+
+    def forward(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, t, s, D)
+        pattern = "B (t dt) C (h dh) (w dw) -> B t (h w) (C dt dh dw)"
+        boxes = rearrange(video[:, self.frames], pattern, dt=self.t, dh=self.h, dw=self.w)
+        return F.linear(boxes, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
+    """Frames at round(k · T / (n + 1)) for k = 1 … n, halves to even, as in the official code."""
+    return [round(k * num_frames / (sampled_frames + 1)) for k in range(1, sampled_frames + 1)]
+
+
+# Which frames of a clip become tokens.
+FRAMES: dict[str, Callable[[ModelConfig], slice | list[int]]] = {
+    "tubelet": lambda c: slice(None),
+    "uniform_frames": lambda c: uniform_frame_indices(c.num_frames, c.sampled_frames or c.num_frames),
+}

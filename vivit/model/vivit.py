@@ -1,0 +1,163 @@
+"""ViViT: tokenizer + encoder + head (paper, section 3)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig, Preprocessing, replace
+from .encoders import ENCODERS, Transformer
+from .layers import Attention, Mlp
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..weights.report import LoadReport
+
+
+class ViViT(nn.Module):
+    """A video transformer as `config` describes it, randomly initialised; the head starts at zero.
+
+    Videos are (B, T, C, H, W): uint8 pixels, which the model normalises, or float already normalised. The logits of
+    several label sets stand side by side in the order of `config.classes`.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+    load_report: LoadReport | None = None
+    """What loading did to every tensor; None for a random start."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.tokenizer = Tokenizer(config)
+        self.encoder = ENCODERS[config.encoder](config)
+        self.head = Head(config.embed_dim, config.num_classes)
+        scale, shift = pixel_affine(config.preprocessing)
+        self.register_buffer("pixel_scale", scale, persistent=False)
+        self.register_buffer("pixel_shift", shift, persistent=False)
+        init_weights(self)
+
+    def forward(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, K)
+        return self.head(self.features(video))
+
+    def features(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, D), the input of the head
+        self._check(video)
+        tokens = self.tokenizer(self.normalise(video))  # (B, t, s, D)
+        return self.encoder(tokens)
+
+    def normalise(self, video: Tensor) -> Tensor:
+        """uint8 pixels → (x / 255 − mean) / std in the model's dtype; float videos count as normalised."""
+        if video.dtype == torch.uint8:
+            video = video * self.pixel_scale + self.pixel_shift
+        return video.to(self.head.weight.dtype)
+
+    def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | None = None) -> Self:
+        """Change the clip length and frame size (H, W) in place, interpolating the positions; returns the model."""
+        config = replace(
+            self.config,
+            num_frames=num_frames or self.config.num_frames,
+            image_size=tuple(image_size or self.config.image_size),
+        )
+        self.encoder.resize(config.grid)  # type: ignore[operator]
+        with torch.device("meta"):  # the same modules for the new grid; they take over this model's tensors
+            resized = type(self)(config)
+        resized.load_state_dict(self.state_dict(), assign=True)
+        resized.train(self.training)
+        self.tokenizer, self.encoder, self.config = resized.tokenizer, resized.encoder, config
+        return self
+
+    # Files belong to vivit.weights, which imports this module; hence the imports inside.
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Write model.safetensors and config.json into `folder`; `vivit.from_pretrained(folder)` reads them."""
+        from ..weights.save import save_pretrained
+
+        return save_pretrained(self, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        results: Mapping[str, float | str] | None = None,
+        recipe: str = "",
+        license: str | None = None,
+        private: bool = False,
+    ) -> str:
+        """Upload the model with a model card to the Hugging Face hub; returns the address.
+
+        `results` and `recipe` (Markdown) go into the card; what the config says is there by itself.
+        """
+        from ..weights.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, results=results, recipe=recipe, license=license, private=private)
+
+    def _check(self, video: Tensor) -> None:
+        c = self.config
+        expected = (c.num_frames, 3, *c.image_size)
+        if video.ndim != 5 or tuple(video.shape[1:]) != expected:
+            takes = ", ".join(map(str, expected))
+            raise ValueError(
+                f"video has shape {tuple(video.shape)}; this model takes (B, T, C, H, W) = (B, {takes}). For "
+                f"other clip lengths and frame sizes that tubelets of {c.tubelet_size} divide, call "
+                "model.resize(num_frames=…, image_size=(H, W))"
+            )
+        if not (video.dtype == torch.uint8 or video.is_floating_point()):
+            raise ValueError(f"video is {video.dtype}; give pixels as uint8 0 … 255 or float already normalised")
+
+
+class Head(nn.Linear):
+    """Features → logits; starts at zero, so that all classes are equally likely. Without classes it is empty."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+def pixel_affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(scale, shift), each (3, 1, 1), such that uint8 pixels · scale + shift = (pixels / 255 − mean) / std."""
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
+    return 1 / (255 * std), -mean / std
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module) -> None:
+    """Random start, as in the official code.
+
+    | parameter             | start                                                                      |
+    |-----------------------|----------------------------------------------------------------------------|
+    | tubelet kernel        | normal, variance 1 / fan-in, cut off at two standard deviations; bias 0     |
+    | queries, keys, values | Xavier uniform, each on its own; bias 0                                     |
+    | attention output, MLP | Xavier uniform; bias 0 and normal(1e-6)                                     |
+    | positions             | normal(0.02)                                                                |
+    | class token, head     | 0                                                                           |
+    | norms                 | scale 1, bias 0                                                             |
+
+    Parameters on the meta device take no values and no random numbers.
+    """
+    for module in model.modules():
+        if isinstance(module, Tokenizer):
+            std = 1 / math.sqrt(module.proj.weight[0].numel()) / 0.8796  # of a normal cut off at ±2
+            nn.init.trunc_normal_(module.proj.weight, std=std, a=-2 * std, b=2 * std)
+            assert module.proj.bias is not None
+            nn.init.zeros_(module.proj.bias)
+        elif isinstance(module, Attention):
+            for weight in (*module.qkv.weight.chunk(3), module.proj.weight):
+                nn.init.xavier_uniform_(weight)
+            nn.init.zeros_(module.qkv.bias)
+            nn.init.zeros_(module.proj.bias)
+        elif isinstance(module, Mlp):
+            for linear in (module.fc1, module.fc2):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.normal_(linear.bias, std=1e-6)
+        elif isinstance(module, Transformer):
+            nn.init.normal_(module.pos_embed, std=0.02)
+            if module.cls_token is not None:
+                nn.init.zeros_(module.cls_token)
+        elif isinstance(module, nn.LayerNorm | Head):
+            module.reset_parameters()

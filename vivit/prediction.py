@@ -1,0 +1,68 @@
+"""From a video file to class names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .config import EvalConfig
+from .data.dataset import eval_views
+from .data.sample import Sample
+from .engine.device import autocast
+from .model.vivit import ViViT
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one video, per label set, as (name, probability), best first."""
+
+    path: str
+    classes: dict[str, list[tuple[str, float]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        top = {k: [{"name": n, "probability": p} for n, p in v] for k, v in self.classes.items()}
+        return {"path": self.path, "classes": top}
+
+    def __str__(self) -> str:
+        lines = [self.path]
+        for label_set, top in self.classes.items():
+            lines += [f"  {label_set:12} {p:6.1%}  {name}" for name, p in top]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def predict(
+    model: ViViT,
+    path: str | os.PathLike,
+    *,
+    temporal_views: int = 4,
+    spatial_views: int = 3,
+    top_k: int = 5,
+    start: float | None = None,
+    end: float | None = None,
+    precision: str = "auto",
+) -> Prediction:
+    """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
+
+    Logits are averaged over the views, then softmax per label set. Raises VideoError for an unreadable file.
+    """
+    protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
+    views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
+    views = views[1:] if len(views) > 1 else views
+    device = model.head.weight.device
+    was_training = model.training
+    model.eval()
+    with autocast(device, precision):
+        logits = torch.cat([model(batch.to(device)).float() for batch in views.split(protocol.batch_views)])
+    model.train(was_training)
+
+    classes = {}
+    sizes = [len(names) for names in model.config.classes.values()]
+    for (label_set, names), part in zip(model.config.classes.items(), logits.mean(dim=0).split(sizes)):
+        top = part.softmax(dim=0).topk(min(top_k, len(names)))
+        classes[label_set] = [(names[i], p) for p, i in zip(top.values.tolist(), top.indices.tolist())]
+    return Prediction(os.fspath(path), classes)

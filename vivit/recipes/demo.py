@@ -1,0 +1,38 @@
+"""The demo: made videos, a small model, one CPU."""
+
+from __future__ import annotations
+
+from ..config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing
+
+TRAIN_VIDEOS, TEST_VIDEOS = 1440, 160
+
+
+def demo() -> Config:
+    """A small factorised encoder (Model 2) on the made videos of vivit.data.synthetic; `vivit demo` runs it.
+
+    vivit train demo --data.root demo/data/labels.csv
+    """
+    return Config(
+        model=ModelConfig(
+            encoder="factorised_encoder",
+            tubelet_size=(2, 8, 8),
+            num_frames=16,
+            image_size=(48, 48),
+            embed_dim=96,
+            depth=2,
+            temporal_depth=1,
+            num_heads=4,
+            mlp_ratio=2.0,
+            preprocessing=Preprocessing(
+                frame_stride=2, crop_fraction=48 / 56, mean=(0.25, 0.25, 0.25), std=(0.25, 0.25, 0.25)
+            ),
+        ),
+        # No flip: it would turn "left" into "right".
+        data=DataConfig(root="demo/data/labels.csv", scale_jitter=(1.0, 1.0), flip=0.0),
+        optim=OptimConfig(name="adamw", lr=2e-3, batch_size=16, epochs=9, warmup_epochs=0.7, weight_decay=0.05),
+        eval=EvalConfig(temporal_views=4, spatial_views=3, batch_views=48),
+        run="demo/run",
+        eval_every=3,
+        save_every=3,
+        log_every=30,
+    )

@@ -1,0 +1,1 @@
+"""Files of weights, ours and other people's, to and from the model."""

@@ -1,0 +1,225 @@
+"""Hugging Face transformers' models: ViViT in and out; ViT, DeiT and DINOv2 to start from; VideoMAE in `video_mae`.
+
+Both eras of names are read: the hub's (`encoder.layer.0.attention.attention.query`) and those of transformers 5
+(`layers.0.attention.q_proj`). Written are the hub's, which every release loads.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..config import ModelConfig
+from .image_vit import finish_image
+from .plan import Source, fuse_qkv, rename
+
+MODEL = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|vivit)\.)?"
+BLOCK = MODEL + r"(?:encoder\.layer|layers)\.(\d+)\."
+
+PARTS: dict[str, str] = {
+    r"(?:layernorm_before|norm1)": "norm1",
+    r"(?:layernorm_after|norm2)": "norm2",
+    r"attention\.(?:attention\.query|q_proj)": "attn.q",
+    r"attention\.(?:attention\.key|k_proj)": "attn.k",
+    r"attention\.(?:attention\.value|v_proj)": "attn.v",
+    r"attention\.(?:output\.dense|o_proj)": "attn.proj",
+    r"(?:intermediate\.dense|mlp\.fc1)": "mlp.fc1",
+    r"(?:output\.dense|mlp\.fc2)": "mlp.fc2",
+}
+
+RULES: dict[str, str] = {
+    MODEL + r"embeddings\.patch_embeddings\.projection\.(weight|bias)": r"tokenizer.proj.\1",
+    MODEL + r"embeddings\.cls_token": "encoder.cls_token",
+    MODEL + r"embeddings\.distillation_token": "dist_token",
+    MODEL + r"embeddings\.register_tokens": "reg_token",
+    MODEL + r"embeddings\.position_embeddings": "encoder.pos_embed",
+    MODEL + r"layernorm\.(weight|bias)": r"encoder.norm.\1",
+    r"(?:cls_)?classifier\.(weight|bias)": r"head.\1",
+    BLOCK + r"layer_scale([12])\.lambda1": r"encoder.blocks.\1.ls\2.gamma",
+    **{rf"{BLOCK}{part}\.(weight|bias)": rf"encoder.blocks.\1.{ours}.\2" for part, ours in PARTS.items()},
+}
+
+IGNORED: dict[str, str] = {
+    MODEL + r"pooler\.dense\.(weight|bias)": "pooler: the classifier does not use it",
+    MODEL + r"embeddings\.mask_token": "mask token of the pre-training",
+    r"distillation_classifier\.(weight|bias)": "head of the distillation token",
+}
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+
+# What transformers assumes where config.json says nothing. Of the sizes the second table holds, a file without
+# config.json says nothing at all.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "vivit": {"hidden_act": "gelu_fast", "layer_norm_eps": 1e-6},
+    "videomae": {"hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    "vit": {"hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    "deit": {"hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    "dinov2": {"hidden_act": "gelu", "layer_norm_eps": 1e-6},
+    "dinov2_with_registers": {"hidden_act": "gelu", "layer_norm_eps": 1e-6},
+}
+
+SIZES: dict[str, dict[str, Any]] = {kind: {"num_attention_heads": 12, "image_size": 224} for kind in DEFAULTS}
+SIZES["vivit"]["num_frames"] = 32
+SIZES["videomae"]["num_frames"] = 16
+
+
+def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
+    """A state dict of ViViT, ViT, DeiT or DINOv2 with its JSON files → a Source. Raises ValueError."""
+    theirs = configs.get("config.json", {})
+    pieces, ignored = rename(tensors, RULES, IGNORED)
+    kind = theirs.get("model_type") or ("vivit" if pieces["tokenizer.proj.weight"].tensor.ndim == 5 else "vit")
+    ours = Source(path, f"Hugging Face {kind}", pieces, ignored)
+    ours.config, ours.notes = read_configs(path, kind, configs)
+    if kind == "vivit":
+        fuse_qkv(pieces)
+        ours.config["tokenizer"] = "tubelet"
+        return ours
+    if "distillation_classifier.weight" in tensors:
+        ours.inexact.append("it averages two heads")
+    if kind.startswith("dinov2") and "head.weight" in pieces:
+        ours.inexact.append("its head sees the mean of the patches as well")
+    finish_image(ours)
+    return ours
+
+
+def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """(fields of ModelConfig, notes) from config.json and preprocessor_config.json. Raises ValueError."""
+    if kind not in DEFAULTS:
+        raise ValueError(f"{path}: config.json is of a {kind!r}; read are {', '.join(sorted(DEFAULTS))}")
+    theirs = dict(DEFAULTS[kind])
+    if "config.json" in configs:
+        theirs |= SIZES[kind] | dict(configs["config.json"])
+    if theirs["hidden_act"] not in ACTIVATIONS:
+        raise ValueError(f"{path}: hidden_act {theirs['hidden_act']!r}; a ViViT has {', '.join(ACTIVATIONS)}")
+    out: dict[str, Any] = {"activation": ACTIVATIONS[theirs["hidden_act"]], "norm_eps": theirs["layer_norm_eps"]}
+    for name, field in (("num_attention_heads", "num_heads"), ("num_frames", "num_frames")):
+        if name in theirs:
+            out[field] = theirs[name]
+    if "image_size" in theirs:
+        size = theirs["image_size"]
+        out["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
+    if "id2label" in theirs:
+        names = {int(i): name for i, name in theirs["id2label"].items()}
+        if any(name != f"LABEL_{i}" for i, name in names.items()):  # which is what they are called without names
+            out["classes"] = {"label": tuple(names[i] for i in sorted(names))}
+    processor = configs.get("preprocessor_config.json") or configs.get("video_preprocessor_config.json")
+    if processor is None:
+        return out, ["pixels: no preprocessor_config.json; mean and std 0.5"]
+    out["preprocessing"], notes = read_processor(path, processor)
+    return out, notes
+
+
+def read_processor(path: str, processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """(fields of Preprocessing, notes): what the processor does to a pixel v, as (v / 255 − mean) / std.
+
+    Transformers' ViViT processor first maps pixels to [−1, 1] and then takes 0.5 off and divides by 0.5: [−3, 1]. The
+    weights were trained on [−1, 1], which is what they get here, with a warning.
+    """
+    kind = processor.get("image_processor_type") or processor.get("video_processor_type") or ""
+    rescale = processor.get("rescale_factor", 1 / 127.5 if kind.startswith("Vivit") else 1 / 255)
+    factor = rescale * 255 if processor.get("do_rescale", True) else 255.0
+    offset = 1.0 if processor.get("offset", kind.startswith("Vivit")) and processor.get("do_rescale", True) else 0.0
+    normalises = processor.get("do_normalize", True)
+    mean = processor.get("image_mean") or (0.5, 0.5, 0.5) if normalises else (0.0, 0.0, 0.0)
+    std = processor.get("image_std") or (0.5, 0.5, 0.5) if normalises else (1.0, 1.0, 1.0)
+    ours_mean = tuple(round((m + offset) / factor, 6) for m in mean)
+    ours_std = tuple(round(s / factor, 6) for s in std)
+    notes = []
+    if all(abs(m - 0.75) < 1e-3 and abs(s - 0.25) < 1e-3 for m, s in zip(ours_mean, ours_std)):
+        why = (
+            "its preprocessor_config.json maps pixels to [-3, 1] (an offset to [-1, 1] and then mean and std of 0.5); "
+            "the weights were trained on [-1, 1], so that is what this model does"
+        )
+        warnings.warn(f"{path}: {why}", stacklevel=2)
+        notes.append(f"pixels: {why}")
+        ours_mean, ours_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    out: dict[str, Any] = {"mean": ours_mean, "std": ours_std}
+    size, crop = processor.get("size"), processor.get("crop_size")
+    if isinstance(size, Mapping) and isinstance(crop, Mapping) and "shortest_edge" in size and "height" in crop:
+        out["crop_fraction"] = min(1.0, crop["height"] / size["shortest_edge"])
+    return out, notes
+
+
+THEIR_PARTS = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.q": "attention.attention.query",
+    "attn.k": "attention.attention.key",
+    "attn.v": "attention.attention.value",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+THEIR_NAMES = {
+    "tokenizer.proj": "vivit.embeddings.patch_embeddings.projection",
+    "encoder.cls_token": "vivit.embeddings.cls_token",
+    "encoder.pos_embed": "vivit.embeddings.position_embeddings",
+    "encoder.norm": "vivit.layernorm",
+    "head": "classifier",
+}
+
+
+def from_vivit(
+    state: Mapping[str, Tensor], config: ModelConfig
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """(tensors, config.json, preprocessor_config.json) of transformers' VivitForVideoClassification.
+
+    Raises ValueError for a model that transformers does not compute: it has Model 1 with a class token and tubelets.
+    """
+    needs = {"encoder": "spatiotemporal", "tokenizer": "tubelet", "pool": "cls"}
+    if different := [f"{k}={getattr(config, k)!r}" for k, value in needs.items() if getattr(config, k) != value]:
+        has = "transformers' ViViT is Model 1 with a class token and tubelets"
+        raise ValueError(f"{has}; it has no {', '.join(different)}")
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        stem, fused, leaf = name.rpartition("qkv.")
+        parts = {f"{stem}{x}.{leaf}": t for x, t in zip("qkv", tensor.chunk(3))} if fused else {name: tensor}
+        for ours, x in parts.items():
+            out[_their_name(ours)] = x.contiguous()
+    p, names = config.preprocessing, [name for names in config.classes.values() for name in names]
+    height, width = config.image_size
+    theirs = {
+        "architectures": ["VivitForVideoClassification"],
+        "model_type": "vivit",
+        "image_size": height if height == width else [height, width],
+        "num_frames": config.num_frames,
+        "tubelet_size": list(config.tubelet_size),
+        "num_channels": 3,
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": round(config.embed_dim * config.mlp_ratio),
+        "hidden_act": {"gelu_tanh": "gelu_fast", "gelu": "gelu"}[config.activation],
+        "layer_norm_eps": config.norm_eps,
+        "qkv_bias": True,
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    processor = {
+        "image_processor_type": "VivitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": round(height / p.crop_fraction)},
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 127.5,
+        "offset": True,  # v / 127.5 − 1, which every release of the processor does, whatever it reads here
+        "do_normalize": True,
+        "image_mean": [2 * m - 1 for m in p.mean],
+        "image_std": [2 * s for s in p.std],
+    }
+    return out, theirs, processor
+
+
+def _their_name(ours: str) -> str:
+    stem, _, leaf = ours.rpartition(".")
+    if ours in THEIR_NAMES:
+        return THEIR_NAMES[ours]
+    if stem in THEIR_NAMES:
+        return f"{THEIR_NAMES[stem]}.{leaf}"
+    _, _, number, part = stem.split(".", 3)
+    return f"vivit.encoder.layer.{number}.{THEIR_PARTS[part]}.{leaf}"

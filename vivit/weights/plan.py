@@ -1,0 +1,161 @@
+"""From the tensors of a source to a filled model: nothing unexplained, nothing half-loaded.
+
+A reader turns a file into a `Source`, whose pieces carry our names. An image ViT is a Model 1 of one frame with
+tubelets of depth 1, so that images and videos have the same names. `fill` builds the model and says what it did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..model.vivit import ViViT, init_weights, pixel_affine
+from .report import LoadReport, Row, Status, rows_once
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor on its way into the model."""
+
+    tensor: Tensor
+    sources: tuple[str, ...]
+    """Its names in the source; several where projections are fused, none where the value follows from the format."""
+    status: Status = "loaded"
+    reason: str = ""
+
+
+@dataclass
+class Source:
+    """A checkpoint, read."""
+
+    path: str
+    format: str
+    pieces: dict[str, Piece]
+    ignored: dict[str, str] = field(default_factory=dict)
+    """Tensors that have no place in a ViViT, with the reason."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Fields of ModelConfig that the file, or its format, determines."""
+    fresh: dict[str, str] = field(default_factory=dict)
+    """Beginnings of the names of parameters that this format never has, with the reason."""
+    inexact: list[str] = field(default_factory=list)
+    """Why a ViViT with these weights is not the original: good to start from, not the same model."""
+    image: bool = False
+    """An image model: one frame, and a square grid where nothing else is said."""
+    sine_positions: bool = False
+    """The positions are fixed sines, which the file does not hold."""
+    notes: list[str] = field(default_factory=list)
+
+
+# Tables of names are regular expressions for the whole name and what becomes of it.
+Rules = Mapping[str, str]
+
+
+def rename(tensors: Mapping[str, Tensor], rules: Rules, ignore: Rules) -> tuple[dict[str, Piece], dict[str, str]]:
+    """(pieces by our names, ignored names with their reasons).
+
+    Raises ValueError for names that neither table knows and for two tensors with one place.
+    """
+    pieces: dict[str, Piece] = {}
+    ignored: dict[str, str] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        ours = first_match(name, rules)
+        if ours is not None and ours in pieces:
+            raise ValueError(f"{name} and {pieces[ours].sources[0]} are both {ours}")
+        if ours is not None:
+            pieces[ours] = Piece(tensor, (name,))
+        elif (why := first_match(name, ignore)) is not None:
+            ignored[name] = why
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"tensors without a place in a ViViT: {few(unknown)}")
+    return pieces, ignored
+
+
+def first_match(name: str, rules: Rules) -> str | None:
+    """What the first rule that matches the whole name makes of it."""
+    return next((match.expand(new) for old, new in rules.items() if (match := re.fullmatch(old, name))), None)
+
+
+def fuse_qkv(pieces: dict[str, Piece]) -> None:
+    """In place: `….q`, `….k` and `….v` become `….qkv`. A missing bias is zero, which is the same function."""
+    for name in [name for name in pieces if re.search(r"\.q\.weight$", name)]:
+        stem = name.removesuffix("q.weight")
+        weights = [pieces.pop(f"{stem}{x}.weight") for x in "qkv" if f"{stem}{x}.weight" in pieces]
+        pieces[f"{stem}qkv.weight"] = Piece(torch.cat([p.tensor for p in weights]), _sources(weights))
+        biases = [pieces.pop(f"{stem}{x}.bias", None) for x in "qkv"]
+        have, zero = [p for p in biases if p is not None], weights[0].tensor.new_zeros(weights[0].tensor.shape[0])
+        why = "" if len(have) == 3 else f"no bias for {', '.join(x for x, p in zip('qkv', biases) if p is None)}: zero"
+        bias = torch.cat([zero if p is None else p.tensor for p in biases])
+        pieces[f"{stem}qkv.bias"] = Piece(bias, _sources(have), "loaded" if have else "initialised", why)
+
+
+def _sources(pieces: Iterable[Piece]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for piece in pieces for name in piece.sources))
+
+
+def fill(
+    config: ModelConfig,
+    source: Source,
+    pieces: Mapping[str, Piece],
+    *,
+    fresh: Mapping[str, str],
+    ignored: Mapping[str, str],
+) -> ViViT:
+    """A model with `pieces` for parameters; those whose name begins with a key of `fresh` may start at random.
+
+    The parameters are the pieces' own memory, mapped from the file where it can be: weights are never held twice.
+    Raises ValueError for tensors that do not fit, are missing or are not finite.
+    """
+    with torch.device("meta"):
+        model = ViViT(config)
+    parameters = dict(model.named_parameters())
+    reasons = {name: next((why for start, why in fresh.items() if name.startswith(start)), None) for name in parameters}
+    missing = [name for name in parameters if name not in pieces]
+    problems = [f"{name} is not in the source" for name in missing if reasons[name] is None]
+    for name, piece in pieces.items():
+        origin = f"{name} (from {', '.join(piece.sources)})" if piece.sources not in ((), (name,)) else name
+        if name not in parameters:
+            problems.append(f"{origin} has no place in this model")
+        elif piece.tensor.shape != parameters[name].shape:
+            expected, got = tuple(parameters[name].shape), tuple(piece.tensor.shape)
+            problems.append(f"{origin} has shape {got}; this model takes {expected}")
+        elif not is_finite(piece.tensor):
+            problems.append(f"{origin} holds NaN or Inf")
+    if problems:
+        raise ValueError(f"{source.path}: cannot load this {source.format}: {few(problems)}")
+
+    for name in missing:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Parameter(torch.empty(parameters[name].shape)))
+    init_weights(model)  # the parameters that are still on the meta device take no values and no random numbers
+    tensors = {name: piece.tensor.to(torch.float32).contiguous() for name, piece in pieces.items()}
+    model.load_state_dict(tensors, strict=not missing, assign=True)
+    model.pixel_scale, model.pixel_shift = pixel_affine(config.preprocessing)
+
+    rows = [Row(p.status, p.sources, (name,), p.reason) for name, p in pieces.items()]
+    rows += [Row("initialised", (), (name,), reasons[name] or "") for name in missing]
+    rows += [Row("ignored", (name,), (), why) for name, why in (source.ignored | dict(ignored)).items()]
+    model.load_report = LoadReport(source.path, source.format, rows_once(rows), tuple(source.notes))
+    return model
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Neither NaN nor Inf, in one pass and without a copy."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    low, high = torch.aminmax(tensor)  # NaN if any element is
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def few(items: list[str], most: int = 5) -> str:
+    """A list for an error message: the first ones, and how many more."""
+    more = f" … and {len(items) - most} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + more

@@ -1,0 +1,313 @@
+"""JAX checkpoints, read and written without JAX: scenic's ViViT and ViT, and the original .npz image models.
+
+`read` gives the parameters by their official names; `to_vivit` renames and reshapes them to ours, `from_vivit` back.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..config import ModelConfig
+from .plan import Piece, Source, first_match, fuse_qkv
+from .save import write
+
+EXT_ARRAY, EXT_COMPLEX, EXT_SCALAR = 1, 2, 3  # flax.serialization's extension codes
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The parameters of a Flax msgpack checkpoint, 'Transformer/encoderblock_0/…/kernel' → array.
+
+    Both layouts of the official releases are understood: parameters under optimizer/target (2021) or params.
+    Raises ValueError for anything else.
+    """
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            tree = msgpack.unpackb(data, ext_hook=_ext, strict_map_key=False, max_ext_len=2**32 - 1)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ValueError(f"{path}: not a Flax msgpack checkpoint ({type(error).__name__}: {error})") from error
+    for keys in (("optimizer", "target"), ("optimizer", "target", "params"), ("params",)):
+        node = tree
+        for key in keys:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and any(isinstance(v, np.ndarray) for v in _flatten(node).values()):
+            params = node.get("params", node) if set(node) == {"params"} else node
+            return {name: value for name, value in _flatten(params).items() if isinstance(value, np.ndarray)}
+    found = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
+    raise ValueError(f"{path}: no parameters under optimizer/target or params; it holds {found}")
+
+
+def tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """`read`, as tensors that share the arrays' memory."""
+    return {name: as_tensor(array) for name, array in read(path).items()}
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor; JAX's bfloat16, which NumPy saves as two raw bytes, becomes float32."""
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+        array = _from_bfloat16(array.view(np.uint16))
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)  # the upper half of a float32
+
+
+def _ext(code: int, data: bytes) -> Any:
+    if code not in (EXT_ARRAY, EXT_SCALAR):
+        return complex(*msgpack.unpackb(data)) if code == EXT_COMPLEX else msgpack.ExtType(code, data)
+    shape, dtype, raw = msgpack.unpackb(data, raw=True)
+    if dtype == b"bfloat16":
+        return _from_bfloat16(np.frombuffer(raw, np.uint16)).reshape(shape)
+    array = np.frombuffer(bytearray(raw), np.dtype(dtype.decode())).reshape(shape)  # a bytearray can be written to
+    return array if code == EXT_ARRAY else array[()]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts → 'a/b/c' names; arrays that Flax cut into chunks are put together again."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and "__msgpack_chunked_array__" in value:
+            chunks = [value["chunks"][str(i)] for i in range(len(value["chunks"]))]
+            shape = [value["shape"][str(i)] for i in range(len(value["shape"]))]
+            flat[f"{prefix}{key}"] = np.concatenate(chunks).reshape(shape)
+        elif isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}/")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+# JAX name → ours, by regular expression. Names of a block's parts are looked up in PARTS.
+NAMES: dict[str, str] = {
+    r"embedding": "tokenizer.proj",
+    r"output_projection|head": "head",
+    r"cls": "encoder.cls_token",
+    r"cls_SpatialTransformer": "encoder.spatial.cls_token",
+    r"cls_TemporalTransformer": "encoder.temporal.cls_token",
+    r"pos_embedding": "encoder.pos_embed",
+    r"Transformer/(.+)": r"encoder.\1",
+    r"SpatialTransformer/(.+)": r"encoder.spatial.\1",
+    r"TemporalTransformer/(.+)": r"encoder.temporal.\1",
+}
+
+PARTS: dict[str, str] = {
+    "posembed_input/pos_embedding": "pos_embed",
+    "encoder_norm": "norm",
+    "LayerNorm_0": "norm1",
+    "LayerNorm_1": "norm2",
+    "LayerNorm_space": "norm1",
+    "LayerNorm_mlp": "norm2",
+    "LayerNorm_time": "norm_time",
+    "MultiHeadDotProductAttention_0": "attn",
+    "MultiHeadDotProductAttention_space": "attn",
+    "MultiHeadDotProductAttention_time": "attn_time",
+    "MlpBlock_0": "mlp",
+    "MlpBlock": "mlp",
+    "Dense_0": "fc1",
+    "Dense_1": "fc2",
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "out": "proj",
+    # the first releases of the image models count all modules of a block together
+    "LayerNorm_2": "norm2",
+    "MultiHeadDotProductAttention_1": "attn",
+    "MlpBlock_3": "mlp",
+}
+
+LEAVES = {"kernel": ".weight", "scale": ".weight", "bias": ".bias", "": ""}
+
+IGNORED: dict[str, str] = {
+    r"pre_logits/.+": "representation layer of the image classifier",
+    r"MAPHead_\d+/.+": "attention pooling of the image model; the video model pools by class token or mean",
+}
+
+# Where the image tower's parameters lie in an .npz.
+ROOTS = ("", "opt/target/", "params/", "params/img/")
+
+
+def root(names: Mapping[str, Any]) -> str | None:
+    """The prefix of all parameters' names; None where this is not a JAX ViT."""
+    return next((r for r in ROOTS if f"{r}embedding/kernel" in names), None)
+
+
+def source(path: str, raw: dict[str, Tensor]) -> Source:
+    """Official parameters → a Source. `raw` is emptied on the way, so that no tensor is held twice.
+
+    Raises ValueError for a name that is not a ViViT's or a ViT's.
+    """
+    start, pieces, ignored, config = root(raw), {}, {}, {}
+    assert start is not None
+    two_dimensional = raw[f"{start}embedding/kernel"].ndim == 4
+    # scenic's own image models cannot be told from its video models on sampled frames by their names.
+    image = two_dimensional and "output_projection/kernel" not in raw
+    for name in list(raw):
+        tensor, bare = raw.pop(name), name.removeprefix(start)
+        if not name.startswith(start):
+            ignored[name] = "not a parameter of the image encoder"
+        elif (why := first_match(bare, IGNORED)) is not None:
+            ignored[name] = why
+        elif bare.startswith("Transformer/encoderblock/"):  # all layers stacked
+            for i, layer in enumerate(tensor):
+                ours, x = _convert(bare.replace("encoderblock", f"encoderblock_{i}"), layer, config)
+                pieces[ours] = Piece(x, (name,))
+        else:
+            ours, x = _convert(bare, tensor, config)
+            pieces[ours] = Piece(x, (name,))
+    fuse_qkv(pieces)
+    # A 2-D kernel sees single frames: of an image, or some frames of a video.
+    config |= {"tokenizer": "uniform_frames" if two_dimensional else "tubelet"}
+    config |= {"activation": "gelu_tanh", "norm_eps": 1e-6}
+    name = "JAX ViT" if image else "scenic checkpoint"
+    return Source(path, name, pieces, ignored, config, image=image)
+
+
+def to_vivit(params: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Official parameters → our state dict: queries, keys and values fused, kernels transposed.
+
+    Raises ValueError for a name that is not a ViViT's.
+    """
+    pieces = {}
+    for name, array in params.items():
+        ours, tensor = _convert(name, as_tensor(array), {})
+        pieces[ours] = Piece(tensor, (name,))
+    fuse_qkv(pieces)
+    return {name: piece.tensor for name, piece in pieces.items()}
+
+
+def _convert(name: str, x: Tensor, config: dict[str, Any]) -> tuple[str, Tensor]:
+    """Our name and layout; a query kernel tells `config` the number of heads."""
+    path, _, leaf = name.rpartition("/")
+    if leaf not in LEAVES:
+        path, leaf = name, ""
+    ours = first_match(path, NAMES)
+    if ours is None:
+        raise ValueError(f"{name!r} is not a parameter of an official ViViT or ViT")
+    for official, part in PARTS.items():
+        ours = re.sub(rf"(?<![\w]){re.escape(official)}(?![\w])", part, ours)
+    ours = re.sub(r"encoderblock_(\d+)", r"blocks.\1", ours).replace("/", ".") + LEAVES[leaf]
+    pattern = _layout(ours, x.ndim)
+    if pattern is None:
+        raise ValueError(f"{name!r} has {x.ndim} axes, which no parameter of this name has")
+    if ours.endswith(".q.weight"):
+        config["num_heads"] = x.shape[1]
+    return ours, rearrange(x, pattern).contiguous()
+
+
+# JAX layout → ours, by name and number of axes. The inverse of each pattern writes the file.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    r"tokenizer\.proj\.weight": ("t h w C D -> D C t h w", "h w C D -> D C 1 h w"),
+    r".+\.[qkv]\.weight": ("D a k -> (a k) D",),
+    r".+\.[qkv]\.bias": ("a k -> (a k)",),
+    r".+\.proj\.weight": ("a k D -> D (a k)",),
+    r"(.+\.fc[12]|head)\.weight": ("i o -> o i",),
+    r".+\.pos_embed": ("b n D -> b n D", "n D -> 1 n D"),
+    r".+\.cls_token": ("b n D -> b n D",),
+    r".+": ("D -> D",),
+}
+
+
+def _layout(ours: str, axes: int) -> str | None:
+    patterns = next(patterns for name, patterns in LAYOUTS.items() if re.fullmatch(name, ours))
+    return next((p for p in patterns if len(p.split("->")[0].split()) == axes), None)
+
+
+BLOCK = {
+    "norm1": "LayerNorm_0",
+    "attn": "MultiHeadDotProductAttention_0",
+    "norm2": "LayerNorm_1",
+    "mlp": "MlpBlock_0",
+}
+
+TIME_SPACE_BLOCK = {
+    "norm_time": "LayerNorm_time",
+    "attn_time": "MultiHeadDotProductAttention_time",
+    "norm1": "LayerNorm_space",
+    "attn": "MultiHeadDotProductAttention_space",
+    "norm2": "LayerNorm_mlp",
+    "mlp": "MlpBlock",
+}
+
+OFFICIAL: dict[str, str] = {
+    r"tokenizer\.proj\.weight": "embedding/kernel",
+    r"tokenizer\.proj\.bias": "embedding/bias",
+    r"head\.weight": "output_projection/kernel",
+    r"head\.bias": "output_projection/bias",
+    r"encoder\.cls_token": "cls",
+    r"encoder\.spatial\.cls_token": "cls_SpatialTransformer",
+    r"encoder\.temporal\.cls_token": "cls_TemporalTransformer",
+    r"encoder\.spatial\.(.+)": r"SpatialTransformer/\1",
+    r"encoder\.temporal\.(.+)": r"TemporalTransformer/\1",
+    r"encoder\.(.+)": r"Transformer/\1",
+}
+
+
+def from_vivit(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np.ndarray]:
+    """Our state dict → official parameters, the inverse of `to_vivit`.
+
+    Raises ValueError for a model that the official code does not compute: it has the tanh GELU, norms with an epsilon
+    of 1e-6 and the last norm before the pooling.
+    """
+    official = {"activation": "gelu_tanh", "norm_eps": 1e-6, "norm_after_pool": False}
+    different = [f"{k}={getattr(config, k)!r}" for k, value in official.items() if getattr(config, k) != value]
+    if different:
+        raise ValueError(f"scenic's ViViT has no {', '.join(different)}: it would give other logits")
+    out: dict[str, np.ndarray] = {}
+    for name, tensor in state.items():
+        stem, fused, leaf = name.rpartition("qkv.")
+        parts = tensor.chunk(3) if fused else [tensor]
+        for ours, x in zip([f"{stem}{c}.{leaf}" for c in "qkv"] if fused else [name], parts):
+            axes = 4 if ours == "tokenizer.proj.weight" and config.tokenizer == "uniform_frames" else None
+            out[_official_name(ours, config)] = _official_layout(ours, x, config.num_heads, axes)
+    return out
+
+
+def _official_name(ours: str, config: ModelConfig) -> str:
+    name = first_match(ours, OFFICIAL)
+    assert name is not None
+    block = TIME_SPACE_BLOCK if config.encoder == "factorised_self_attention" else BLOCK
+    names = block | {"fc1": "Dense_0", "fc2": "Dense_1", "q": "query", "k": "key", "v": "value", "proj": "out"}
+    names |= {"norm": "encoder_norm", "pos_embed": "posembed_input/pos_embedding", "bias": "bias"}
+    names["weight"] = "scale" if re.search(r"norm\w*\.weight$", ours) else "kernel"
+    name = re.sub(r"blocks\.(\d+)", r"encoderblock_\1", name)
+    head, slash, parts = name.partition("/")
+    return (
+        name
+        if head in ("embedding", "output_projection")
+        else head + slash + "/".join(names.get(part, part) for part in parts.split("."))
+    )
+
+
+def _official_layout(ours: str, x: Tensor, num_heads: int, axes: int | None) -> np.ndarray:
+    patterns = next(patterns for name, patterns in LAYOUTS.items() if re.fullmatch(name, ours))
+    pattern = patterns[0] if axes is None else next(p for p in patterns if len(p.split("->")[0].split()) == axes)
+    official, _, layout = pattern.partition(" -> ")
+    sizes = {"a": num_heads} if "(a k)" in layout else {}
+    return np.ascontiguousarray(rearrange(x.detach().cpu().float(), f"{layout} -> {official}", **sizes).numpy())
+
+
+def write_checkpoint(path: str | os.PathLike, params: Mapping[str, np.ndarray]) -> None:
+    """Write parameters as the official code's newer checkpoints have them, under 'params'."""
+    tree: dict[str, Any] = {}
+    for name, array in params.items():
+        *folders, leaf = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        packed = msgpack.packb((array.shape, array.dtype.name, array.tobytes()), use_bin_type=True)
+        node[leaf] = msgpack.ExtType(EXT_ARRAY, packed)
+    state = {"params": tree, "model_state": {}, "global_step": 0}
+    packed = msgpack.packb(state)
+    assert packed is not None
+    write(Path(path), lambda beside: beside.write_bytes(packed))

@@ -1,0 +1,111 @@
+"""Official checkpoints against what is published about them; run by a user who has the files.
+
+    vivit weights verify CHECKPOINT [CLIP] [--image-size 224 224]
+
+For the five released checkpoints the shape is known, and for one of them, ViViT-B/16x2 on Kinetics-400, the first
+logits on the clip `eating_spaghetti_32_frames.npy`. Nothing else is published that could be compared; of the others
+this says what it could check and how to measure their accuracy.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from .load import from_pretrained
+
+
+@dataclass(frozen=True)
+class Release:
+    """A released checkpoint: what its tensors say, and what is published about it."""
+
+    name: str
+    encoder: str
+    embed_dim: int
+    temporal_depth: int | None
+    num_classes: int
+    accuracy: str
+    logits: tuple[float, ...] = ()
+
+
+RELEASES = (
+    Release(
+        "ViViT-B/16x2, Kinetics-400",
+        "spatiotemporal",
+        768,
+        None,
+        400,
+        "79.9 % top-1 with 4 x 3 views",
+        (-1.0543, 2.0764, -0.2104, 0.4439, -0.9658),
+    ),
+    Release("ViViT-B/16x2 FE, Kinetics-400", "factorised_encoder", 768, 4, 400, "78.4 % top-1 with 4 x 3 views"),
+    Release("ViViT-L/16x2 FE, Kinetics-400", "factorised_encoder", 1024, 24, 400, "80.3 % top-1 with 4 x 3 views"),
+    Release("ViViT-L/16x2 FE, Kinetics-600", "factorised_encoder", 1024, 24, 600, "81.6 % top-1 with 4 x 3 views"),
+    Release("ViViT-L/16x2 FE, EPIC-Kitchens", "factorised_encoder", 1024, None, 397, "43.6 % action with 4 x 1 views"),
+)
+
+ATOL = 1e-4
+
+
+def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **overrides: Any) -> str:
+    """What could be checked about a released checkpoint, as text.
+
+    `clip` is a .npy file of uint8 frames (T, H, W, 3). Raises ValueError if the logits are not the published ones.
+    """
+    options: dict[str, Any] = {"image_size": (224, 224)} | overrides
+    model = from_pretrained(source, **options).eval()
+    assert model.load_report is not None
+    lines = [model.load_report.summary]
+    release = find_release(model.config)
+    if release is None:
+        return "\n".join([*lines, f"Not one of the released checkpoints: {', '.join(r.name for r in RELEASES)}."])
+    lines.append(f"The shape of {release.name}; published: {release.accuracy} (vivit eval measures it).")
+    if not release.logits:
+        return "\n".join([*lines, "Logits: not checked, none are published for this checkpoint."])
+    if clip is None:
+        return "\n".join([*lines, "Logits: not checked; give the clip eating_spaghetti_32_frames.npy to compare them."])
+    with torch.no_grad():
+        got = model(read_clip(clip, model.config)[None])[0, : len(release.logits)]
+    error = float((got - torch.tensor(release.logits)).abs().max())
+    shown = f"{[round(x, 4) for x in got.tolist()]}, published {list(release.logits)}, at most {error:.1e} apart"
+    if not error <= ATOL:
+        raise ValueError(f"{source}: first logits {shown}; allowed is {ATOL:.0e}. Is it the clip of that name?")
+    return "\n".join([*lines, f"Logits: equal. First ones {shown}."])
+
+
+def find_release(config: ModelConfig) -> Release | None:
+    """The released checkpoint with this config's shape; depths of the temporal encoder count where they are known."""
+    for release in RELEASES:
+        same = (release.encoder, release.embed_dim, release.num_classes) == (
+            config.encoder,
+            config.embed_dim,
+            config.num_classes,
+        )
+        if same and release.temporal_depth in (None, config.temporal_depth):
+            return release
+    return None
+
+
+def read_clip(path: str | os.PathLike, config: ModelConfig) -> Tensor:
+    """uint8 frames (T, C, H, W): the short side resized to 256 (for 224) by PIL's bilinear filter, centre-cropped."""
+    from PIL import Image  # comes with torchvision
+
+    frames = np.load(Path(path), allow_pickle=False)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != config.num_frames:
+        raise ValueError(
+            f"{path}: {frames.dtype} {frames.shape}; expected uint8 ({config.num_frames}, height, width, 3)"
+        )
+    (height, width), (h, w) = frames.shape[1:3], config.image_size
+    short = round(h / config.preprocessing.crop_fraction)
+    scale = short / min(height, width)
+    size = (int(width * scale), int(height * scale))
+    top, left = (size[1] - h) // 2, (size[0] - w) // 2
+    out = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in frames]
+    return torch.from_numpy(np.stack(out)[:, top : top + h, left : left + w]).movedim(-1, 1).contiguous()

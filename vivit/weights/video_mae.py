@@ -1,0 +1,86 @@
+"""VideoMAE (v1, v2; fine-tuned or pre-trained; transformers' or the original names): a Model 1 with mean pooling.
+
+Its positions are fixed sines that the file does not hold, its keys have no bias, and after fine-tuning its last norm
+sees the mean of the tokens. Tong et al. 2022, arXiv 2203.12602; Wang et al. 2023, arXiv 2303.16727.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import huggingface
+from .image_vit import IMAGENET
+from .plan import Piece, Source, fuse_qkv, rename
+
+BLOCK = r"videomae\.encoder\.layer\.(\d+)\."
+
+HUGGINGFACE: dict[str, str] = {
+    r"videomae\.embeddings\.patch_embeddings\.projection\.(weight|bias)": r"tokenizer.proj.\1",
+    r"(?:videomae\.layernorm|fc_norm)\.(weight|bias)": r"encoder.norm.\1",
+    r"classifier\.(weight|bias)": r"head.\1",
+    BLOCK + r"attention\.attention\.([qv])_bias": r"encoder.blocks.\1.attn.\2.bias",
+    **{rf"{BLOCK}{part}\.(weight|bias)": rf"encoder.blocks.\1.{ours}.\2" for part, ours in huggingface.PARTS.items()},
+}
+
+ORIGINAL: dict[str, str] = {
+    r"(?:encoder\.)?patch_embed\.proj\.(weight|bias)": r"tokenizer.proj.\1",
+    r"(?:encoder\.)?pos_embed": "encoder.pos_embed",
+    r"(?:encoder\.)?(?:fc_)?norm\.(weight|bias)": r"encoder.norm.\1",
+    r"head\.(weight|bias)": r"head.\1",
+    r"(?:encoder\.)?blocks\.(\d+)\.attn\.([qv])_bias": r"encoder.blocks.\1.attn.\2.bias",
+    r"(?:encoder\.)?(blocks\.\d+\.(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(?:weight|bias))": r"encoder.\1",
+}
+
+IGNORED: dict[str, str] = {
+    r"decoder\..+": "decoder of the pre-training",
+    r"encoder_to_decoder\.(weight|bias)": "decoder of the pre-training",
+    r"mask_token": "mask token of the pre-training",
+}
+
+
+def is_original(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of the VideoMAE and VideoMAEv2 repositories."""
+    kernels = [tensors[n] for n in ("patch_embed.proj.weight", "encoder.patch_embed.proj.weight") if n in tensors]
+    return any(kernel.ndim == 5 for kernel in kernels)
+
+
+def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
+    """A state dict of VideoMAE → a Source. Raises ValueError."""
+    original = is_original(tensors)
+    pieces, ignored = rename(tensors, ORIGINAL if original else HUGGINGFACE, IGNORED)
+    mae = Source(path, "VideoMAE" if original else "Hugging Face VideoMAE", pieces, ignored)
+    if original:
+        mae.config = {"activation": "gelu", "norm_eps": 1e-6, "preprocessing": dict(IMAGENET)}
+        for name in [name for name in pieces if re.search(r"attn\.qkv\.weight$", name)]:
+            fused = pieces.pop(name)
+            for x, part in zip("qkv", fused.tensor.chunk(3)):
+                pieces[name.replace("qkv", x)] = Piece(part, fused.sources)
+    else:
+        mae.config, mae.notes = huggingface.read_configs(path, "videomae", configs)
+    fuse_qkv(pieces)
+    plain_norm = not {"norm.weight", "encoder.norm.weight", "videomae.layernorm.weight"}.isdisjoint(tensors)
+    if plain_norm and "head.weight" in pieces:
+        mae.inexact.append("its head sees the first token only")
+    if not plain_norm and "encoder.norm.weight" not in pieces:
+        mae.fresh["encoder.norm."] = "the pre-trained model ends without a norm; fine-tuning adds one after the mean"
+    mae.sine_positions = "encoder.pos_embed" not in pieces
+    mae.config |= {
+        "encoder": "spatiotemporal",
+        "tokenizer": "tubelet",
+        "norm_after_pool": not plain_norm,
+        "preprocessing": {"frame_stride": 4} | mae.config.get("preprocessing", dict(IMAGENET)),
+    }
+    mae.notes.append("frame_stride 4, as on Kinetics; the file does not say")
+    return mae
+
+
+def sine_positions(n: int, width: int) -> Tensor:
+    """(1, n, D): sine in the even and cosine in the odd channels of position / 10000^(2⌊i/2⌋/D)."""
+    channels = torch.arange(width, dtype=torch.float64)
+    angles = torch.arange(n, dtype=torch.float64)[:, None] / 10_000 ** (2 * (channels // 2) / width)
+    return torch.where(channels % 2 == 0, angles.sin(), angles.cos()).float()[None]
