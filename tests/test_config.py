@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from vivit.config import (
+    AugmentConfig,
     Config,
     DataConfig,
     EvalConfig,
@@ -40,7 +41,8 @@ def test_a_config_with_every_kind_of_value_is_equal_after_a_trip_through_json():
             sampled_frames=5,
             preprocessing=Preprocessing(clip_seconds=2.5, std=(0.1, 0.2, 0.3)),
         ),
-        data=DataConfig(scale_jitter=(1.0, 1.0)),
+        data=DataConfig(workers=0),
+        augment=AugmentConfig(scale_jitter=(1.0, 1.0)),
         optim=OptimConfig(grad_clip=None),
         init="weights.safetensors",
     )
@@ -57,7 +59,10 @@ def test_missing_keys_take_the_defaults():
     [
         (lambda: replace(ModelConfig(), num_head=3), "unknown setting 'num_head'; did you mean 'num_heads'?"),
         (lambda: from_dict(Config, {"optim": {"bach_size": 1}}), "unknown setting 'optim.bach_size'; did you mean"),
-        (lambda: from_dict(Config, {"zzz": 1}), "unknown setting 'zzz'; allowed: data, deterministic, device, eval"),
+        (
+            lambda: from_dict(Config, {"zzz": 1}),
+            "unknown setting 'zzz'; allowed: augment, data, deterministic, device, eval",
+        ),
         (lambda: ModelConfig(encoder="factorized_encoder"), "did you mean 'factorised_encoder'?"),
         (lambda: Config(precision="float16"), "precision is 'float16'"),
         (lambda: EvalConfig(spatial_views=2), "spatial_views is 2; allowed: 1, 3"),
@@ -104,8 +109,11 @@ def test_values_that_do_not_belong_together_are_an_error_that_says_what_does(val
         lambda: OptimConfig(label_smoothing=1),
         lambda: OptimConfig(weight_decay=-0.1),
         lambda: OptimConfig(momentum=1.0),
-        lambda: DataConfig(scale_jitter=(1.2, 1.0)),
-        lambda: DataConfig(flip=1.1),
+        lambda: AugmentConfig(scale_jitter=(1.2, 1.0)),
+        lambda: AugmentConfig(flip=1.1),
+        lambda: AugmentConfig(mixup=-0.1),
+        lambda: AugmentConfig(rand_augment_magnitude=31),
+        lambda: AugmentConfig(repeats=0),
         lambda: DataConfig(workers=-1),
         lambda: EvalConfig(temporal_views=0),
         lambda: Preprocessing(crop_fraction=0),

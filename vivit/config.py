@@ -142,10 +142,6 @@ class DataConfig:
     """The reader of the annotations (see vivit.data.sample.read)."""
     train_split: str = "train"
     eval_split: str = "val"
-    scale_jitter: tuple[float, float] = (0.9, 1.33)
-    """The resized short side is multiplied by a random factor in this range before the random crop."""
-    flip: float = 0.5
-    """Probability of mirroring left and right; set 0 where direction is the label."""
     workers: int = 2
     max_unreadable: int = 50
     """Unreadable training videos are left out and counted; more than this many stop the run."""
@@ -155,10 +151,47 @@ class DataConfig:
     """Seconds to wait for data.root to come back when it disappears during training."""
 
     def __post_init__(self):
+        _check(self.workers >= 0, f"workers is {self.workers}; it is 0 or more")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What chance does to a training clip, alike to all its frames (paper, section 4.1 and table 4)."""
+
+    scale_jitter: tuple[float, float] = (0.9, 1.33)
+    """The resized short side is multiplied by a random factor in this range before the random crop."""
+    flip: float = 0.5
+    """Probability of mirroring left and right; set 0 where direction is the label."""
+    flip_directed: bool = False
+    """Mirror also the videos whose class name says left or right."""
+    colour_jitter: float = 0.0
+    """Probability of changing brightness, contrast, saturation and hue."""
+    colour_drop: float = 0.0
+    """Probability of taking the colour away."""
+    rand_augment_layers: int = 0
+    """RandAugment: how many random operations follow one another; 0 for none."""
+    rand_augment_magnitude: float = 15.0
+    """RandAugment: how strong they are, 0 to 30."""
+    erasing: float = 0.0
+    """Probability of replacing a random box of the clip by noise."""
+    mixup: float = 0.0
+    """Two clips and their labels are mixed in a proportion drawn from Beta(mixup, mixup); 0 for never."""
+    cutmix: float = 0.0
+    """A box of another clip is pasted in, its share drawn from Beta(cutmix, cutmix); with mixup each has half."""
+    repeats: int = 1
+    """Repeated augmentation: a batch holds each of its videos this many times, augmented anew."""
+
+    def __post_init__(self):
         low, high = self.scale_jitter
         _check(0 < low <= high, f"scale_jitter is {self.scale_jitter}; it is (low, high) with 0 < low <= high")
-        _check(0 <= self.flip <= 1, f"flip is {self.flip}; it is a probability")
-        _check(self.workers >= 0, f"workers is {self.workers}; it is 0 or more")
+        for name in ("flip", "colour_jitter", "colour_drop", "erasing"):
+            _check(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; it is a probability")
+        _check(self.rand_augment_layers >= 0, f"rand_augment_layers is {self.rand_augment_layers}; it is 0 or more")
+        magnitude = self.rand_augment_magnitude
+        _check(0 <= magnitude <= 30, f"rand_augment_magnitude is {magnitude}; it lies in [0, 30]")
+        for name in ("mixup", "cutmix"):
+            _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it is 0 or more")
+        _positive(self, "repeats")
 
 
 @dataclass(frozen=True)
@@ -240,6 +273,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)

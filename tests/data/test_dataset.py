@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vivit.config import DataConfig, EvalConfig, ModelConfig, Preprocessing
+from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, Preprocessing
 from vivit.data.clips import view_starts
 from vivit.data.dataset import EvalVideos, TrainClips, eval_views, timeline
 from vivit.data.decode import Video, VideoError
@@ -85,13 +85,12 @@ def shown(clip):
 
 
 WHOLE = replace(MODEL, image_size=(48, 64), preprocessing=Preprocessing(frame_stride=3, crop_fraction=1.0))
-PLAIN = DataConfig(scale_jitter=(1.0, 1.0), flip=0.0)
+PLAIN = AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0)
 
 
-def clips_of(path, model=WHOLE, data=PLAIN, seed=0, **part):
-    return TrainClips(
-        [Sample(str(path), **part)], torch.zeros(1, 1, dtype=torch.int64), model=model, data=data, seed=seed
-    )
+def clips_of(path, model=WHOLE, augment=PLAIN, seed=0, **part):
+    labels = torch.zeros(1, 1, dtype=torch.int64)
+    return TrainClips([Sample(str(path), **part)], labels, model=model, data=DataConfig(), augment=augment, seed=seed)
 
 
 def test_training_clips_have_the_stride_and_start_anywhere_inside_the_part(video):
@@ -105,11 +104,11 @@ def test_training_clips_have_the_stride_and_start_anywhere_inside_the_part(video
 
 
 def test_a_clip_is_a_function_of_seed_epoch_and_index(video):
-    data = DataConfig()
-    a, b = clips_of(video, MODEL, data), clips_of(video, MODEL, data)
+    augment = AugmentConfig()
+    a, b = clips_of(video, MODEL, augment), clips_of(video, MODEL, augment)
     torch.rand(3), np.random.default_rng().random(3)
     assert bool((a[3, 0].video == b[3, 0].video).all())
-    different = [a[3, 0], a[4, 0], clips_of(video, MODEL, data, seed=1)[3, 0]]
+    different = [a[3, 0], a[4, 0], clips_of(video, MODEL, augment, seed=1)[3, 0]]
     assert len({tuple(clip.video.flatten().tolist()) for clip in different}) == 3
 
 
@@ -155,7 +154,7 @@ def test_a_part_without_frames_and_an_unreadable_file_are_named_not_raised(video
     labels = torch.zeros(2, 1, dtype=torch.int64)
     with pytest.raises(VideoError, match="no frame between 5.0 s and the end; the video lasts 1.60 s"):
         eval_views(samples[0], MODEL, EvalConfig())
-    train = TrainClips(samples, labels, model=MODEL, data=PLAIN, seed=0)
+    train = TrainClips(samples, labels, model=MODEL, data=DataConfig(), augment=PLAIN, seed=0)
     test = EvalVideos(samples, labels, model=MODEL, protocol=EvalConfig())
     for clip, path in [(c, s.path) for i, s in enumerate(samples) for c in (train[0, i], test[i])]:
         assert clip.video is None

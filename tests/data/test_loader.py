@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vivit.config import DataConfig, EvalConfig, ModelConfig
+from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from vivit.data.dataset import EvalVideos, TrainClips
 from vivit.data.loader import eval_loader, sample_order, train_loader
 from vivit.data.sample import Sample
@@ -25,7 +25,9 @@ def samples(tmp_path_factory):
 
 def loader(samples, *, workers=0, first_step=0, steps=6, batch_size=3, seed=5, rank=0, ranks=1):
     labels = torch.arange(len(samples))[:, None]
-    clips = TrainClips(samples, labels, model=MODEL, data=DataConfig(workers=workers), seed=seed)
+    clips = TrainClips(
+        samples, labels, model=MODEL, data=DataConfig(workers=workers), augment=AugmentConfig(), seed=seed
+    )
     how = {"batch_size": batch_size, "first_step": first_step, "steps": steps}
     return train_loader(clips, **how, rank=rank, ranks=ranks)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..config import DataConfig, EvalConfig, ModelConfig
+from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from .clips import clip_frames, random_start, view_starts
 from .decode import Video, VideoError
 from .sample import Sample
@@ -54,11 +54,12 @@ class TrainClips(Dataset[Clip]):
         *,
         model: ModelConfig,
         data: DataConfig,
+        augment: AugmentConfig,
         seed: int,
         given_up: Mapping[str, str] | None = None,
     ):
         self.samples, self.labels = samples, labels
-        self.model, self.data, self.seed = model, data, seed
+        self.model, self.data, self.augment, self.seed = model, data, augment, seed
         self.given_up = given_up or {}
         self.reading = torch.full((max(data.workers, 1), 2), -1).share_memory_()  # process id, sample
 
@@ -91,8 +92,8 @@ class TrainClips(Dataset[Clip]):
             frames,
             image_size=self.model.image_size,
             crop_fraction=self.model.preprocessing.crop_fraction,
-            scale_jitter=self.data.scale_jitter,
-            flip=self.data.flip,
+            scale_jitter=self.augment.scale_jitter,
+            flip=self.augment.flip,
             rng=rng,
         )
 

@@ -88,7 +88,13 @@ def train_in(world: World, config: Config) -> Path:
         run.say(f"broken checkpoint skipped: {line}")
     run.say(headline(config, vivit, train_samples, val_samples, world, resumed, step, steps))
     clips = TrainClips(
-        train_samples, labels, model=config.model, data=config.data, seed=config.seed, given_up=given_up(run.folder)
+        train_samples,
+        labels,
+        model=config.model,
+        data=config.data,
+        augment=config.augment,
+        seed=config.seed,
+        given_up=given_up(run.folder),
     )
     loader = train_loader(clips, batch_size=batch_size, first_step=step, steps=steps, rank=world.rank, ranks=world.size)
     model.train()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing
+from ..config import AugmentConfig, Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing
 
 TRAIN_VIDEOS, TEST_VIDEOS = 1440, 160
 
@@ -27,8 +27,8 @@ def demo() -> Config:
                 frame_stride=2, crop_fraction=48 / 56, mean=(0.25, 0.25, 0.25), std=(0.25, 0.25, 0.25)
             ),
         ),
-        # No flip: it would turn "left" into "right".
-        data=DataConfig(root="demo/data/labels.csv", scale_jitter=(1.0, 1.0), flip=0.0),
+        data=DataConfig(root="demo/data/labels.csv"),
+        augment=AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0),  # a flip would turn "left" into "right"
         optim=OptimConfig(name="adamw", lr=2e-3, batch_size=16, epochs=9, warmup_epochs=0.7, weight_decay=0.05),
         eval=EvalConfig(temporal_views=4, spatial_views=3, batch_views=48),
         run="demo/run",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing, replace
+from ..config import Config, EvalConfig, ModelConfig, OptimConfig, Preprocessing, replace
 from ..presets import preset
 
 
@@ -16,7 +16,6 @@ def finetune() -> Config:
     model: ModelConfig = preset("ViViT-S/16x2 FE", num_frames=16, drop_path=0.1)
     return Config(
         model=replace(model, preprocessing=Preprocessing(frame_stride=4)),
-        data=DataConfig(scale_jitter=(0.9, 1.33)),
         optim=OptimConfig(
             name="adamw", lr=1e-4, batch_size=16, epochs=30, warmup_epochs=2.5, weight_decay=0.05, label_smoothing=0.1
         ),
