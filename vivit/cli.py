@@ -101,7 +101,7 @@ def train(args: list[str]) -> None:
 
     name, *rest = args or ["--help"]
     if name in ("-h", "--help"):
-        lines = [f"  {name:12} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()]
+        lines = [f"  {name:21} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()]
         print("usage: vivit train RECIPE [--data.root ROOT …]; `vivit train RECIPE --help` lists every setting\n")
         print("\n".join(lines))
         return
