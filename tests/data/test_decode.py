@@ -5,14 +5,17 @@ import importlib.util
 import multiprocessing
 import os
 import pickle
+import tracemalloc
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2.functional import resize
 
 from tests.data.videos import counter_frames, read_all, read_counter, write_video
+from vivit.data import decode
 from vivit.data.decode import Video, VideoError, _runs
 
 CODECS_AND_CONTAINERS = [
@@ -353,3 +356,75 @@ def test_a_missing_backend_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchcodec.decoders", None)
     with pytest.raises(ImportError, match=r"pip install 'vivit\[torchcodec\]'"):
         Video(write_video(tmp_path / "clip.mp4", counter_frames(2)), backend="torchcodec")
+
+
+def no_scan(*args):
+    raise AssertionError("the file was read through")
+
+
+def test_with_its_index_a_file_is_not_read_through_and_is_the_same_video(coded, monkeypatch):
+    plain = Video(coded)
+    index = plain.packet_index()
+    monkeypatch.setattr(decode, "_scan", no_scan)
+    video = Video(coded, index=index)
+    assert video.frames_decoded == 0
+    np.testing.assert_array_equal(video.times, plain.times)
+    for name in ("num_frames", "fps", "duration", "height", "width", "problem"):
+        assert getattr(video, name) == getattr(plain, name), name
+    assert video.packet_index() == index
+    truth = read_all(coded)
+    for indices in ORDERS.values():
+        np.testing.assert_array_equal(as_hwc(video.frames(indices)), truth[indices])
+    assert video.frames([39]).equal(plain.frames([39]))
+
+
+def test_the_index_of_a_file_that_has_changed_since_is_put_aside(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.mp4", counter_frames(10))
+    index = Video(path).packet_index()
+    write_video(path, counter_frames(20))
+    assert Video(path, index=index).num_frames == 20
+    index = Video(path).packet_index()
+    os.utime(path, ns=(0, index.mtime_ns + 1))
+    monkeypatch.setattr(decode, "_scan", no_scan)
+    with pytest.raises(AssertionError, match="read through"):
+        Video(path, index=index)
+
+
+def test_bytes_are_a_video_like_their_file_and_errors_call_them_by_their_name(coded, monkeypatch):
+    video = Video("000.tar#clip", data=coded.read_bytes())
+    assert video.frames(range(40)).equal(Video(coded).frames(range(40)))
+    again = Video("000.tar#clip", data=coded.read_bytes(), index=video.packet_index())
+    assert again.frames([7, 3]).equal(video.frames([7, 3]))
+    with pytest.raises(VideoError, match="000.tar#clip: cannot be read as a video"):
+        Video("000.tar#clip", data=b"no video")
+
+
+def test_bytes_that_point_to_other_files_open_none(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", counter_frames(3))
+    for text in (f"ffconcat version 1.0\nfile {path}\n", f"#EXTM3U\n#EXTINF:1,\nfile:{path}\n#EXT-X-ENDLIST\n"):
+        with pytest.raises(VideoError, match="cannot be read as a video"):
+            Video("list", data=text.encode())
+
+
+@pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
+def test_frames_made_smaller_in_chunks_are_those_made_smaller_together(tmp_path, backend):
+    if backend == "torchcodec":
+        _torchcodec_or_skip()
+    path = write_video(tmp_path / "clip.mp4", counter_frames(40, 66, 100), rotation=90)
+    video = Video(path, backend=backend)
+    for transform in (lambda clip: resize(clip, [20, 30], antialias=True), lambda clip: clip[..., 3:9], torch.clone):
+        for indices in (range(40), [39, 0, 0, 17, *range(20, 5, -1)], [4], []):
+            together = transform(video.frames(indices))
+            assert video.frames(indices, transform=transform).equal(together)
+
+
+def test_frames_made_smaller_are_decoded_once_and_only_a_few_are_large_at_a_time(tmp_path):
+    video = Video(write_video(tmp_path / "clip.mp4", counter_frames(60, 256, 256), keyint=60))
+    before, sizes = video.frames_decoded, []
+    tracemalloc.start()
+    video.frames(range(60), transform=lambda clip: sizes.append(len(clip)) or clip[..., :1, :1].clone())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert video.frames_decoded - before == 60
+    assert sum(sizes) == 60
+    assert peak < 3 * decode.CHUNK * 256 * 256 * 3 < 60 * 256 * 256 * 3

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 import numpy as np
@@ -163,11 +164,8 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
     clips = [[clock[clip_frames(s, len(clock), **how)] for s in group] for group in starts]
 
     needed, where = np.unique(np.concatenate([np.concatenate(group) for group in clips]), return_inverse=True)
-    frames = resize_for_eval(
-        video.frames(needed.tolist()),
-        image_size=model.image_size,
-        crop_fraction=model.preprocessing.crop_fraction,
-    )
+    size = {"image_size": model.image_size, "crop_fraction": model.preprocessing.crop_fraction}
+    frames = video.frames(needed.tolist(), transform=partial(resize_for_eval, **size))
     positions = iter(where.reshape(-1, model.num_frames))
     rng = np.random.default_rng(seed)
     views = []

@@ -4,6 +4,10 @@ A `Video` is an index (which frames there are, when each is shown, where decodin
 be pickled, kept, and used in forked or spawned workers. Frames are named by their presentation time stamps, which makes
 B-frames, edit lists and variable frame rates come out right. Pixels count as square and frames as progressive.
 
+Making the index means reading all of the file once, which for an hour of video takes long. `Video.packet_index` gives
+it in a small form, which `vivit data check` keeps in its manifest; a Video that is given one reads nothing until frames
+are asked for. Where the file's size or date is no longer what it was, the index is put aside and the file read again.
+
 What a damaged file does:
 
 * no readable container, no picture, or not one frame that decodes: VideoError from the constructor;
@@ -14,14 +18,15 @@ What a damaged file does:
 """
 
 import importlib
+import io
 import logging
 import operator
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal, get_args
 
 import av
@@ -32,6 +37,8 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from .packets import PacketIndex, Survey
+
 Backend = Literal["pyav", "torchcodec"]
 
 # FFmpeg itself would also take play lists, subtitles and still images for videos.
@@ -39,6 +46,7 @@ CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
 MAX_SIDE = 16384  # pixels
 MAX_PIXELS = 2**26  # of one frame: 8192 x 8192
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
+CHUNK = 8  # frames that are kept at full size while they are made smaller
 SEEK_COST = 8  # a seek costs about as much as decoding this many frames in vain
 
 
@@ -70,53 +78,101 @@ class Video:
     Raises VideoError for a file without frames, ImportError for a backend that cannot be imported.
     """
 
-    def __init__(self, path: str | os.PathLike, *, backend: Backend = "pyav"):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        data: bytes | None = None,
+        index: PacketIndex | None = None,
+        backend: Backend = "pyav",
+    ):
+        """`data`: the bytes of the file, where `path` is only a name. `index`: what an earlier Video found."""
         if backend not in get_args(Backend):
             raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(get_args(Backend))}")
         if backend == "torchcodec":
             _torchcodec_decoder()  # a missing package is said here, not in the first worker
-        self.path = _regular_file(path)
+        self.path = _regular_file(path) if data is None else os.fsdecode(path)
         self.backend = backend
         self.frames_decoded = 0
+        self._data = data
+        self._size, self._mtime_ns = _stamp(self.path) if data is None else (len(data), 0)
 
-        scan = _scan(self.path)
-        self._counted = scan.pts is None
-        self._key_stamps = scan.key_stamps
-        # Without trustworthy stamps, a frame's name is its place in what the decoder gives from the start of the file.
-        self._pts = np.arange(self._count_frames()) if scan.pts is None else scan.pts
-        first, self.height, self.width = self._first_frame()
-        self._keep(self._pts[first:])
-        if scan.ended_early and not self._counted:
-            self._drop_broken_tail()
-
+        known = index is not None and (index.size, index.mtime_ns) == (self._size, self._mtime_ns)
+        survey = Survey.from_text(index.text) if index and known else self._survey()
+        self._pts, self._keys, self._counted = survey.pts, survey.keys, survey.counted
+        self._tick, self._last = survey.tick, survey.last
+        self.height, self.width, self.problem = survey.height, survey.width, survey.problem
         self.num_frames = len(self._pts)
-        self.times = (self._pts - self._pts[0]) * scan.tick
-        last = scan.durations.get(int(self._pts[-1]), 0) * scan.tick or 1 / scan.rate
-        self.duration = float(self.times[-1]) + last
-        self.fps = (self.num_frames - 1) / float(self.times[-1]) if self.num_frames > 1 else 1 / last
-        self.problem = _problem(scan, self.num_frames, first)
-        if self.problem:
+        self.times = (self._pts - self._pts[0]) * self._tick
+        self.duration = float(self.times[-1]) + self._last
+        self.fps = (self.num_frames - 1) / float(self.times[-1]) if self.num_frames > 1 else 1 / self._last
+        if self.problem and not known:
             logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
 
-    def frames(self, indices: Sequence[int]) -> torch.Tensor:
+    def packet_index(self) -> PacketIndex:
+        """What this object knows of the file, to be kept and given to the next `Video` of it."""
+        survey = Survey(
+            self.height, self.width, self._tick, self._last, self._counted, self._pts, self._keys, self.problem
+        )
+        return PacketIndex(self._size, self._mtime_ns, survey.to_text())
+
+    def frames(
+        self, indices: Sequence[int], *, transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """The frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
-        Raises ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
+        `transform` maps a few frames (n, C, H, W) to what is kept of them, (n, …); then no more than CHUNK frames are
+        held at full size. Raises ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that
+        does not decode.
         """
         wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
         if ((wanted < 0) | (wanted >= self.num_frames)).any():
             raise ValueError(f"got frames {wanted.tolist()} of {self.path}; allowed are 0 to {self.num_frames - 1}")
+        if transform is not None:
+            return self._transformed(wanted, transform)
         if self.backend == "torchcodec" and len(wanted):
-            return self._torchcodec_frames(wanted.tolist())
+            return next(self._torchcodec_frames([wanted.tolist()]))
         images = torch.empty((len(wanted), self.height, self.width, 3), dtype=torch.uint8)
-        missing = set(wanted.tolist())
+        for index, image in self.images(np.unique(wanted)):
+            images.numpy()[wanted == index] = image
+        return images.permute(0, 3, 1, 2)
+
+    def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; little is held in memory.
+
+        A frame that had to be looked for again comes late. Raises VideoError if one does not decode.
+        """
+        missing = {int(index) for index in indices}
         reformatter = VideoReformatter()
         for index, frame in self._decode(sorted(missing)):
-            images.numpy()[wanted == index] = _upright_rgb(frame, reformatter, self.height, self.width)
             missing.discard(index)
+            yield index, _upright_rgb(frame, reformatter, self.height, self.width)
         if missing:
             raise VideoError(self.path, f"frame {min(missing)} of {self.num_frames} does not decode", "intact packets")
-        return images.permute(0, 3, 1, 2)
+
+    def _transformed(self, wanted: np.ndarray, transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        order: list[int] = []
+        parts: list[torch.Tensor] = []
+        for numbers, chunk in self._chunks(np.unique(wanted).tolist()):
+            order += numbers
+            parts.append(transform(chunk))
+        if not parts:
+            return transform(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8))
+        place = {index: i for i, index in enumerate(order)}
+        found = [place[index] for index in wanted.tolist()]
+        frames = torch.cat(parts)
+        return frames if found == list(range(len(frames))) else frames[found]
+
+    def _chunks(self, wanted: list[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Numbers and frames (n, C, H, W), at most CHUNK at a time."""
+        chunks = [wanted[first : first + CHUNK] for first in range(0, len(wanted), CHUNK)]
+        if self.backend == "torchcodec":
+            yield from zip(chunks, self._torchcodec_frames(chunks))
+            return
+        stream = self.images(wanted)
+        for chunk in chunks:
+            found = list(islice(stream, len(chunk)))
+            yield [index for index, _ in found], torch.from_numpy(np.stack([i for _, i in found])).permute(0, 3, 1, 2)
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
         """The frames shown at these times, (T, C, H, W) uint8 RGB: the last that appeared by then, clamped to the ends.
@@ -135,14 +191,14 @@ class Video:
         Each run of near frames is read from its key frame; what that does not give (gradual refresh, damage, a seek
         that fails or lands late) is looked for from the start of the file.
         """
-        with _open(self.path) as (container, stream):
+        with self._open() as (container, stream):
             for run in _runs(wanted, self._keys):
                 missing = set(run)
                 if not self._counted:
                     key = self._keys[bisect_right(self._keys, run[0]) - 1]
                     yield from self._forward(container, stream, missing, key)
                 if missing:
-                    with _open(self.path) as (fresh, fresh_stream):
+                    with self._open() as (fresh, fresh_stream):
                         yield from self._forward(fresh, fresh_stream, missing)
 
     def _forward(
@@ -165,20 +221,39 @@ class Video:
             if not missing or index > last + REORDER:
                 return
 
+    def _survey(self) -> Survey:
+        """Read all packets and decode the first frame, and the last ones of a file that ends early."""
+        with self._open() as (container, stream):
+            scan = _scan(container, stream, self._size)
+        self._counted = scan.pts is None
+        self._key_stamps = scan.key_stamps
+        # Without trustworthy stamps, a frame's name is its place in what the decoder gives from the start of the file.
+        self._pts = np.arange(self._count_frames()) if scan.pts is None else scan.pts
+        first, self.height, self.width = self._first_frame()
+        self._keep(self._pts[first:])
+        if scan.ended_early and not self._counted:
+            self._drop_broken_tail()
+        last = scan.durations.get(int(self._pts[-1]), 0) * scan.tick or 1 / scan.rate
+        problem = _problem(scan, len(self._pts), first)
+        return Survey(self.height, self.width, scan.tick, last, self._counted, self._pts, self._keys, problem)
+
+    def _open(self) -> AbstractContextManager[tuple[InputContainer, av.VideoStream]]:
+        return _open(self.path, self._data)
+
     def _index_of(self, pts: int | None) -> int:
         """The number of the frame with this stamp, -1 if the index has no such frame."""
         index = int(np.searchsorted(self._pts, pts)) if pts is not None else len(self._pts)
         return index if index < len(self._pts) and self._pts[index] == pts else -1
 
     def _count_frames(self) -> int:
-        with _open(self.path) as (container, stream):
+        with self._open() as (container, stream):
             count = sum(1 for _ in _decoded_frames(container, stream))
         self.frames_decoded += count
         return count
 
     def _first_frame(self) -> tuple[int, int, int]:
         """Number, height and width of the first frame that decodes."""
-        with _open(self.path) as (container, stream):
+        with self._open() as (container, stream):
             for index, frame in self._forward(container, stream, set(range(len(self._pts)))):
                 sideways = _turns(frame)[0]
                 return (index, frame.width, frame.height) if sideways else (index, frame.height, frame.width)
@@ -200,12 +275,15 @@ class Video:
                 return
         raise VideoError(self.path, "not one of its video packets decodes cleanly")
 
-    def _torchcodec_frames(self, indices: list[int]) -> torch.Tensor:
+    def _torchcodec_frames(self, chunks: Sequence[list[int]]) -> Iterator[torch.Tensor]:
+        """The frames of each chunk, from one decoder."""
         try:
-            decoder = _torchcodec_decoder()(self.path, num_ffmpeg_threads=1, device="cpu")
+            decoder = _torchcodec_decoder()(self._data or self.path, num_ffmpeg_threads=1, device="cpu")
             found = len(decoder)
             if found == self.num_frames:
-                return decoder.get_frames_at(indices).data
+                for indices in chunks:
+                    yield decoder.get_frames_at(indices).data
+                return
         except (RuntimeError, ValueError, IndexError) as error:
             raise VideoError(self.path, f"torchcodec: {error}") from error
         raise VideoError(self.path, f"torchcodec finds {found} frames", f'{self.num_frames}, as backend="pyav" finds')
@@ -224,47 +302,46 @@ class _Scan:
     ended_early: bool
 
 
-def _scan(path: str) -> _Scan:
+def _scan(container: InputContainer, stream: av.VideoStream, size: int) -> _Scan:
     """Read all packets. Sound is read as well: it tells how far a file reaches whose video stops earlier."""
-    with _open(path) as (container, stream):
-        avi = container.format.name == "avi"
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        tick = float(stream.time_base or 1 / rate)
-        # AVI numbers packets in the order of decoding; with B-frames this is not the order of showing.
-        ordered = not (avi and stream.codec_context.has_b_frames)
-        damaged, end = False, 0.0
-        pts: list[int] = []
-        keys: list[int] = []
-        durations: dict[int, int] = {}
-        try:
-            for number, packet in enumerate(container.demux()):
-                if number > os.path.getsize(path):  # a packet has at least one byte: the file lies
-                    damaged = True
-                    break
-                if packet.size == 0 or packet.stream.type not in ("video", "audio"):
-                    continue
-                damaged |= packet.is_corrupt
-                if packet.pts is not None:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream_index != stream.index or packet.is_discard:
-                    continue
-                ordered &= packet.pts is not None
-                stamp = packet.pts or 0
-                pts.append(stamp)
-                durations[stamp] = packet.duration or 0
-                if packet.is_keyframe:
-                    keys.append(stamp)
-        except FFmpegError:
-            damaged = True
+    avi = container.format.name == "avi"
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    tick = float(stream.time_base or 1 / rate)
+    # AVI numbers packets in the order of decoding; with B-frames this is not the order of showing.
+    ordered = not (avi and stream.codec_context.has_b_frames)
+    damaged, end = False, 0.0
+    pts: list[int] = []
+    keys: list[int] = []
+    durations: dict[int, int] = {}
+    try:
+        for number, packet in enumerate(container.demux()):
+            if number > size:  # a packet has at least one byte: the file lies
+                damaged = True
+                break
+            if packet.size == 0 or packet.stream.type not in ("video", "audio"):
+                continue
+            damaged |= packet.is_corrupt
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index != stream.index or packet.is_discard:
+                continue
+            ordered &= packet.pts is not None
+            stamp = packet.pts or 0
+            pts.append(stamp)
+            durations[stamp] = packet.duration or 0
+            if packet.is_keyframe:
+                keys.append(stamp)
+    except FFmpegError:
+        damaged = True
 
-        declared = stream.frames / rate if avi else (container.duration or 0) / av.time_base
-        if avi or container.format.name.startswith(("mov", "matroska")):  # the others have no length in the header
-            slack = 0.2 if len(container.streams) > 1 else 0.0  # sound may start a little before 0
-            damaged |= end < declared - 1.5 / rate - slack
-        declared_frames = stream.frames or round(declared * rate)
-        if not ordered:
-            return _Scan(None, [], {}, 1 / rate, rate, declared_frames, damaged)
-        return _Scan(np.unique(np.array(pts, dtype=np.int64)), keys, durations, tick, rate, declared_frames, damaged)
+    declared = stream.frames / rate if avi else (container.duration or 0) / av.time_base
+    if avi or container.format.name.startswith(("mov", "matroska")):  # the others have no length in the header
+        slack = 0.2 if len(container.streams) > 1 else 0.0  # sound may start a little before 0
+        damaged |= end < declared - 1.5 / rate - slack
+    declared_frames = stream.frames or round(declared * rate)
+    if not ordered:
+        return _Scan(None, [], {}, 1 / rate, rate, declared_frames, damaged)
+    return _Scan(np.unique(np.array(pts, dtype=np.int64)), keys, durations, tick, rate, declared_frames, damaged)
 
 
 def _problem(scan: _Scan, found: int, dropped: int) -> str | None:
@@ -276,12 +353,14 @@ def _problem(scan: _Scan, found: int, dropped: int) -> str | None:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+def _open(path: str, data: bytes | None = None) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """The container and its first video stream, decoded in one thread; errors of FFmpeg become VideoError."""
-    limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    protocol = "file" if data is None else "none"  # bytes have no reason to open anything
+    limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": protocol, "max_pixels": str(MAX_PIXELS)}
+    # "file:" keeps a colon in a name from being read as a protocol. PyAV keeps FFmpeg quiet unless told otherwise.
+    source = f"file:{path}" if data is None else io.BytesIO(data)
     try:
-        # "file:" keeps a colon in a name from being read as a protocol. PyAV keeps FFmpeg quiet unless told otherwise.
-        with av.open(f"file:{path}", options=limits, metadata_errors="replace") as container:
+        with av.open(source, "r", options=limits, metadata_errors="replace") as container:
             pictures = [
                 stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
             ]
@@ -306,9 +385,18 @@ def _regular_file(path: str | os.PathLike) -> str:
     if not os.path.isfile(name):  # also keeps pipes and devices from blocking
         what = "is a directory" if os.path.isdir(name) else "is not a regular file"
         raise VideoError(name, what if os.path.exists(name) else "no such file", "the path of a video file")
-    if os.path.getsize(name) == 0:
-        raise VideoError(name, "is empty (0 bytes)")
     return name
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size in bytes and date of the last change in nanoseconds, of a file that is not empty."""
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise VideoError(path, f"cannot be looked at ({error.strerror})") from error
+    if facts.st_size == 0:
+        raise VideoError(path, "is empty (0 bytes)")
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:

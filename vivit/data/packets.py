@@ -1,0 +1,103 @@
+"""What reading all packets of a video found out, small enough to keep for every file of a data set.
+
+Stamps are stored as runs of equal steps; those that only rounding makes uneven (webm counts milliseconds) as a line.
+Key frames are stored as runs of equal distances.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Ints = np.ndarray
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """Lets `Video(path, index=…)` open a file without reading all of it, as long as its size and date are these."""
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Date of the last change; 0 for bytes inside a tar file."""
+    text: str
+    """A `Survey` as JSON."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The frames of a video and where decoding may start."""
+
+    height: int
+    width: int
+    tick: float
+    """Seconds."""
+    last: float
+    """Seconds for which the last frame is shown."""
+    counted: bool
+    """The stamps do not order the frames: a frame's name is its place in what the decoder gives."""
+    pts: Ints
+    """(num_frames,) int64, ascending, in ticks."""
+    keys: list[int]
+    """Numbers of the frames at which decoding may start; the first is 0."""
+    problem: str | None
+
+    def to_text(self) -> str:
+        keys = _runs(np.array(self.keys))
+        values = [self.height, self.width, self.tick, self.last, int(self.counted), pack(self.pts), keys, self.problem]
+        return json.dumps(values, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> Survey:
+        height, width, tick, last, counted, stamps, keys, problem = json.loads(text)
+        return cls(height, width, tick, last, bool(counted), unpack(stamps), unpack(keys).tolist(), problem)
+
+
+def pack(stamps: Ints) -> list:
+    """Ascending integers → ["line", first, slope, begin, n], or [first, step, times, step, times …]."""
+    runs = _runs(stamps)
+    line = _line(stamps) if len(runs) > 5 else None
+    return line or runs
+
+
+def unpack(packed: Sequence) -> Ints:
+    """The inverse of `pack`: (n,) int64."""
+    if packed[0] == "line":
+        _, first, slope, begin, n = packed
+        return first + np.floor(begin + slope * np.arange(n)).astype(np.int64)
+    steps = np.repeat(packed[1::2], packed[2::2]) if len(packed) > 1 else []
+    return np.cumsum([packed[0], *steps], dtype=np.int64)
+
+
+def _runs(stamps: Ints) -> list[int]:
+    steps = np.diff(stamps)
+    if not len(steps):
+        return [int(stamps[0])]
+    begins = np.flatnonzero(np.diff(steps, prepend=steps[0] - 1))
+    times = np.diff(begins, append=len(steps))
+    return [int(stamps[0]), *np.stack([steps[begins], times], axis=1).ravel().tolist()]
+
+
+def _line(stamps: Ints) -> list | None:
+    """The line whose values, rounded down, are the stamps; None if there is none.
+
+    Where a line of some slope may begin is an interval; its width is concave in the slope, hence the search.
+    """
+    rises, places = stamps - stamps[0], np.arange(len(stamps))
+
+    def begins(slope: float) -> tuple[float, float]:
+        rest = rises - slope * places
+        return float(rest.max()), float(rest.min()) + 1
+
+    mean = rises[-1] / places[-1]
+    low, high = mean - 1 / places[-1], mean + 1 / places[-1]
+    for _ in range(60):
+        third = (high - low) / 3
+        left, right = ((b - a) for a, b in (begins(low + third), begins(high - third)))
+        low, high = (low + third, high) if left < right else (low, high - third)
+    slope = float(low + high) / 2
+    line = ["line", int(stamps[0]), slope, sum(begins(slope)) / 2, len(stamps)]
+    return line if np.array_equal(unpack(line), stamps) else None
