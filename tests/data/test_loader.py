@@ -132,8 +132,8 @@ def test_a_batch_of_unreadable_files_weighs_nothing(samples):
 def test_micro_batches_are_the_batch_in_parts(samples, size, parts):
     (batch,) = stream(samples, batch_size=7, steps=1)
     split = batch.split(size)
-    assert [len(video) for video, _, _ in split] == parts
-    for whole, pieces in zip((batch.video, batch.labels, batch.weights), zip(*split)):
+    assert [len(video) for video, *_ in split] == parts
+    for whole, pieces in zip((batch.video, batch.labels, batch.weights, batch.seeds), zip(*split)):
         assert bool((torch.cat(pieces) == whole).all())
 
 

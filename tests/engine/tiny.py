@@ -60,6 +60,8 @@ def tiny_config(root: Path | str, run: Path | str, **changes) -> Config:
             depth=2,
             temporal_depth=1,
             num_heads=2,
+            drop_path=0.2,
+            dropout=0.1,
             preprocessing=Preprocessing(frame_stride=1),
         ),
         data=DataConfig(root=str(root), workers=0),

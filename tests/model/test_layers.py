@@ -6,17 +6,18 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from vivit.model.encoders import drop_path_rates
 from vivit.model.layers import (
     Attention,
-    Block,
     TimeSpaceBlock,
     attend_all,
     attend_space,
     attend_time,
     attend_time_and_space,
+    draw,
+    drop_rows,
+    dropout,
 )
 from vivit.model.vivit import ViViT
 
@@ -97,16 +98,49 @@ def test_a_block_of_model_3_adds_time_space_and_mlp_in_its_order(order):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.75])
-def test_drop_path_skips_whole_samples_and_keeps_the_mean(rate):
-    block = Block(tiny.config(), drop_path=rate).train()
-    assert isinstance(block.drop_path, StochasticDepth)
-    x = torch.ones(20_000, 1, 3)
-    out = block.drop_path(x)
+def test_stochastic_depth_skips_whole_rows_and_keeps_the_mean(rate):
+    noise = draw(torch.arange(20_000), 1)[:, 0]
+    out = drop_rows(torch.ones(20_000, 1, 3), rate, noise)
     kept = out[:, 0, 0] != 0
     assert bool(((out == 0).all(dim=(1, 2)) | ((out - 1 / (1 - rate)).abs() < 1e-5).all(dim=(1, 2))).all())
     assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.02)
     assert out.mean().item() == pytest.approx(1.0, abs=0.04)
-    assert bool((block.eval().drop_path(x) == x).all())
+    x = torch.randn(4, 2, 3)
+    assert drop_rows(x, rate, None) is x
+
+
+def test_dropout_zeroes_elements_on_their_own_and_keeps_the_mean():
+    out = dropout(torch.ones(4, 100, 100), 0.25, torch.arange(4))
+    share = (out == 0).float()
+    assert share.mean(dim=(1, 2)).tolist() == pytest.approx([0.25] * 4, abs=0.02)
+    assert share.mean(dim=0).std().item() == pytest.approx((0.25 * 0.75 / 4) ** 0.5, rel=0.05)  # rows are independent
+    assert out[share == 0].unique().tolist() == pytest.approx([1 / 0.75])
+
+
+def test_drawn_numbers_are_uniform_independent_and_a_function_of_the_row_alone():
+    drawn = draw(torch.arange(200), 10, 6)
+    assert bool((draw(torch.tensor([7, 3]), 10, 6) == drawn[[7, 3]]).all())
+    assert drawn.min() >= 0
+    assert drawn.max() < 2**32
+    assert drawn.unique().numel() == drawn.numel()
+    counts = torch.histc(drawn.double(), bins=16, min=0, max=2**32)
+    expected = drawn.numel() / 16
+    assert ((counts - expected) ** 2 / expected).sum().item() < 37.7  # chi-squared, 15 degrees of freedom, p = 0.001
+    for bits in (drawn >> 31, drawn & 1):
+        x = bits.double().flatten(1) - 0.5
+        correlation = (x @ x.T / x.shape[1] * 4).fill_diagonal_(0)
+        assert correlation.abs().max().item() < 0.7  # 60 signs of either row: six standard deviations are 0.77
+
+
+def test_what_a_clip_loses_does_not_depend_on_the_batch_it_is_in():
+    model = tiny.model(dropout=0.2, drop_path=0.5).train()
+    video, seeds = tiny.video(model, 1).repeat(3, 1, 1, 1, 1), torch.tensor([5, 5, 6])
+    with torch.no_grad():
+        model.head.weight.normal_()
+        together = model(video, seeds)
+        alone = torch.cat([model(video[i : i + 1], seeds[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(together[0], together[2])
 
 
 def test_drop_path_rates_grow_from_zero_to_the_rate_over_each_transformer():
@@ -115,7 +149,7 @@ def test_drop_path_rates_grow_from_zero_to_the_rate_over_each_transformer():
     assert drop_path_rates(config, 1) == [0.0]
     encoder = ViViT(config).encoder
     for part, rates in ((encoder.spatial, [0, 0.1, 0.2, 0.3, 0.4]), (encoder.temporal, [0, 0.2, 0.4])):
-        assert [block.drop_path.p for block in part.blocks] == pytest.approx(rates)
+        assert [block.drop_path for block in part.blocks] == pytest.approx(rates)
 
 
 def test_dropout_acts_in_training_only():

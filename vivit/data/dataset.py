@@ -39,6 +39,8 @@ class Clip:
     """(L,) int64, one per label set."""
     problem: str | None = None
     """Why `video` is None: the file and what is wrong with it."""
+    seed: int = 0
+    """Training: for chance inside the model, a pure function of (seed, epoch, index)."""
 
 
 class TrainClips(Dataset[Clip]):
@@ -77,7 +79,8 @@ class TrainClips(Dataset[Clip]):
                 video = self._clip(sample, np.random.default_rng((self.seed, epoch, index)))
         except VideoError as error:
             return Clip(index, None, self.labels[index], str(error))
-        return Clip(index, video, self.labels[index])
+        seed = np.random.default_rng((self.seed, epoch, index, 1)).integers(2**32)
+        return Clip(index, video, self.labels[index], seed=int(seed))
 
     def blame(self, process: int) -> int | None:
         """The sample that the worker with this process id was reading."""

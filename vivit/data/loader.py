@@ -25,19 +25,21 @@ class Batch:
     """(B, L) int64."""
     weights: Tensor
     """(B,) float32, 1 or 0."""
+    seeds: Tensor
+    """(B,) int64, one a clip, for chance inside the model."""
     indices: tuple[int, ...]
     """Which samples they are; -1 for padding."""
     problems: dict[int, str]
     """Samples that could not be read, and why; they are left out, not replaced."""
 
     def pin_memory(self) -> Batch:
-        tensors = {name: getattr(self, name).pin_memory() for name in ("video", "labels", "weights")}
+        tensors = {name: getattr(self, name).pin_memory() for name in ("video", "labels", "weights", "seeds")}
         return replace(self, **tensors)
 
-    def split(self, size: int | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Micro-batches (video, labels, weights) of at most `size` clips."""
-        size = size or len(self.weights)
-        return list(zip(self.video.split(size), self.labels.split(size), self.weights.split(size)))
+    def split(self, size: int | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Micro-batches (video, labels, weights, seeds) of at most `size` clips."""
+        parts = (x.split(size or len(self.weights)) for x in (self.video, self.labels, self.weights, self.seeds))
+        return list(zip(*parts))
 
 
 def train_loader(
@@ -112,14 +114,16 @@ def collate(clips: Sequence[Clip], *, size: int, shape: tuple[int, ...]) -> Batc
     video = torch.zeros(size, *shape, dtype=torch.uint8)
     labels = torch.zeros(size, len(clips[0].labels), dtype=torch.int64)
     weights = torch.zeros(size)
+    seeds = torch.zeros(size, dtype=torch.int64)
     for i, clip in enumerate(clips):
         labels[i] = clip.labels
         if clip.video is not None:
-            video[i], weights[i] = clip.video, 1
+            video[i], weights[i], seeds[i] = clip.video, 1, clip.seed
     return Batch(
         video=video,
         labels=labels,
         weights=weights,
+        seeds=seeds,
         indices=tuple(clip.index for clip in clips) + (-1,) * (size - len(clips)),
         problems={clip.index: clip.problem for clip in clips if clip.problem is not None},
     )

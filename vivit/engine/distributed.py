@@ -92,7 +92,7 @@ def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bo
     blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
     for block in blocks:
         if config.checkpoint_activations:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
         if config.compile:
             block.compile()
     if config.shard == "fsdp" and world.size > 1:

@@ -107,16 +107,13 @@ def train_in(world: World, config: Config) -> Path:
             lr = learning_rate(step, base=config.optim.lr, warmup_steps=warmup_steps, total_steps=steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
-            torch.manual_seed(
-                (config.seed * 1_000_003 + step) * world.size + world.rank
-            )  # for dropout: a function of the step
             optimizer.zero_grad(set_to_none=True)
             micro_batches = batch.split(config.scale.micro_batch)
             losses = []
-            for i, (video, target, weight) in enumerate(micro_batches):
+            for i, (video, target, weight, seeds) in enumerate(micro_batches):
                 with synchronised(model, last=i == len(micro_batches) - 1):
                     with autocast(world.device, config.precision):
-                        logits = model(video.to(world.device, non_blocking=True))
+                        logits = model(video.to(world.device, non_blocking=True), seeds.to(world.device))
                     target, weight = (x.to(world.device, non_blocking=True) for x in (target, weight))
                     loss = cross_entropy(logits, target, sizes, label_smoothing=config.optim.label_smoothing)
                     # Gradients are averaged over processes: the sum over the step's clips, by their number in all.

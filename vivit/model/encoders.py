@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .layers import Block, TimeSpaceBlock, attend_time_and_space
+from .layers import Block, TimeSpaceBlock, attend_time_and_space, draw, dropout
 
 
 class Transformer(nn.Module):
@@ -27,19 +27,20 @@ class Transformer(nn.Module):
         tokens = grid[0] * grid[1] * grid[2] + has_cls
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if has_cls else None
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, config.embed_dim))
-        self.pos_drop = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.pool = first_token if has_cls else mean_over_tokens
         self.read = pool_then_norm if config.norm_after_pool else norm_then_pool
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, …, D) → (B, D)
+    def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, …, D) → (B, D); seeds (B,)
+        noise = draw(seeds, len(self.blocks) + 1, 6).unbind(1) if seeds is not None else None
         x = tokens.flatten(1, -2)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = self.pos_drop(x + self.pos_embed)
-        for block in self.blocks:
-            x = block(x)
+        x = dropout(x + self.pos_embed, self.dropout, noise[-1][:, 0] if noise else None)
+        for i, block in enumerate(self.blocks):
+            x = block(x, noise[i] if noise else None)
         return self.read(x, norm=self.norm, pool=self.pool)
 
     def resize(self, grid: tuple[int, int, int]) -> None:
@@ -86,9 +87,11 @@ class FactorisedEncoder(nn.Module):
             temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
             self.temporal = Transformer(config, grid=(t, 1, 1), blocks=[*temporal])
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, t, s, D) → (B, D)
-        frames = self.spatial(rearrange(tokens, "B t s D -> (B t) s D"))
-        return self.temporal(rearrange(frames, "(B t) D -> B t D", t=tokens.shape[1]))
+    def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, t, s, D) → (B, D); seeds (B,)
+        t = tokens.shape[1]
+        frame_seeds = draw(seeds, t).flatten() if seeds is not None else None
+        frames = self.spatial(rearrange(tokens, "B t s D -> (B t) s D"), frame_seeds)
+        return self.temporal(rearrange(frames, "(B t) D -> B t D", t=t), seeds)
 
     def resize(self, grid: tuple[int, int, int]) -> None:
         """Interpolate the spatial and the temporal positions to another grid (t, h, w)."""
@@ -99,7 +102,7 @@ class FactorisedEncoder(nn.Module):
 
 
 class MeanOverTime(nn.Module):
-    def forward(self, frames: Tensor) -> Tensor:  # (B, t, D) → (B, D)
+    def forward(self, frames: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, t, D) → (B, D)
         return frames.mean(dim=1)
 
 

@@ -2,21 +2,26 @@
 
 Sequences are (B, n, D). Encoders that attend over space or time only keep the tokens of a clip in one sequence of
 n = t·s, time first, and differ in the `attend` function of their blocks.
+
+Dropout and stochastic depth are functions of an argument, `noise`: random integers of each row, drawn from the seed of
+its clip. So a clip loses the same in whatever batch it is, on any number of devices, and when its activations are
+computed again. Without noise (evaluation) nothing is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from ..config import ModelConfig
 
+MASK = 2**32 - 1
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values and result are (B, n, a, k)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -50,6 +55,33 @@ def attend_time_and_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
     return torch.cat((attend_time(q_time, k_time, v_time, t=t), attend_space(q_space, k_space, v_space, t=t)), dim=2)
 
 
+def draw(seeds: Tensor, *shape: int) -> Tensor:
+    """Random integers below 2³², (B, *shape), from one seed a row (B,): a hash of seed and place, the same anywhere."""
+    index = torch.arange(math.prod(shape), device=seeds.device).view(1, *shape)
+    return _hash(_hash(seeds.view(-1, *(1 for _ in shape))) + index * 0x9E3779B9)
+
+
+def _hash(x: Tensor) -> Tensor:
+    """Mixes the lower 32 bits of int64 (xor-shift and multiply, two rounds)."""
+    x = (x ^ ((x & MASK) >> 16)) * 0x7FEB352D & MASK
+    x = (x ^ (x >> 15)) * 0x846CA68B & MASK
+    return x ^ (x >> 16)
+
+
+def dropout(x: Tensor, rate: float, noise: Tensor | None) -> Tensor:
+    """Zero elements of x (B, …) with probability `rate` and scale the rest, by one random integer a row (B,)."""
+    if noise is None or rate == 0:
+        return x
+    return x * (draw(noise, *x.shape[1:]) >= rate * 2**32) / (1 - rate)
+
+
+def drop_rows(x: Tensor, rate: float, noise: Tensor | None) -> Tensor:
+    """Zero whole rows of x (B, …) with probability `rate` and scale the rest (stochastic depth, Huang et al., 2016)."""
+    if noise is None or rate == 0:
+        return x
+    return x * (noise >= rate * 2**32).view(-1, *(1 for _ in x.shape[1:])) / (1 - rate)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
@@ -59,16 +91,16 @@ class Attention(nn.Module):
         self.attend = attend
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
-        self.proj_drop = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, n, D) → queries, keys, values, each (B, n, a, k)."""
         q, k, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, a=self.num_heads)
         return q, k, v
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:  # noise (B,)
         out = rearrange(self.attend(*self.heads(x)), "B n a k -> B n (a k)")
-        return self.proj_drop(self.proj(out))
+        return dropout(self.proj(out), self.dropout, noise)
 
 
 class Mlp(nn.Module):
@@ -80,10 +112,11 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(config.embed_dim, hidden)
         self.act = ACTIVATIONS[config.activation]()
         self.fc2 = nn.Linear(hidden, config.embed_dim)
-        self.drop = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:  # noise (B,)
+        hidden = dropout(self.act(self.fc1(x)), self.dropout, noise)
+        return dropout(self.fc2(hidden), self.dropout, None if noise is None else noise + 1)
 
 
 class Block(nn.Module):
@@ -95,11 +128,12 @@ class Block(nn.Module):
         self.attn = Attention(config, attend)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = drop_path
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:  # noise (B, 6)
+        path, element = per_branch(noise)
+        x = x + drop_rows(self.attn(self.norm1(x), element[0]), self.drop_path, path[0])
+        return x + drop_rows(self.mlp(self.norm2(x), element[1]), self.drop_path, path[1])
 
 
 class TimeSpaceBlock(nn.Module):
@@ -116,11 +150,18 @@ class TimeSpaceBlock(nn.Module):
         self.attn = Attention(config, partial(attend_space, t=t))
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = drop_path
         steps = ["norm_time", "attn_time"], ["norm1", "attn"]
         self.steps = steps if config.attention_order == "time_space" else steps[::-1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        for norm, attn in self.steps:
-            x = x + self.drop_path(self.get_submodule(attn)(self.get_submodule(norm)(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:  # noise (B, 6)
+        path, element = per_branch(noise)
+        for i, (norm, attn) in enumerate(self.steps):
+            out = self.get_submodule(attn)(self.get_submodule(norm)(x), element[i])
+            x = x + drop_rows(out, self.drop_path, path[i])
+        return x + drop_rows(self.mlp(self.norm2(x), element[2]), self.drop_path, path[2])
+
+
+def per_branch(noise: Tensor | None) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+    """(B, 6) → what decides about each of up to three branches of a block, and about its elements; each (B,)."""
+    return ([None] * 3, [None] * 3) if noise is None else (noise[:, :3].unbind(1), noise[:, 3:].unbind(1))

@@ -43,13 +43,22 @@ class ViViT(nn.Module):
         self.register_buffer("pixel_shift", shift, persistent=False)
         init_weights(self)
 
-    def forward(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, K)
-        return self.head(self.features(video))
+    def forward(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, K)
+        return self.head(self.features(video, seeds))
 
-    def features(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, D), the input of the head
+    def features(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """(B, T, C, H, W) → (B, D), the input of the head.
+
+        In training, `seeds` (B,) int64 decide what dropout and stochastic depth take from each clip; by default they
+        are drawn from PyTorch's generator.
+        """
         self._check(video)
+        if not (self.training and (self.config.dropout or self.config.drop_path)):
+            seeds = None
+        elif seeds is None:
+            seeds = torch.randint(2**32, video.shape[:1], device=video.device)
         tokens = self.tokenizer(self.normalise(video))  # (B, t, s, D)
-        return self.encoder(tokens)
+        return self.encoder(tokens, seeds)
 
     def normalise(self, video: Tensor) -> Tensor:
         """uint8 pixels → (x / 255 − mean) / std in the model's dtype; float videos count as normalised."""
