@@ -163,15 +163,17 @@ class AugmentConfig:
     flip: float = 0.5
     """Probability of mirroring left and right; set 0 where direction is the label."""
     flip_directed: bool = False
-    """Mirror also the videos whose class name says left or right."""
+    """Mirror also the videos whose class names say left or right; see vivit.data.transforms.directed."""
     colour_jitter: float = 0.0
-    """Probability of changing brightness, contrast, saturation and hue."""
+    """Probability of changing brightness, saturation, contrast and hue."""
     colour_drop: float = 0.0
     """Probability of taking the colour away."""
     rand_augment_layers: int = 0
     """RandAugment: how many random operations follow one another; 0 for none."""
     rand_augment_magnitude: float = 15.0
-    """RandAugment: how strong they are, 0 to 30."""
+    """RandAugment: how strong they are, 0 to 30; 10 is the end of the scale of RandAugment for images."""
+    rand_augment_geometry: bool = False
+    """RandAugment: also rotate, shear and translate, as for images; the official code for video does not."""
     erasing: float = 0.0
     """Probability of replacing a random box of the clip by noise."""
     mixup: float = 0.0
@@ -179,7 +181,8 @@ class AugmentConfig:
     cutmix: float = 0.0
     """A box of another clip is pasted in, its share drawn from Beta(cutmix, cutmix); with mixup each has half."""
     repeats: int = 1
-    """Repeated augmentation: a batch holds each of its videos this many times, augmented anew."""
+    """Repeated augmentation: a batch holds each of its videos this many times, augmented anew, and an epoch shows
+    every video this often. optim.batch_size counts clips, so it is a multiple of this."""
 
     def __post_init__(self):
         low, high = self.scale_jitter
