@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
-from .decode import Video, VideoError
-from .sample import Sample, class_names, encode_labels, read
+from .decode import VideoError
+from .frames import open_video
+from .sample import Sample, class_names, encode_labels, left_out, official_classes, read
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def check(
         workers: Processes that open videos.
     """
     samples = {split: read(dataset, root, split) for split in splits}
-    classes = class_names(samples[splits[0]])
+    classes = official_classes(dataset, root) or class_names(samples[splits[0]])
     for rows in samples.values():
         encode_labels(rows, classes)
     counts = {
@@ -58,18 +59,19 @@ def check(
     }
     unique: dict[str, Sample] = {s.path: s for rows in samples.values() for s in rows}
     with ProcessPoolExecutor(max_workers=max(workers, 1)) as pool:
-        looks: Sequence[tuple[float, str | None]] = list(pool.map(_look, unique, chunksize=8))
-    problems = [problem for _, problem in looks if problem]
+        looks: Sequence[tuple[float, str | None]] = list(pool.map(_look, unique.values(), chunksize=8))
+    problems = [f"{split}, {line}" for split in splits for line in left_out(dataset, root, split)]
+    problems += [problem for _, problem in looks if problem]
     return Report(
         {split: len(rows) for split, rows in samples.items()}, counts, sum(seconds for seconds, _ in looks), problems
     )
 
 
-def _look(path: str) -> tuple[float, str | None]:
-    """(seconds, what is wrong) of a file."""
+def _look(sample: Sample) -> tuple[float, str | None]:
+    """(seconds, what is wrong) of a video."""
     try:
-        video = Video(path)
+        video = open_video(sample.path, fps=sample.fps)
         video.frames([0, video.num_frames - 1])
     except VideoError as error:
         return 0.0, str(error)
-    return video.duration, f"{path}: {video.problem}" if video.problem else None
+    return video.duration, f"{sample.path}: {video.problem}" if video.problem else None

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from .clips import clip_frames, random_start, view_starts
 from .decode import Video, VideoError
+from .frames import FrameFolder, open_video
 from .sample import Sample
 from .transforms import crop, eval_boxes, resize_for_eval, shuffle_frames, train_transform
 
@@ -87,7 +88,7 @@ class TrainClips(Dataset[Clip]):
         return next((index for pid, index in self.reading.tolist() if pid == process and index >= 0), None)
 
     def _clip(self, sample: Sample, rng: np.random.Generator) -> Tensor:
-        video = Video(sample.path)
+        video = open_video(sample.path, fps=sample.fps)
         clock, frame_stride = timeline(video, sample, self.model)
         how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
         start = random_start(len(clock), **how, u=rng.uniform())
@@ -159,7 +160,7 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
 
     `seed` matters only where the protocol shuffles the frames of each clip.
     """
-    video = Video(sample.path)
+    video = open_video(sample.path, fps=sample.fps)
     clock, frame_stride = timeline(video, sample, model)
     how = {"num_frames": model.num_frames, "frame_stride": frame_stride}
     protocols = [(1, 1), (protocol.temporal_views, protocol.spatial_views)]
@@ -181,14 +182,16 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
     return torch.stack(views[:1] if protocols[1] == (1, 1) else views)
 
 
-def timeline(video: Video, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
+def timeline(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
     """The numbers of the sample's frames on the model's clock, and the stride of a clip on it.
 
     Frames are counted as they stand in the file; with `clip_seconds` the clock ticks evenly at the mean frame rate and
     shows the frame of that time, so that a clip lasts as long whatever the (variable) rate.
     """
     p, times = model.preprocessing, video.times
-    edges = np.searchsorted(times, [sample.start or 0.0, np.inf if sample.end is None else sample.end])
+    # A microsecond of grace, so that rounding does not part a frame from a time that is meant to be its own.
+    limits = np.array([sample.start or 0.0, np.inf if sample.end is None else sample.end]) - 1e-6
+    edges = np.searchsorted(times, limits)
     first, last = edges.tolist()
     if first >= last:
         part = f"no frame between {sample.start or 0} s and {sample.end or 'the end'}"

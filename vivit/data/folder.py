@@ -6,29 +6,30 @@ import csv
 import hashlib
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .annotations import VIDEO_SUFFIXES, csv_rows, find_videos, has_images, outside, part, seconds
 from .sample import DataError, Sample, listing
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
 LABEL_SET = "label"  # the name of the only label set of a folder
 HELD_OUT = 5  # where no split is given, about one video of this many, per class, is held out
 
 
-def read_folder(root: Path, split: str) -> list[Sample]:
-    """The samples of `split` in a folder or table.
+def read_folder(root: Path, split: str, missing: Sequence[str] = ()) -> list[Sample]:
+    """The samples of `split` in a folder or table. A video is a file or a folder of images.
 
     * `root/<split>/<class>/*.mp4` where such a split folder exists;
     * `root/<class>/*.mp4`: of each class about one video in five is held out for every split but "train"; which ones
       depends on the file names alone, so that adding videos moves few;
-    * a .csv or .jsonl file: columns `path` (relative to the file), optional `start` and `end` in seconds and `split`,
-      and any number of label columns, each one label set. Without splits one row in five is held out of each
-      combination of labels.
+    * a .csv or .jsonl file: columns `path` (relative to the file, in its folder), optional `start` and `end` in
+      seconds, `fps` of folders of images and `split`, and any number of label columns, each one label set. Without
+      splits one video in five is held out of each combination of labels, with all its parts.
     """
-    samples = list(_read_table(root, split) if root.is_file() else _read_classes(root, split))
+    samples = _read_table(root, split) if root.is_file() else _read_classes(root, split)
     if not samples:
         raise DataError(
             f"{root}: no video for split {split!r}. Of each class one video in {HELD_OUT} is held out, but none where "
@@ -37,7 +38,7 @@ def read_folder(root: Path, split: str) -> list[Sample]:
     return samples
 
 
-def _read_classes(root: Path, split: str) -> Iterator[Sample]:
+def _read_classes(root: Path, split: str) -> list[Sample]:
     given = (root / split).is_dir() and any(p.is_dir() for p in (root / split).iterdir())
     base = root / split if given else root
     folders = sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -48,63 +49,112 @@ def _read_classes(root: Path, split: str) -> Iterator[Sample]:
     if not given and {"train", "val", "test"} & {p.name for p in folders}:
         names = ", ".join(p.name for p in folders)
         raise DataError(f"{root}: no split {split!r}; the folders are {names}. Name one with data.eval_split")
+    samples: list[Sample] = []
+    problems: list[str] = []
     for folder in folders:
-        videos = sorted(p for p in folder.rglob("[!.]*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+        place, labels = folder.relative_to(root).as_posix(), {LABEL_SET: folder.name}
+        videos = [f"{place}/{path}" for path in find_videos(folder, thorough=True)]
         if not videos:
-            raise DataError(f"{folder}: a class folder without videos ({', '.join(VIDEO_SUFFIXES)})")
-        chosen = videos if given else _share(videos, split, [str(v.relative_to(root)) for v in videos])
-        for video in chosen:
-            yield Sample(str(video), {LABEL_SET: folder.name}, where=str(video.relative_to(root)))
+            problems.append(f"{folder}: a class folder without videos ({', '.join(VIDEO_SUFFIXES)}, folders of images)")
+        chosen = videos if given else _share(videos, split)
+        samples += [Sample(f"{root}/{path}", labels, where=path) for path in chosen]
+    if problems:
+        raise DataError(listing(f"{base}: folders that cannot be used", problems))
+    return samples
 
 
-def _read_table(table: Path, split: str) -> Iterator[Sample]:
+def _read_table(table: Path, split: str) -> list[Sample]:
     rows = list(_rows(table))
     if not rows:
         raise DataError(f"{table}: no rows; it takes a column 'path' and one or more label columns, one video a row")
     columns = list(dict.fromkeys(name for _, row in rows for name in row if name is not None))
-    label_sets = [name for name in columns if name not in ("path", "start", "end", "split")]
+    label_sets = [name for name in columns if name not in ("path", "start", "end", "fps", "split")]
     if "path" not in columns:
         raise DataError(f"{table}: no column 'path'; found {', '.join(columns)}. Label columns may have any name")
     if not label_sets:
         raise DataError(f"{table}: no label column beside {', '.join(columns)}")
     has_splits = any(_text(row, "split") for _, row in rows)
     required = ("path", *label_sets, *(["split"] if has_splits else []))
-    problems, samples, splits = [], [], []
+    problems: list[str] = []
+    samples: list[Sample] = []
+    splits: list[str] = []
+    exists = _Listing(table.parent)
+    labels: dict[tuple[str, ...], dict[str, str]] = {}
+    places: dict[tuple[str, float | None, float | None], str] = {}
     for number, row in rows:
         where = f"{table.name}:{number}"
         wrong = [f"{name} is empty" for name in required if not _text(row, name)]
         if None in row:
             wrong.append(f"more fields than the {len(columns)} columns of the header")
-        times = [_seconds(row.get(name), name, wrong) for name in ("start", "end")]
-        if None not in times and times[0] >= times[1]:  # type: ignore[operator]
-            wrong.append(f"end {times[1]} is not after start {times[0]}")
-        path = table.parent / _text(row, "path")
-        if _text(row, "path") and not path.is_file():
-            wrong.append(f"no file {path}")
+        start, end = part(row.get("start"), row.get("end"), wrong)
+        fps = seconds(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
+        path = _text(row, "path") and os.path.normpath(_text(row, "path"))
+        if path and outside(path):
+            wrong.append(f"{path} lies outside {table.parent}, the folder of the table")
+        elif path and not exists(path):
+            wrong.append(f"no file {table.parent / path}, and no folder of images")
+        first = where if wrong else places.setdefault((path, start, end), where)
+        if first != where:
+            wrong.append(f"the same part of the same video as {first}")
         problems += [f"{where}: {w}" for w in wrong]
-        samples.append(Sample(str(path), {name: _text(row, name) for name in label_sets}, *times, where=where))
+        names = tuple(_text(row, name) for name in label_sets)
+        if names not in labels:
+            labels[names] = dict(zip(label_sets, names))
+        samples.append(Sample(f"{table.parent}/{path}", labels[names], start, end, where, fps))
         splits.append(_text(row, "split"))
     if problems:
         raise DataError(listing(f"{table}: rows that cannot be used", problems))
-    if has_splits:
-        chosen = [s for s, name in zip(samples, splits) if name == split]
-        if not chosen:
-            raise DataError(f"{table}: no row has split {split!r}; there are {', '.join(sorted(set(splits)))}")
-        yield from chosen
-    else:
-        alike: dict[tuple[str, ...], list[int]] = {}
-        for i, s in enumerate(samples):
-            alike.setdefault(tuple(s.labels.values()), []).append(i)
-        names = [f"{Path(s.path).name}|{s.start}" for s in samples]
-        shares = (_share(group, split, [names[i] for i in group]) for group in alike.values())
-        yield from (samples[i] for i in sorted(i for share in shares for i in share))
+    if not has_splits:
+        return _without_held_out(samples, split)
+    chosen = [s for s, name in zip(samples, splits) if name == split]
+    if not chosen:
+        raise DataError(f"{table}: no row has split {split!r}; there are {', '.join(sorted(set(splits)))}")
+    return chosen
+
+
+class _Listing:
+    """Which paths below a folder are videos: each folder on the way is listed once, files are not touched."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.folders: dict[str, dict[str, bool]] = {}
+
+    def __call__(self, path: str) -> bool:
+        folder, name = os.path.split(path.rstrip("/"))
+        if folder not in self.folders:
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    self.folders[folder] = {entry.name: entry.is_file() for entry in entries}
+            except OSError:
+                self.folders[folder] = {}
+        is_file = self.folders[folder].get(name)
+        return is_file or (is_file is False and has_images(self.root / path))
+
+
+def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
+    """The rows for "train", or those of the held-out files: all parts of a file are on one side.
+
+    In the order of the hashes of their names, files are held out while every combination of labels in them has room:
+    for ceil(n / HELD_OUT) of its n files, none if it has only one.
+    """
+    combinations: dict[str, set[tuple[str, ...]]] = {}
+    for s in samples:
+        combinations.setdefault(s.path, set()).add(tuple(s.labels.values()))
+    files = Counter(c for several in combinations.values() for c in several)
+    room = {c: math.ceil(n / HELD_OUT) if n > 1 else 0 for c, n in files.items()}
+    held_out = set()
+    for path in sorted(combinations, key=lambda path: _hash(os.path.basename(path)) + path.encode()):
+        if all(room[c] for c in combinations[path]):
+            held_out.add(path)
+            room.update({c: room[c] - 1 for c in combinations[path]})
+    return [s for s in samples if (s.path in held_out) != (split == "train")]
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, row) of a CSV with a header or a JSONL file."""
     with table.open(newline="", encoding="utf-8-sig") as file:
         try:
-            yield from _json_rows(file, table) if table.suffix == ".jsonl" else _csv_rows(file, table)
+            yield from _json_rows(file, table) if table.suffix == ".jsonl" else csv_rows(file, table)
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{table}: not a readable UTF-8 {table.suffix or 'csv'} table: {error}") from error
 
@@ -122,42 +172,21 @@ def _json_rows(lines: Iterable[str], table: Path) -> Iterator[tuple[int, dict[st
         yield number, row
 
 
-def _csv_rows(lines: Iterable[str], table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(lines, skipinitialspace=True)
-    names = [name.strip() for name in reader.fieldnames or []]
-    repeated = [name for name, times in Counter(names).items() if times > 1]
-    if repeated or "" in names:
-        wrong = f"column {repeated[0]!r} stands there more than once" if any(repeated) else "a column without a name"
-        raise DataError(f"{table}: {wrong}, in the header {','.join(names)}")
-    reader.fieldnames = names
-    for row in reader:
-        yield reader.line_num, row
-
-
 def _text(row: dict[str, Any], name: str) -> str:
     """The trimmed text of a cell, "" where there is none."""
     value = row.get(name)
     return "" if value is None else str(value).strip()
 
 
-def _seconds(value: Any, name: str, wrong: list[str]) -> float | None:
-    if value is None or str(value).strip() == "":
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0):
-        wrong.append(f"{name} is {value!r}; it takes seconds, 0 or more")
-        return None
-    return seconds
+def _share(names: list[str], split: str) -> list[str]:
+    """The part of `names` for "train", or the held-out part: the first 1 / HELD_OUT in the order of their hashes.
 
-
-def _share(items: list, split: str, names: list[str]) -> list:
-    """The part of `items` for "train", or the held-out part: the first 1 / HELD_OUT in the order of names' hashes.
-
-    One more item moves at most one of the others.
+    One more name moves at most one of the others.
     """
-    order = sorted(range(len(items)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
-    held_out = set(order[: math.ceil(len(items) / HELD_OUT)] if len(items) > 1 else [])
-    return [item for i, item in enumerate(items) if (i in held_out) != (split == "train")]
+    order = sorted(names, key=_hash)
+    held_out = set(order[: math.ceil(len(names) / HELD_OUT)] if len(names) > 1 else [])
+    return [name for name in names if (name in held_out) != (split == "train")]
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()

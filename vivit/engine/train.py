@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from ..config import Config, replace
 from ..data.dataset import TrainClips
 from ..data.loader import Batch, train_loader
-from ..data.sample import DataError, Sample, class_names, encode_labels, list_hash, listing, read
+from ..data.sample import DataError, Sample, class_names, encode_labels, list_hash, listing, official_classes, read
 from ..model.vivit import ViViT
 from ..weights.load import create, save_pretrained
 from .checkpoint import Checkpoints
@@ -46,7 +46,8 @@ def train_in(world: World, config: Config) -> Path:
         read(config.data.dataset, config.data.root, split)
         for split in (config.data.train_split, config.data.eval_split)
     )
-    classes = config.model.classes or class_names(train_samples)
+    classes = config.model.classes or official_classes(config.data.dataset, config.data.root)
+    classes = classes or class_names(train_samples)
     config = replace(config, model=replace(config.model, classes=classes))
     labels = encode_labels(train_samples, classes)
     encode_labels(val_samples, classes)

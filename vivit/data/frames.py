@@ -1,0 +1,161 @@
+"""A folder of images as a video. `open_video` opens either, and what comes back is used alike."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_image
+
+from .annotations import IMAGE_SUFFIXES
+from .decode import Video, VideoError
+
+FPS = 25.0  # of a folder whose rate nobody says
+IMAGES = f"images ({', '.join(IMAGE_SUFFIXES)}) numbered in their names"
+
+
+class FrameFolder:
+    """The frames of one video as images, in the order of the numbers in their names, with the interface of `Video`.
+
+    The first image is shown at 0 s. Where numbers are left out, the frames around the gap keep their times and
+    `problem` names it. Raises VideoError for a folder without images, an image without a number, two with the same.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, fps: float = FPS):
+        if not fps > 0:
+            raise ValueError(f"got fps {fps} for {path}; it is above 0")
+        self.path, self.fps = os.fsdecode(path), float(fps)
+        try:
+            self._names, numbers = _index(self.path, os.stat(self.path).st_mtime_ns)
+        except OSError as error:
+            raise VideoError(self.path, f"cannot be listed ({error.strerror})", f"a folder of {IMAGES}") from error
+        self.num_frames = len(numbers)
+        contiguous = isinstance(numbers, range)
+        self.times: np.ndarray[Any, Any] = (
+            np.arange(len(numbers)) if contiguous else np.asarray(numbers) - numbers[0]
+        ) / self.fps
+        self.duration = float(self.times[-1]) + 1 / self.fps
+        lost = numbers[-1] - numbers[0] + 1 - len(numbers)
+        self.problem = None
+        if lost:
+            before = int(np.flatnonzero(np.diff(numbers) > 1)[0])
+            self.problem = f"{lost} of {lost + len(numbers)} images missing, the first after {self._names(before)}"
+            logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
+
+    @property
+    def height(self) -> int:
+        """Pixels; the first image is read for it once."""
+        return self._size[0]
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self._size[1]
+
+    def frames(
+        self, indices: Sequence[int], *, transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The frames with these numbers from 0, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
+
+        `transform` maps a few frames (n, C, H, W) to what is kept of them, (n, …). Raises ValueError for a number
+        outside 0 ... num_frames - 1, VideoError for an image that cannot be read or is not as large as the first.
+        """
+        wanted = [operator.index(index) for index in indices]
+        if any(not 0 <= index < self.num_frames for index in wanted):
+            raise ValueError(f"got frames {wanted} of {self.path}; allowed are 0 to {self.num_frames - 1}")
+        keep = transform or (lambda frames: frames)
+        if not wanted:
+            return keep(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8))
+        kept = {index: keep(self._image(index)[None])[0] for index in dict.fromkeys(wanted)}
+        return torch.stack([kept[index] for index in wanted])
+
+    def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, (H, W, 3) uint8) of one frame after the other."""
+        for index in indices:
+            yield int(index), self._image(int(index)).permute(1, 2, 0).numpy()
+
+    def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
+        """The frames shown at these times, as `Video.frames_at` gives them."""
+        moments = np.array([float(second) for second in seconds], dtype=np.float64)
+        if np.isnan(moments).any():
+            raise ValueError(f"got times {moments.tolist()} for {self.path}; allowed are seconds, without NaN")
+        shown = np.searchsorted(self.times, moments + 1e-6, side="right") - 1
+        return self.frames(np.clip(shown, 0, None).tolist())
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        _, height, width = self._read(0).shape
+        return height, width
+
+    def _image(self, index: int) -> torch.Tensor:
+        image = self._read(index)
+        if image.shape[1:] != self._size:
+            width, height = image.shape[2], image.shape[1]
+            expected = f"{self.width}x{self.height} pixels as {self._names(0)} has"
+            raise VideoError(f"{self.path}/{self._names(index)}", f"has {width}x{height} pixels", expected)
+        return image
+
+    def _read(self, index: int) -> torch.Tensor:
+        file = f"{self.path}/{self._names(index)}"
+        try:
+            image = decode_image(file, mode=ImageReadMode.RGB)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise VideoError(file, f"cannot be read as an image ({reason})", "a JPEG or PNG") from error
+        if image.dtype != torch.uint8:
+            raise VideoError(file, f"has pixels of {image.dtype}", "8 bits a colour")
+        return image
+
+
+def open_video(path: str | os.PathLike, *, fps: float | None = None) -> Video | FrameFolder:
+    """A video file, or a folder of images shown at `fps` (25 if None; a file knows its own). Raises VideoError."""
+    return FrameFolder(path, fps=fps or FPS) if os.path.isdir(path) else Video(path)
+
+
+class _Numbered:
+    """Image names by index, held as a pattern: a worker may know many folders of 100 000 images."""
+
+    def __init__(self, names: list[str], numbers: Sequence[int]):
+        prefix, digits, suffix = _parts(names[0])
+        self.prefix, self.suffix, self.digits, self.numbers = prefix, suffix, len(digits), numbers
+        self.names = None if all(self(i) == name for i, name in enumerate(names)) else names
+
+    names: list[str] | None = None
+
+    def __call__(self, index: int) -> str:
+        return self.names[index] if self.names else f"{self.prefix}{self.numbers[index]:0{self.digits}d}{self.suffix}"
+
+
+@lru_cache(maxsize=2048)
+def _index(path: str, changed: int) -> tuple[_Numbered, Sequence[int]]:
+    """Names and numbers of the images of a folder, by number. `changed` makes a changed folder be read again."""
+    names = [n for n in os.listdir(path) if n[0] != "." and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+    if not names:
+        raise VideoError(path, "is a folder without images", f"a folder of {IMAGES}, or a video file")
+    unnumbered = [name for name in names if not _parts(name)[1]]
+    if unnumbered:
+        raise VideoError(f"{path}/{min(unnumbered)}", "has no number in its name", IMAGES)
+    pairs = sorted((int(_parts(name)[1]), name) for name in names)
+    for (number, name), (after, other) in zip(pairs, pairs[1:]):
+        if number == after:
+            raise VideoError(path, f"{name} and {other} have the same number", IMAGES)
+    numbers: Sequence[int] = [number for number, _ in pairs]
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        numbers = range(numbers[0], numbers[-1] + 1)
+    return _Numbered([name for _, name in pairs], numbers), numbers
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """What stands before, in and after the last number of an image's name, the suffix aside."""
+    stem = Path(name).stem
+    match = re.match(r"(.*?)(\d*)(\D*)$", stem)
+    before, digits, after = match.groups()  # type: ignore[union-attr]
+    return before, digits, after + name[len(stem) :]
