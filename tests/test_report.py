@@ -68,7 +68,7 @@ def folder(tmp_path_factory) -> Path:
     write_json(folder / "config.json", to_dict(config))
     write_json(folder / "environment.json", environment())
     lines = [{"step": 10, "epoch": 2.0, "loss": 2.5, "clips_per_second": 1.0, "lr": 0.1}]
-    lines += [{"step": 10, "epoch": 2.0, "val/noun/top1": 0.5, "val/verb/top1": 0.25, "val/all/top1": 0.125}]
+    lines += [{"step": 10, "epoch": 2.0, "val/noun/top1": 0.5, "val/verb/top1": 0.25, "val/action/top1": 0.125}]
     lines += [{"step": 20, "epoch": 4.0, "loss": float("nan"), "clips_per_second": 0.5, "lr": 0.1}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -133,12 +133,12 @@ def test_names_are_escaped_and_shown(folder):
 def test_the_table_shows_the_numbers_of_the_evaluations(folder):
     result, shuffled = evaluation(folder), evaluation(folder, right=0.3)
     rows = Page(write(folder, result, shuffled=shuffled)).rows
-    for name, shown in (("noun", "noun3 classes"), ("verb", "verb2 classes"), ("all", "all togetherevery label right")):
+    for name, shown in (("noun", "noun3 classes"), ("verb", "verb2 classes"), ("action", "actionevery label right")):
         (row,) = [row for row in rows if row[0] == shown]
         tests = result.single_view_accuracy[name], result.accuracy[name], shuffled.accuracy[name]
         for cell, accuracy in zip(row[1:4], tests, strict=True):
             assert cell.startswith(f"{accuracy['top1']:.1%}{accuracy['top1'] * 24:.0f} of 24")
-            assert cell.endswith(f"top-5 {accuracy['top5']:.1%}") == (name == "all")
+            assert cell.endswith(f"top-5 {accuracy['top5']:.1%}") == (name == "action")
         assert row[4] == f"{chance(result)[name]:.1%}"
 
 
@@ -186,7 +186,7 @@ def test_the_summary_follows_from_the_steps_and_rates(folder):
 def test_chance_is_the_share_of_the_most_frequent_answer(folder):
     labels = torch.tensor([[0, 0], [0, 1], [0, 1], [2, 1]])
     result = evaluation(folder, videos=4, labels=labels)
-    assert chance(result) == {"noun": 0.75, "verb": 0.75, "all": 0.5}
+    assert chance(result) == {"noun": 0.75, "verb": 0.75, "action": 0.5}
 
 
 def test_shuffling_proves_motion_only_where_accuracy_falls(folder):

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import compare
     from .prediction import predict
     from .weights.load import create, from_pretrained
 
-__all__ = ["create", "from_pretrained", "predict"]
+__all__ = ["compare", "create", "from_pretrained", "predict"]
 
 # Where the public names live. Imported at first use, so that `import vivit` and `vivit --help` do not wait for PyTorch.
-_HOMES = {"create": "vivit.weights.load", "from_pretrained": "vivit.weights.load", "predict": "vivit.prediction"}
+_HOMES = {
+    "compare": "vivit.comparison",
+    "create": "vivit.weights.load",
+    "from_pretrained": "vivit.weights.load",
+    "predict": "vivit.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:

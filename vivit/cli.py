@@ -18,6 +18,7 @@ Video classification with pure transformers: the ViViT family.
   vivit data check ROOT                       read every video and label once, list what is wrong
   vivit train RECIPE --data.root ROOT …       train; the same command goes on after an interruption
   vivit eval WEIGHTS [--data.root ROOT] …     temporal views x spatial crops, single and multi view
+  vivit compare A B                           which is better on the same videos, with an interval
   vivit predict WEIGHTS FILE… [--json]        class names and probabilities
   vivit weights report SOURCE                 what loading does to every tensor; also convert, verify
   vivit info PRESET                           parameters and multiply-adds, part by part
@@ -39,6 +40,7 @@ def main() -> None:
         "data": data,
         "train": train,
         "eval": evaluate,
+        "compare": compare,
         "predict": predict,
         "weights": weights,
         "info": info,
@@ -107,12 +109,32 @@ def train(args: list[str]) -> None:
         return
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
-    config = tyro.cli(Config, default=RECIPES[name](), args=rest, prog=f"vivit train {name}")
+    default = RECIPES[name](**recipe_arguments(RECIPES[name], rest))
+    config = tyro.cli(Config, default=default, args=rest, prog=f"vivit train {name}")
 
     from .engine.train import train
 
     folder = train(config)
     print(f"next: vivit eval {folder}\n      vivit predict {folder} VIDEO")
+
+
+def recipe_arguments(recipe: Callable[..., Any], args: list[str]) -> dict[str, Any]:
+    """What the settings in `args` say to a recipe that fits itself to the data and the weights to start from."""
+    import inspect
+
+    import tyro
+
+    from .config import DataConfig
+
+    @dataclass(frozen=True)
+    class Fitted:
+        data: DataConfig = DataConfig()  # noqa: RUF009
+        init: str | None = None
+
+    if "init" not in inspect.signature(recipe).parameters or {"-h", "--help"} & set(args):
+        return {}
+    given, _ = tyro.cli(Fitted, args=args, return_unknown_args=True, prog="vivit train")
+    return vars(given)
 
 
 def evaluate(args: list[str]) -> None:
@@ -132,6 +154,33 @@ def evaluate(args: list[str]) -> None:
     from .engine.evaluate import evaluate_weights
 
     evaluate_weights(weights, config)
+
+
+def compare(args: list[str]) -> None:
+    import tyro
+
+    print(tyro.cli(compare_results, args=args, prog="vivit compare"))
+
+
+def compare_results(
+    a: str, b: str, /, single_view: bool = False, resamples: int = 10_000, seed: int = 0, json: bool = False
+) -> str:
+    """Top-1 accuracy of two evaluations on the same videos, their difference and its 95 % interval.
+
+    Args:
+        a: A folder where `vivit eval` left predictions.npz, such as a run, or that file.
+        b: The same of the other.
+        single_view: Compare the middle clip's centre crop, not the mean over all views.
+        resamples: Of the paired bootstrap.
+        seed: Of the paired bootstrap.
+        json: Print the numbers as JSON.
+    """
+    from json import dumps
+
+    from .comparison import compare
+
+    result = compare(a, b, single_view=single_view, resamples=resamples, seed=seed)
+    return dumps(result.to_dict(), indent=1) if json else str(result)
 
 
 def predict(args: list[str]) -> None:

@@ -28,6 +28,7 @@ from .config import ALL, Config
 from .data.dataset import eval_views
 from .data.sample import Sample
 from .engine.evaluate import SINGLE_VIEW, Evaluation
+from .engine.metrics import joint_name, most_confused
 from .engine.run import read_config
 from .model.vivit import ViViT
 from .prediction import Prediction
@@ -146,7 +147,7 @@ def facts(config: Config, environment: Mapping[str, Any], evaluation: Evaluation
 def chance(evaluation: Evaluation) -> dict[str, float]:
     """Accuracy of always giving the most frequent answer, per label set and for all together."""
     rows = [tuple(row) for row in evaluation.labels.tolist()]
-    answers = {**dict(zip(evaluation.classes, zip(*rows))), ALL: rows}
+    answers = {**dict(zip(evaluation.classes, zip(*rows))), joint_name(evaluation.classes): rows}
     return {name: max(Counter(given).values()) / len(rows) for name, given in answers.items() if rows}
 
 
@@ -309,11 +310,10 @@ def heat_map(counts: Tensor, names: Sequence[str]) -> str:
 
 def confused_pairs(counts: Tensor, names: Sequence[str], most: int = 15) -> str:
     """The most frequent confusions as a list, for label sets whose matrix would not fit a page."""
-    top = counts.clone().fill_diagonal_(0).flatten().topk(most)
-    items = ""
-    for count, i in zip(top.values.tolist(), top.indices.tolist()):
-        true, said = divmod(int(i), len(names))
-        items += f"<li>{escape(names[true])} → {escape(names[said])} <b>{count}</b></li>" if count else ""
+    items = "".join(
+        f"<li>{escape(names[true])} → {escape(names[said])} <b>{count}</b></li>"
+        for true, said, count in most_confused(counts, most)
+    )
     return f"<ol>{items}</ol>" if items else "<p>None.</p>"
 
 

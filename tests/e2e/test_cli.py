@@ -89,6 +89,13 @@ def test_check_train_evaluate_and_predict_real_clips(kind, vivit, tmp_path, requ
     results = json.loads((run / "results.json").read_text())
     assert list(results["multi_view"]) == [*label_sets, *(["all"] if kind == "table" else [])]
 
+    code, out, err = vivit("compare", run, run / "predictions.npz")
+    assert (code, err) == (0, "")
+    assert "4 videos in both" in out
+    code, out, err = vivit("compare", run, run, "--single-view", "--json", "--resamples", 100)
+    assert (code, err) == (0, "")
+    assert list(json.loads(out)["differences"]) == list(results["multi_view"])
+
     code, out, err = vivit("predict", run, CLIPS[0], CLIPS[1], "--temporal-views", 2)
     assert (code, err) == (0, "")
     assert [line for line in out.splitlines() if not line.startswith(" ")] == [str(CLIPS[0]), str(CLIPS[1])]
@@ -125,6 +132,10 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_predicted(vivit,
         (["eval"], "usage: vivit eval WEIGHTS"),
         (["eval", "--data.root", "x"], "usage: vivit eval WEIGHTS"),
         (["eval", "no/such/folder"], "no/such/folder"),
+        (
+            ["compare", "no/such/folder", "nor.npz"],
+            "no/such/folder does not exist; `vivit eval` writes predictions.npz",
+        ),
         (["predict", "no/such/folder", "a.mp4"], "no/such/folder"),
         (["info", "ViViT-Q/16x2"], "unknown preset 'ViViT-Q/16x2'"),
         (["data", "check", "nowhere"], "does not exist"),
@@ -170,6 +181,7 @@ def test_info_prints_the_parts_of_a_preset(vivit):
         ["train", "finetune", "--help"],
         ["data"],
         ["eval", "--help"],
+        ["compare", "--help"],
         ["predict", "--help"],
         ["info", "--help"],
     ],

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,8 @@ from vivit.config import Config, EvalConfig
 from vivit.data.dataset import eval_views
 from vivit.data.sample import DataError, Sample, list_hash, read
 from vivit.engine.distributed import World
-from vivit.engine.evaluate import evaluate, evaluate_weights, table
+from vivit.engine.evaluate import Evaluation, details, evaluate, evaluate_weights, load_evaluation, table
+from vivit.engine.metrics import confusion
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
 from vivit.prediction import predict
@@ -211,8 +213,15 @@ def test_results_json_says_all_that_makes_the_numbers_comparable(root, samples, 
     assert (written["videos"], written["missing"]) == (4, 1)
     assert "broken-val0.mp4" in written["missing_videos"][0]
     assert written["list_hash"] == list_hash(read("folder", str(root), "val"))
-    assert written["multi_view"] == result.accuracy
-    assert written["single_view"] == result.single_view_accuracy
+    for view, accuracy in (("multi_view", result.accuracy), ("single_view", result.single_view_accuracy)):
+        assert list(written[view]) == list(accuracy) == ["colour", "light", "all"]
+        for name, shares in accuracy.items():
+            assert {key: written[view][name][key] for key in shares} == shares
+            assert 0 <= written[view][name]["calibration_error"] <= 1
+        matrix = confusion(getattr(result, view.removesuffix("_view"))[:, :2], result.labels[:, 0], 2)
+        assert written[view]["colour"]["mean_class"] == pytest.approx((matrix.diagonal() / 2).mean().item())
+    assert list(written["per_class"]["light"]) == ["bright", "dark"]
+    assert {one["videos"] for one in written["per_class"]["light"].values()} == {2}
     assert written["confusion"]["colour"] == {
         "classes": ["green", "red"],
         "counts": result.confusion("colour").tolist(),
@@ -222,6 +231,80 @@ def test_results_json_says_all_that_makes_the_numbers_comparable(root, samples, 
     assert "single view" in out
     assert "4 videos, 1 missing" in out
     assert "3 x 3 views" in out
+    assert "predictions.npz" in out
+    assert "mean class" not in out  # each class has two videos, so it would be top-1 again
+
+
+def test_saved_predictions_load_back_equal(samples, tmp_path):
+    part = replace(samples[0], start=0.08, end=None)
+    result = evaluate(random_model(), [*samples, part], protocol=replace(PROTOCOL, shuffle_frames=True))
+    result.save(tmp_path / "new" / "predictions.npz")
+    loaded = load_evaluation(tmp_path / "new" / "predictions.npz")
+    for name in ("single", "multi", "labels"):
+        assert getattr(loaded, name).dtype == getattr(result, name).dtype
+        assert torch.equal(getattr(loaded, name), getattr(result, name))
+    for name in ("classes", "protocol", "missing", "list_hash", "accuracy"):
+        assert getattr(loaded, name) == getattr(result, name)
+    assert [replace(s, where="") for s in result.samples] == loaded.samples
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["predictions.npz"]
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "other arrays", "cut short", "pickle"])
+def test_a_file_that_holds_no_predictions_is_an_error_that_says_what_to_do(content, samples, tmp_path):
+    path = tmp_path / "predictions.npz"
+    evaluate(random_model(), samples[:2], protocol=PROTOCOL).save(path)
+    if content == "other arrays":
+        np.savez(path, path=np.zeros(3))
+    elif content == "pickle":
+        np.savez(path, path=np.array([object()], dtype=object))
+    else:
+        path.write_bytes({"nothing": b"", "text": b"path,start", "cut short": path.read_bytes()[:-300]}[content])
+    with pytest.raises(ValueError, match=r"predictions.npz holds no predictions .*write them again with vivit eval"):
+        load_evaluation(path)
+
+
+def made(labels, logits, names, **changes):
+    """An evaluation of one label set, "what", from given numbers."""
+    samples = [Sample(f"{i}.mp4", {"what": names[label]}) for i, label in enumerate(labels)]
+    tensors = torch.tensor(labels)[:, None], torch.as_tensor(logits), torch.as_tensor(logits)
+    return Evaluation(PROTOCOL, {"what": names}, samples, *tensors, missing={}, list_hash="0123", **changes)
+
+
+def test_the_worst_classes_and_most_frequent_confusions_stand_side_by_side():
+    said = [1, 1, 0, 0, 1, 1, 1, 1, 2, 0, 3]
+    result = made([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3], torch.eye(4)[said], ("a cup", "a door", "a pan", "x" * 30))
+    assert details(result).splitlines() == [
+        "what: worst classes                          taken for another",
+        "a cup                      50.0% of 4        2 x  a cup -> a door",
+        "a pan                      50.0% of 2        1 x  a pan -> a cup",
+    ]
+    assert "mean class" in table(result)  # the classes are not equally frequent
+    assert details(made([0, 1], torch.eye(2), ("a", "b"))) == ""
+
+
+def test_the_printed_numbers_are_those_of_the_results():
+    torch.manual_seed(0)
+    result = made([0, 0, 1, 2, 2, 2], torch.randn(6, 8), tuple("abcdefgh"))
+    row = next(line for line in table(result).splitlines() if line.startswith("what"))
+    keys = ("top1", "top5", "mean_class", "calibration_error")
+    numbers = [result.results()[view]["what"][key] for view in ("single_view", "multi_view") for key in keys]
+    assert row.split() == ["what", *(f"{number:.1%}" for number in numbers)]
+
+
+def test_a_long_list_of_missing_videos_is_cut_in_print_and_whole_in_the_results():
+    result = made([0], torch.eye(1), ("a",))
+    result = replace(result, missing={i: f"{i}.mp4: gone" for i in range(1, 40)})
+    assert table(result).count("gone") == 10
+    assert "and 29 more" in table(result)
+    assert len(result.results()["missing_videos"]) == 39
+
+
+def test_numbers_that_do_not_exist_are_null_in_the_results():
+    result = made([0, 0], [[torch.nan, torch.nan]] * 2, ("a", "b"))
+    results = json.loads(json.dumps(result.results()), parse_constant=pytest.fail)
+    assert results["per_class"]["what"]["b"] == {"videos": 0, "accuracy": None}
+    assert results["multi_view"]["what"]["top1"] == 0
+    assert results["multi_view"]["what"]["calibration_error"] is None
 
 
 def test_evaluating_nothing_but_unreadable_videos_is_an_error(root, tmp_path):

@@ -9,7 +9,18 @@ import torch.nn.functional as F
 
 from vivit.engine import metrics
 from vivit.engine.losses import cross_entropy
-from vivit.engine.metrics import accuracies, confusion, joint_rank, rank
+from vivit.engine.metrics import (
+    accuracies,
+    calibration_error,
+    class_accuracies,
+    confusion,
+    joint_name,
+    joint_rank,
+    most_confused,
+    numbers,
+    rank,
+    worst_classes,
+)
 
 from ..parity.official import GOLDEN
 
@@ -73,8 +84,8 @@ def test_the_accuracy_of_two_label_sets_together_is_the_official_one():
         expected = {"top1": float(arrays["joint_top1"]), "top5": float(arrays["joint_top5"])}
     classes = {"verb": [str(i) for i in range(first)], "noun": [str(i) for i in range(second)]}
     got = accuracies(logits, labels, classes)
-    assert list(got) == ["verb", "noun", "all"]
-    assert got["all"] == pytest.approx(expected)
+    assert list(got) == ["verb", "noun", "action"]
+    assert got["action"] == pytest.approx(expected)
     for name, scores, column in zip(("verb", "noun"), logits.split([first, second], dim=1), labels.T):
         for k in (1, 5):
             hits = [label in np.argsort(-s)[:k] for s, label in zip(scores.numpy(), column.tolist())]
@@ -97,3 +108,102 @@ def test_the_confusion_matrix_counts_right_and_predicted_classes():
     for scores, label in zip(logits.tolist(), labels.tolist()):
         expected[label, scores.index(max(scores))] += 1
     assert bool((confusion(logits, labels, 5) == expected).all())
+
+
+def naive_calibration_error(confidence, right, bins=15):
+    """Guo et al. 2017, equations 1 to 3: bins ((m - 1) / M, m / M], the first one with its lower edge."""
+    error = 0.0
+    for m in range(1, bins + 1):
+        inside = [i for i, p in enumerate(confidence) if (m - 1) / bins < p <= m / bins or (m == 1 and p == 0)]
+        if inside:
+            accuracy = sum(right[i] for i in inside) / len(inside)
+            error += len(inside) / len(confidence) * abs(accuracy - sum(confidence[i] for i in inside) / len(inside))
+    return error
+
+
+@pytest.mark.parametrize("bins", [1, 2, 15])
+@pytest.mark.parametrize("spread", [0.2, 1, 5])
+def test_the_calibration_error_is_the_papers_sum_over_bins(bins, spread):
+    confidence = torch.rand(200, dtype=torch.float64) ** spread
+    confidence[:4] = torch.tensor([0.0, 1.0, 0.5, 1 / 15])
+    right = torch.rand(200) < confidence
+    expected = naive_calibration_error(confidence.tolist(), right.tolist(), bins)
+    assert calibration_error(confidence, right, bins=bins) == pytest.approx(expected)
+
+
+def test_a_model_that_is_as_often_right_as_it_says_has_no_calibration_error():
+    confidence = torch.tensor([0.25] * 4 + [1.0] * 3 + [0.5] * 2)
+    right = torch.tensor([1, 0, 0, 0] + [1] * 3 + [0, 1]).bool()
+    assert calibration_error(confidence, right) == pytest.approx(0)
+    assert calibration_error(confidence, ~right) == pytest.approx((4 * 0.5 + 3 * 1) / 9)
+
+
+def test_the_numbers_of_all_label_sets_use_the_product_of_their_confidences():
+    classes = {"verb": "abc", "noun": "defg"}
+    logits = torch.randn(60, 7) * 2
+    labels = torch.stack([torch.randint(0, 3, (60,)), torch.randint(0, 4, (60,))], dim=1)
+    got = numbers(logits, labels, classes)
+    p = [part.softmax(1).max(1) for part in logits.split([3, 4], dim=1)]
+    right = [best.indices == column for best, column in zip(p, labels.T)]
+    for name, confidence, hits in (
+        ("verb", p[0].values, right[0]),
+        ("noun", p[1].values, right[1]),
+        ("action", p[0].values * p[1].values, right[0] & right[1]),
+    ):
+        expected = naive_calibration_error(confidence.tolist(), hits.tolist())
+        assert got[name]["calibration_error"] == pytest.approx(expected, abs=1e-6)
+    assert {name: {k: v for k, v in x.items() if "top" in k} for name, x in got.items()} == accuracies(
+        logits, labels, classes
+    )
+
+
+def test_the_mean_class_accuracy_counts_each_class_once_and_leaves_out_those_without_a_video():
+    logits, labels = torch.randn(50, 6), torch.randint(0, 5, (50,))
+    predicted = logits.argmax(dim=1)
+    shares = [(predicted[labels == i] == i).float().mean().item() for i in range(5)]
+    got = class_accuracies(confusion(logits, labels, 6)).tolist()
+    assert got[:5] == pytest.approx(shares)
+    assert np.isnan(got[5])
+    mean = numbers(logits, labels[:, None], {"label": "abcdef"})["label"]["mean_class"]
+    assert mean == pytest.approx(np.mean(shares))
+
+
+def test_worst_classes_and_confusions_are_sorted_and_leave_out_what_is_right():
+    counts = torch.tensor([[5, 0, 0, 0], [2, 2, 0, 0], [1, 7, 8, 0], [0, 0, 0, 0]])
+    assert worst_classes(counts) == [2, 1]  # both half right: the one with more videos first
+    assert worst_classes(counts, 1) == [2]
+    assert most_confused(counts) == [(2, 1, 7), (1, 0, 2), (2, 0, 1)]
+    assert most_confused(counts, 2) == [(2, 1, 7), (1, 0, 2)]
+
+
+def official_top_k(verb_scores, noun_scores, verbs, nouns, k):
+    """The steps of the official EPIC-Kitchens evaluation: 100 best verbs and nouns, 100 best products, the first k."""
+    hits = []
+    for v, n, verb, noun in zip(verb_scores, noun_scores, verbs, nouns):
+        top_v, top_n = np.argsort(v)[::-1][:100], np.argsort(n)[::-1][:100]
+        products = np.exp(v[top_v])[:, None] / np.exp(v).sum() * np.exp(n[top_n]) / np.exp(n).sum()
+        best = np.argsort(products.ravel())[::-1][:100][:k]
+        pairs = zip(top_v[best // len(top_n)], top_n[best % len(top_n)])
+        hits.append((verb, noun) in {(int(a), int(b)) for a, b in pairs})
+    return np.mean(hits)
+
+
+@pytest.mark.parametrize("noun_first", [False, True])
+def test_the_action_accuracy_of_epic_kitchens_follows_the_official_steps(noun_first):
+    rng = np.random.default_rng(0)
+    verbs, nouns = rng.integers(0, 97, 80), rng.integers(0, 300, 80)
+    v, n = rng.normal(size=(80, 97)) + 2 * np.eye(97)[verbs], rng.normal(size=(80, 300)) + 2.5 * np.eye(300)[nouns]
+    sets = {"verb": (v, verbs, range(97)), "noun": (n, nouns, range(300))}
+    order = ["noun", "verb"] if noun_first else ["verb", "noun"]
+    logits = torch.from_numpy(np.concatenate([sets[name][0] for name in order], axis=1))
+    labels = torch.from_numpy(np.stack([sets[name][1] for name in order], axis=1))
+    classes = {name: [str(i) for i in sets[name][2]] for name in order}
+    got = accuracies(logits, labels, classes)["action"]
+    for k in (1, 5):
+        assert got[f"top{k}"] == pytest.approx(official_top_k(v, n, verbs.tolist(), nouns.tolist(), k))
+    assert 0.1 < got["top1"] < got["top5"] < 0.9
+
+
+def test_only_verb_and_noun_together_are_called_action():
+    assert joint_name(["noun", "verb"]) == "action"
+    assert joint_name(["verb"]) == joint_name(["verb", "noun", "hand"]) == joint_name(["colour", "light"]) == "all"

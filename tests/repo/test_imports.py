@@ -13,7 +13,19 @@ MODULES = {
     for path in sorted((ROOT / "vivit").rglob("*.py"))
 }
 # A module may import what stands on an earlier line, its own part, and, among the tools on top, other tools.
-TOOLS = {"recipes", "prediction", "info", "plan", "runs", "attention", "report", "demo", "studies", "bench"}
+TOOLS = {
+    "recipes",
+    "prediction",
+    "comparison",
+    "info",
+    "plan",
+    "runs",
+    "attention",
+    "report",
+    "demo",
+    "studies",
+    "bench",
+}
 ORDER = [
     {"config", "install_check"},
     {"presets"},
@@ -119,7 +131,7 @@ def test_help_and_the_package_itself_do_not_import_torch():
 
 def test_public_names_are_what_they_say_whichever_modules_were_imported_before():
     run(
-        "import vivit, vivit.prediction, vivit.weights.load\n"
+        "import vivit, vivit.comparison, vivit.prediction, vivit.weights.load\n"
         "assert {'create', 'from_pretrained', 'predict'} <= set(dir(vivit)) and set(vivit.__all__) <= set(dir(vivit))\n"
         "assert all(callable(getattr(vivit, name)) for name in vivit.__all__)\n"
         "assert vivit.predict is vivit.prediction.predict\n"

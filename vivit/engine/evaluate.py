@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from functools import cached_property
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from ..config import Config, EvalConfig
+from ..config import Config, EvalConfig, from_dict
 from ..data.dataset import EvalVideos
 from ..data.loader import eval_loader
 from ..data.sample import DataError, Sample, encode_labels, list_hash, listing, read
@@ -21,10 +26,11 @@ from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
 from .device import autocast
 from .distributed import World, start
-from .metrics import accuracies, confusion
+from .metrics import accuracies, class_accuracies, confusion, most_confused, numbers, split, worst_classes
 from .run import environment, write_json
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
+PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -47,34 +53,98 @@ class Evaluation:
 
     @property
     def accuracy(self) -> dict[str, dict[str, float]]:
-        """Multi view: {"verb": {"top1": …, "top5": …}, …}; "all" means every label set right at once."""
+        """Multi view: {"verb": {"top1": …, "top5": …}, …}; "action" or "all": every label set right at once."""
         return accuracies(self.multi, self.labels, self.classes)
 
     @property
     def single_view_accuracy(self) -> dict[str, dict[str, float]]:
         return accuracies(self.single, self.labels, self.classes)
 
+    @cached_property
+    def numbers(self) -> dict[str, dict[str, dict[str, float]]]:
+        """{"single_view": {"verb": {"top1": …, "mean_class": …}, …}, "multi_view": …}; see `metrics.numbers`."""
+        views = {"single_view": self.single, "multi_view": self.multi}
+        return {view: numbers(logits, self.labels, self.classes) for view, logits in views.items()}
+
     def confusion(self, label_set: str) -> Tensor:
         """(right, predicted) counts of one label set, multi view."""
-        names = list(self.classes)
-        i, sizes = names.index(label_set), [len(v) for v in self.classes.values()]
-        return confusion(self.multi.split(sizes, dim=1)[i], self.labels[:, i], sizes[i])
+        i = list(self.classes).index(label_set)
+        logits = split(self.multi, self.classes)[i]
+        return confusion(logits, self.labels[:, i], logits.shape[1])
 
     def results(self) -> dict[str, Any]:
-        """Everything that makes the numbers comparable, ready for JSON."""
+        """Everything that makes the numbers comparable, ready for JSON: NaN is None."""
+        per_class, matrices = {}, {}
+        for name, names in self.classes.items():
+            counts = self.confusion(name)
+            shares = zip(names, counts.sum(dim=1).tolist(), class_accuracies(counts).tolist())
+            per_class[name] = {one: {"videos": n, "accuracy": known(share)} for one, n, share in shares}
+            matrices[name] = {"classes": list(names), "counts": counts.tolist()}
         return {
             "protocol": asdict(self.protocol),
             "videos": len(self.samples),
             "missing": len(self.missing),
             "missing_videos": list(self.missing.values()),
             "list_hash": self.list_hash,
-            "single_view": self.single_view_accuracy,
-            "multi_view": self.accuracy,
-            "confusion": {
-                name: {"classes": list(names), "counts": self.confusion(name).tolist()}
-                for name, names in self.classes.items()
+            **{
+                view: {name: {k: known(x) for k, x in found.items()} for name, found in numbers.items()}
+                for view, numbers in self.numbers.items()
             },
+            "per_class": per_class,
+            "confusion": matrices,
         }
+
+    def save(self, path: Path) -> None:
+        """Write all of it as arrays that numpy reads without pickle, so that it can be compared; `load_evaluation`."""
+        arrays = {
+            "path": [s.path for s in self.samples],
+            "start": [math.nan if s.start is None else s.start for s in self.samples],
+            "end": [math.nan if s.end is None else s.end for s in self.samples],
+            "labels": self.labels.numpy(),
+            "single_view": self.single.numpy(),
+            "multi_view": self.multi.numpy(),
+            "missing": [*self.missing],
+            "missing_why": [*self.missing.values()],
+            "list_hash": self.list_hash,
+            "protocol": json.dumps(asdict(self.protocol)),
+            **{f"classes/{name}": names for name, names in self.classes.items()},
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".tmp")
+        with beside.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+        os.replace(beside, path)
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """What `Evaluation.save` wrote. Raises ValueError for any other file."""
+    try:
+        with path.open("rb") as file:  # numpy leaves a path open where the file is broken
+            arrays = dict(np.load(file, allow_pickle=False))
+        classes = {k.removeprefix("classes/"): tuple(v.tolist()) for k, v in arrays.items() if k.startswith("classes/")}
+        labels = torch.from_numpy(arrays["labels"])
+        rows = zip(arrays["path"].tolist(), arrays["start"].tolist(), arrays["end"].tolist(), labels.tolist())
+        return Evaluation(
+            protocol=from_dict(EvalConfig, json.loads(str(arrays["protocol"]))),
+            classes=classes,
+            samples=[
+                Sample(video, {name: names[i] for (name, names), i in zip(classes.items(), row)}, known(t0), known(t1))
+                for video, t0, t1, row in rows
+            ],
+            labels=labels,
+            single=torch.from_numpy(arrays["single_view"]),
+            multi=torch.from_numpy(arrays["multi_view"]),
+            missing=dict(zip(arrays["missing"].tolist(), arrays["missing_why"].tolist())),
+            list_hash=str(arrays["list_hash"]),
+        )
+    except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise ValueError(
+            f"{path} holds no predictions of vivit eval ({error}); write them again with vivit eval"
+        ) from error
+
+
+def known(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 @torch.no_grad()
@@ -146,9 +216,10 @@ def load_weights(source: str) -> ViViT:
 
 
 def evaluate_weights(source: str, config: Config) -> Evaluation:
-    """`vivit eval`: evaluate weights on `config.data` by `config.eval`, print a table, write results.json.
+    """`vivit eval`: evaluate weights on `config.data` by `config.eval`, print tables, write results.json and
+    predictions.npz.
 
-    The results go into the run folder if `source` is one, else into `config.run` or the current folder.
+    Both go into the folder `source` if it is one, else into `config.run` or the current folder.
     """
     model = load_weights(source)  # first: a wrong source is said before anything about the data
     samples = read(config.data.dataset, config.data.root, config.data.eval_split)
@@ -167,24 +238,61 @@ def evaluate_weights(source: str, config: Config) -> Evaluation:
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_first:
-        print(table(result))
-        path = (Path(source) if Path(source).is_dir() else Path(config.run or ".")) / "results.json"
+        print(f"{table(result)}\n\n{details(result)}".rstrip())
+        folder = Path(source) if Path(source).is_dir() else Path(config.run or ".")
         facts = {"weights": source, "data": asdict(config.data), **result.results(), "environment": environment()}
-        write_json(path, facts)
-        print(f"\nwritten to {path}")
+        result.save(folder / PREDICTIONS)
+        write_json(folder / "results.json", facts)
+        print(f"\nwritten to {folder / 'results.json'} and, for vivit compare, {folder / PREDICTIONS}")
     return result
 
 
 def table(result: Evaluation) -> str:
     """Single view and multi view side by side, and what they were measured on."""
-    p = result.protocol
-    views = f"{p.temporal_views} x {p.spatial_views} views" + (", frames shuffled" if p.shuffle_frames else "")
-    lines = [f"{len(result.samples)} videos, {len(result.missing)} missing, list {result.list_hash}; {views}"]
-    lines.append(f"{'':12}{'single view':>20}{'multi view':>20}")
-    lines.append(f"{'':12}" + f"{'top-1':>10}{'top-5':>10}" * 2)
-    for name, multi in result.accuracy.items():
-        single = result.single_view_accuracy[name]
-        cells = (single["top1"], single["top5"], multi["top1"], multi["top5"])
-        lines.append(f"{name:12}" + "".join(f"{cell:>10.1%}" for cell in cells))
-    lines += [f"missing: {problem}" for problem in result.missing.values()]
+    counts = f"{len(result.samples)} videos, {len(result.missing)} missing"
+    lines = [f"{counts}, list {result.list_hash}; {views(result.protocol)}"]
+    columns = {"top-1": "top1", "top-5": "top5", "mean class": "mean_class", "ECE": "calibration_error"}
+    if balanced(result):
+        del columns["mean class"]  # is top-1
+    both = result.numbers["single_view"], result.numbers["multi_view"]
+    widths = [max(len(title) + 2, 8) for title in columns] * 2
+    lines.append(f"{'':12}" + "".join(f"{title:>{sum(widths) // 2}}" for title in ("single view", "multi view")))
+    lines.append(f"{'':12}" + "".join(f"{title:>{width}}" for title, width in zip([*columns] * 2, widths)))
+    for name in both[0]:
+        shares = [found[name].get(key, math.nan) for found in both for key in columns.values()]
+        cells = ["-" if math.isnan(share) else f"{share:.1%}" for share in shares]
+        lines.append(f"{name:12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
+    if result.missing:
+        lines.append(listing("missing", list(result.missing.values()), most=10))
     return "\n".join(lines)
+
+
+def views(protocol: EvalConfig) -> str:
+    """A protocol in words."""
+    shuffled = ", frames shuffled" if protocol.shuffle_frames else ""
+    return f"{protocol.temporal_views} x {protocol.spatial_views} views{shuffled}"
+
+
+def balanced(result: Evaluation) -> bool:
+    """Whether every class of a label set that occurs, occurs as often as the others."""
+    counts = [column.bincount() for column in result.labels.unbind(dim=1)]
+    return all(len(n[n > 0].unique()) <= 1 for n in counts)
+
+
+def details(result: Evaluation, most: int = 5) -> str:
+    """Per label set the worst classes and, beside them, the most frequent confusions; multi view, "" without errors."""
+    blocks = []
+    for label_set, names in result.classes.items():
+        counts = result.confusion(label_set)
+        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+        worst = [
+            f"{short[i]:24}  {counts[i, i] / counts[i].sum():6.1%} of {int(counts[i].sum())}"
+            for i in worst_classes(counts, most)
+        ]
+        confused = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in most_confused(counts, most)]
+        if worst:
+            rows = zip_longest(
+                [f"{label_set}: worst classes", *worst], ["   taken for another", *confused], fillvalue=""
+            )
+            blocks.append("\n".join(f"{left:42}{right}".rstrip() for left, right in rows))
+    return "\n\n".join(blocks)

@@ -1,8 +1,8 @@
-"""Accuracies per label set and for all sets together, and confusion matrices."""
+"""What follows from logits and labels: accuracies per label set and for all sets together, calibration, confusion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import torch
@@ -11,22 +11,48 @@ from torch import Tensor
 from ..config import ALL
 
 MOST_COMBINATIONS = 2**24  # scores held at once: EPIC-Kitchens has 97 x 300 combinations for each of 9668 videos
+# What a field calls the right answer in every label set at once; elsewhere it is called `ALL`.
+JOINT_NAMES = {frozenset({"verb", "noun"}): "action"}
+
+
+def joint_name(label_sets: Iterable[str]) -> str:
+    """The name, in results and logs, of several label sets together: "action" for verb and noun, else "all"."""
+    return JOINT_NAMES.get(frozenset(label_sets), ALL)
 
 
 def accuracies(
     logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]], ks: Sequence[int] = (1, 5)
 ) -> dict[str, dict[str, float]]:
-    """{"verb": {"top1": …, "top5": …}, …, "all": …}, as shares of the N rows; "all" only for several label sets.
+    """{"verb": {"top1": …, "top5": …}, …, "action": …}, as shares of the N rows; NaN for N = 0. See `ranks`."""
+    found = ranks(logits, labels, classes)
+    return {name: {f"top{k}": (r < k).float().mean().item() for k in ks} for name, r in found.items()}
+
+
+def ranks(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """How many classes rank before the right one, (N,) per label set and, of several sets, for all together.
 
     logits (N, K), labels (N, L). A combination of classes ranks by the product of its softmax probabilities, as the
-    "action" of EPIC-Kitchens does in the official code. NaN for N = 0.
+    "action" of EPIC-Kitchens does in the official code.
     """
-    sizes = [len(names) for names in classes.values()]
-    parts = logits.float().split(sizes, dim=1)
-    ranks = {name: rank(part, labels[:, i]) for i, (name, part) in enumerate(zip(classes, parts))}
-    if len(sizes) > 1:
-        ranks[ALL] = joint_rank(parts, labels)
-    return {name: {f"top{k}": (r < k).float().mean().item() for k in ks} for name, r in ranks.items()}
+    parts = split(logits, classes)
+    found = {name: rank(part, labels[:, i]) for i, (name, part) in enumerate(zip(classes, parts))}
+    if len(parts) > 1:
+        found[joint_name(classes)] = joint_rank(parts, labels)
+    return found
+
+
+def right(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Which answers are right, (N,) bool per label set and, of several sets, for all together."""
+    parts = zip(classes, split(logits, classes), labels.unbind(dim=1))
+    found = {name: rank(part, column) == 0 for name, part, column in parts}
+    if len(found) > 1:  # the most probable combination is that of the most probable classes
+        found[joint_name(classes)] = torch.stack(list(found.values())).all(dim=0)
+    return found
+
+
+def split(logits: Tensor, classes: Mapping[str, Sequence[str]]) -> tuple[Tensor, ...]:
+    """Logits (N, K) → one (N, classes) float32 tensor per label set."""
+    return logits.float().split([len(names) for names in classes.values()], dim=1)
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:
@@ -54,7 +80,59 @@ def joint_rank(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
     return torch.cat(ranks)
 
 
+def numbers(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Per label set top1, top5, mean_class (not for all sets together) and calibration_error; see `ranks`.
+
+    The confidence in a combination of classes is the product of the confidences in each.
+    """
+    parts, found = split(logits, classes), ranks(logits, labels, classes)
+    confidence = {name: part.softmax(dim=1).amax(dim=1) for name, part in zip(classes, parts)}
+    if len(parts) > 1:
+        confidence[joint_name(classes)] = torch.stack(list(confidence.values())).prod(dim=0)
+    result = {name: {f"top{k}": (r < k).float().mean().item() for k in (1, 5)} for name, r in found.items()}
+    for i, (name, part) in enumerate(zip(classes, parts)):
+        shares = class_accuracies(confusion(part, labels[:, i], part.shape[1]))
+        result[name]["mean_class"] = shares.nanmean().item()
+    for name, r in found.items():
+        result[name]["calibration_error"] = calibration_error(confidence[name], r == 0)
+    return result
+
+
+def calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 15) -> float:
+    """Expected calibration error: how far the share of right answers is from the confidence (Guo et al. 2017, eq. 3).
+
+    (N,) probabilities of the answers, and whether these are right. Means are taken in bins of equal width, closed
+    above, and the bins weigh as much as they hold. NaN for N = 0 and for a model that gives NaN.
+    """
+    index = (confidence.double() * bins).ceil().clamp(1, bins).nan_to_num().long()
+    # A bin's |share right - mean confidence| times its number of rows is |sum of (right - confidence)|.
+    gaps = torch.zeros(bins + 1, dtype=torch.float64).index_add_(0, index, right.double() - confidence.double())
+    return (gaps.abs().sum() / len(right)).item() if len(right) else float("nan")
+
+
 def confusion(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Counts (right class, predicted class) of one label set from (N, K) logits and (N,) labels."""
     pairs = labels * num_classes + logits.argmax(dim=1)
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_accuracies(counts: Tensor) -> Tensor:
+    """The share of right answers for each class of a confusion matrix (right, predicted); NaN without a video.
+
+    Their `nanmean` is the mean class accuracy, in which a rare class counts as much as a frequent one.
+    """
+    return counts.diagonal() / counts.sum(dim=1)
+
+
+def worst_classes(counts: Tensor, most: int = 5) -> list[int]:
+    """The classes of lowest accuracy, the worst first and of equals the more frequent; none that is always right."""
+    videos, shares = counts.sum(dim=1).tolist(), class_accuracies(counts).tolist()
+    wrong = [i for i, (n, share) in enumerate(zip(videos, shares)) if n and share < 1]
+    return sorted(wrong, key=lambda i: (shares[i], -videos[i]))[:most]
+
+
+def most_confused(counts: Tensor, most: int = 5) -> list[tuple[int, int, int]]:
+    """The most frequent confusions as (right class, predicted class, count), the most frequent first."""
+    rows, columns = counts.clone().fill_diagonal_(0).nonzero(as_tuple=True)
+    pairs = zip(rows.tolist(), columns.tolist(), counts[rows, columns].tolist())
+    return sorted(pairs, key=lambda pair: -pair[2])[:most]
