@@ -161,6 +161,8 @@ def test_files_of_one_name_are_told_apart_by_their_folders_and_parts_by_their_ti
         [("red", "1", None, None), ("blue", "1", None, None), ("blue", "1", 1.0, None)],
         [],
     ]
+    shard = [Sample("s/val-000.tar#red/1.mp4"), Sample("s/val-000.tar#blue/1.mp4"), samples[2]]
+    assert identities(samples, shard)[1] == identities(samples)[0]
     assert identities(samples[:1])[0] == [("1", None, None)]
     assert identities([Sample("v1.1"), Sample("v1.2")])[0] == [("v1.1", None, None), ("v1.2", None, None)]
     assert len({*identities([Sample("a.mp4"), Sample("a.mp4")])[0]}) == 1

@@ -160,7 +160,8 @@ def identities(*lists: Sequence[Sample]) -> list[list[tuple]]:
     longest = max((len(Path(s.path).parts) for samples in lists for s in samples), default=1)
 
     def keys(samples: Sequence[Sample], parts: int, suffix: bool) -> list[tuple]:
-        paths = [Path(s.path) if suffix else Path(s.path).with_suffix("") for s in samples]
+        paths = [Path(s.path.replace(".tar#", ".tar/")) for s in samples]  # a video in a shard lies in a folder, too
+        paths = paths if suffix else [path.with_suffix("") for path in paths]
         return [(*path.parts[-parts:], s.start, s.end) for path, s in zip(paths, samples)]
 
     found = whole = [keys(samples, longest, suffix=True) for samples in lists]

@@ -11,7 +11,15 @@ from vivit.config import Config, EvalConfig
 from vivit.data.dataset import eval_views
 from vivit.data.sample import DataError, Sample, list_hash, read
 from vivit.engine.distributed import World
-from vivit.engine.evaluate import Evaluation, details, evaluate, evaluate_weights, load_evaluation, table
+from vivit.engine.evaluate import (
+    Evaluation,
+    details,
+    evaluate,
+    evaluate_weights,
+    load_evaluation,
+    official_subsets,
+    table,
+)
 from vivit.engine.metrics import confusion
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
@@ -325,3 +333,61 @@ def test_an_unfinished_run_has_no_weights_yet(tmp_path):
 def test_a_model_without_classes_predicts_nothing_and_does_not_fail(samples):
     model = ViViT(replace(random_model().config, classes={}))
     assert predict(model, samples[0].path).classes == {}
+
+
+def test_videos_of_an_official_list_that_are_not_there_are_in_the_results(tmp_path):
+    write_video(tmp_path / "here_000001_000011.mp4", counter_frames(8))
+    rows = ["label,youtube_id,time_start,time_end,split", "red,here,1,11,val", "green,gone,2,12,val"]
+    (tmp_path / "val.csv").write_text("\n".join(rows) + "\n")
+    weights = ViViT(replace(MODEL, classes={"action": ("green", "red")})).save_pretrained(tmp_path / "weights")
+    c = Config(run="", device="cpu", eval=PROTOCOL)
+    evaluate_weights(
+        str(weights), replace(c, data=replace(c.data, dataset="kinetics400", root=str(tmp_path), workers=0))
+    )
+    written = json.loads((tmp_path / "weights" / "results.json").read_text())
+    assert (written["videos"], written["missing"], written["not_there"]) == (1, 0, 1)
+    assert "gone" in written["videos_not_there"][0]
+
+
+def test_the_subsets_of_epic_kitchens_are_counted_as_the_official_evaluation_does(tmp_path):
+    verbs, nouns = ("take", "put", "wash"), ("tap", "cup", "pan", "lid")
+    (tmp_path / "annotations").mkdir()
+    files = {
+        "verb_classes": ["id,key", *(f"{i},{name}" for i, name in enumerate(verbs))],
+        "noun_classes": ["id,key", *(f"{i},{name}" for i, name in enumerate(nouns))],
+        "tail_verbs": ["verb", "2"],
+        "tail_nouns": ["noun", "1", "3"],
+    }
+    for name, lines in files.items():
+        (tmp_path / "annotations" / f"EPIC_100_{name}.csv").write_text("\n".join(lines) + "\n")
+    # The model has its classes in another order than the official numbers.
+    classes = {"noun": nouns[::-1], "verb": verbs[::-1]}
+    labels = torch.stack([torch.randint(0, 4, (90,)), torch.randint(0, 3, (90,))], dim=1)
+    samples = [
+        Sample(f"x/P{i % 7:02d}_{i % 5:02d}.MP4", {"noun": classes["noun"][n], "verb": classes["verb"][v]})
+        for i, (n, v) in enumerate(labels.tolist())
+    ]
+    single, multi = torch.randn(90, 7), torch.randn(90, 7)
+    result = Evaluation(PROTOCOL, classes, samples, labels, single, multi, {}, "")
+    data = replace(Config().data, dataset="epic_kitchens", root=str(tmp_path))
+    assert list(official_subsets(result, data)) == ["tail"]  # who is unseen is not said
+    (tmp_path / "EPIC_100_unseen_participant_ids_validation.csv").write_text("participant_id\nP03\nP05\n")
+    got = official_subsets(result, data)
+
+    def is_in(subset: str, name: str, s: Sample) -> bool:
+        if subset == "unseen":
+            return s.path[2:5] in ("P03", "P05")
+        rare = {"verb": s.labels["verb"] == "wash", "noun": s.labels["noun"] in ("cup", "lid")}
+        return rare.get(name, rare["verb"] or rare["noun"])
+
+    for subset in ("unseen", "tail"):
+        for name in ("verb", "noun", "action"):
+            for view, logits in (("single_view", single), ("multi_view", multi)):
+                hits = []
+                for s, row, scores in zip(samples, labels.tolist(), logits):
+                    right = {"noun": scores[:4].argmax() == row[0], "verb": scores[4:].argmax() == row[1]}
+                    if is_in(subset, name, s):
+                        hits.append(bool(right.get(name, right["noun"] and right["verb"])))
+                assert got[subset][name][view] == pytest.approx(sum(hits) / len(hits))
+                assert got[subset][name]["videos"] == len(hits)
+    assert official_subsets(result, Config().data) == {}

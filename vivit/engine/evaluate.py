@@ -18,15 +18,16 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from ..config import Config, EvalConfig, from_dict
+from ..config import Config, DataConfig, EvalConfig, from_dict
 from ..data.dataset import EvalVideos
+from ..data.epic_subsets import subsets
 from ..data.loader import eval_loader
-from ..data.sample import DataError, Sample, encode_labels, list_hash, listing, read
+from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing, read
 from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
 from .device import autocast
 from .distributed import World, start
-from .metrics import accuracies, class_accuracies, confusion, most_confused, numbers, split, worst_classes
+from .metrics import accuracies, class_accuracies, confusion, most_confused, numbers, right, split, worst_classes
 from .run import environment, write_json
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
@@ -238,13 +239,44 @@ def evaluate_weights(source: str, config: Config) -> Evaluation:
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_first:
-        print(f"{table(result)}\n\n{details(result)}".rstrip())
+        official = official_subsets(result, config.data)
+        print("\n".join([table(result), *map(subset_line, official.items())]))
+        if errors := details(result):
+            print(f"\n{errors}")
         folder = Path(source) if Path(source).is_dir() else Path(config.run or ".")
-        facts = {"weights": source, "data": asdict(config.data), **result.results(), "environment": environment()}
+        of = config.data
+        gone = [] if of.dataset == "shards" else left_out(of.dataset, of.root, of.eval_split)  # `read` has said so
+        facts = {"weights": source, "data": asdict(of), **result.results(), "not_there": len(gone)}
+        facts |= {"videos_not_there": gone, "subsets": official, "environment": environment()}
         result.save(folder / PREDICTIONS)
         write_json(folder / "results.json", facts)
         print(f"\nwritten to {folder / 'results.json'} and, for vivit compare, {folder / PREDICTIONS}")
     return result
+
+
+def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Top-1 in the subsets that a data set's own evaluation reports: those of EPIC-Kitchens, else {}."""
+    if data.dataset != "epic_kitchens" or {*result.classes} != {"verb", "noun"}:
+        return {}
+    views = {"single_view": result.single, "multi_view": result.multi}
+    hits = {view: right(logits, result.labels, result.classes) for view, logits in views.items()}
+    return {
+        subset: {
+            name: {
+                "videos": int(mask.sum()),
+                **{view: known(hits[view][name][mask].float().mean().item()) for view in hits},
+            }
+            for name, mask in masks.items()
+        }
+        for subset, masks in subsets(Path(data.root), result.samples).items()
+    }
+
+
+def subset_line(subset: tuple[str, dict[str, dict[str, float | None]]]) -> str:
+    name, found = subset
+    shares = [(n, x["multi_view"], x["videos"]) for n, x in found.items()]
+    shown = ", ".join(f"{n} {'-' if share is None else f'{share:.1%}'} of {videos}" for n, share, videos in shares)
+    return f"{name:12}multi-view top-1: {shown}"
 
 
 def table(result: Evaluation) -> str:
