@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.io import ImageReadMode, decode_image
+from PIL import Image  # comes with torchvision
 
 from .annotations import IMAGE_SUFFIXES
 from .decode import Video, VideoError
+from .packets import PacketIndex
 
 FPS = 25.0  # of a folder whose rate nobody says
 IMAGES = f"images ({', '.join(IMAGE_SUFFIXES)}) numbered in their names"
@@ -106,17 +107,24 @@ class FrameFolder:
     def _read(self, index: int) -> torch.Tensor:
         file = f"{self.path}/{self._names(index)}"
         try:
-            image = decode_image(file, mode=ImageReadMode.RGB)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise VideoError(file, f"cannot be read as an image ({reason})", "a JPEG or PNG") from error
-        if image.dtype != torch.uint8:
-            raise VideoError(file, f"has pixels of {image.dtype}", "8 bits a colour")
-        return image
+            with Image.open(file, formats=("JPEG", "PNG")) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise VideoError(file, f"has pixels of {image.mode}", "8 bits a colour")
+                pixels = np.array(image.convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise VideoError(file, f"cannot be read as an image ({error})", "a JPEG or PNG") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def open_video(path: str | os.PathLike, *, fps: float | None = None) -> Video | FrameFolder:
-    """A video file, or a folder of images shown at `fps` (25 if None; a file knows its own). Raises VideoError."""
+def open_video(
+    path: str | os.PathLike, *, fps: float | None = None, index: PacketIndex | None = None
+) -> Video | FrameFolder:
+    """A video file, or a folder of images shown at `fps` (25 if None; a file knows its own). Raises VideoError.
+
+    `index`: what is known of the file, see `Video`.
+    """
+    if index is not None:
+        return Video(path, index=index)
     return FrameFolder(path, fps=fps or FPS) if os.path.isdir(path) else Video(path)
 
 

@@ -1,0 +1,160 @@
+"""A folder of images is a video like any other."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vivit.config import EvalConfig, ModelConfig, Preprocessing
+from vivit.data.dataset import eval_views
+from vivit.data.decode import Video, VideoError
+from vivit.data.folder import read_folder
+from vivit.data.frames import FrameFolder, open_video
+from vivit.data.sample import DataError, Sample, read
+
+from .videos import counter_frames, read_all, read_counter, write_video
+
+
+def write_frames(folder, images, *, name="frame_{:010d}.png", first=1, **how):
+    """Save (T, H, W, 3) images under their numbers; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images, start=first):
+        Image.fromarray(image).save(folder / name.format(number), **how)
+    return folder
+
+
+def shown(frames: torch.Tensor) -> list[int]:
+    return [read_counter(frame.permute(1, 2, 0).numpy()) for frame in frames]
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A video and a folder of the very frames that a plain decode of it gives."""
+    path = write_video(tmp_path / "clip.mp4", counter_frames(30), fps=25)
+    return Video(path), FrameFolder(write_frames(tmp_path / "clip", read_all(path)), fps=25)
+
+
+def test_everything_that_can_be_asked_of_a_video_has_the_same_answer(both):
+    video, frames = both
+    for name in ("num_frames", "height", "width", "problem"):
+        assert getattr(frames, name) == getattr(video, name), name
+    for name in ("fps", "duration", "times"):
+        np.testing.assert_allclose(getattr(frames, name), getattr(video, name))
+    for indices in ([0, 1, 2], [29, 3, 3, 7], [5]):
+        assert torch.equal(frames.frames(indices), video.frames(indices))
+    assert torch.equal(frames.frames_at([-1, 0.2, 0.21, 99]), video.frames_at([-1, 0.2, 0.21, 99]))
+    for (i, image), (j, other) in zip(video.images([2, 9]), frames.images([2, 9]), strict=True):
+        assert i == j
+        np.testing.assert_array_equal(image, other)
+
+    def smaller(x):
+        return x[:, :, ::2, ::2]
+
+    assert torch.equal(frames.frames([4, 1, 4], transform=smaller), video.frames([4, 1, 4], transform=smaller))
+    for bad in ([30], [-1]):
+        with pytest.raises(ValueError, match="allowed are 0 to 29"):
+            frames.frames(bad)
+    with pytest.raises(ValueError, match="without NaN"):
+        frames.frames_at([float("nan")])
+
+
+def test_views_of_a_test_video_are_the_same_from_a_file_and_from_images(both):
+    model = ModelConfig(num_frames=4, image_size=(32, 32), preprocessing=Preprocessing(frame_stride=2))
+    video, frames = both
+    for part in ({}, {"start": 0.28, "end": 1.16}):
+        views = [eval_views(Sample(v.path, **part), model, EvalConfig()) for v in (video, frames)]
+        assert torch.equal(*views)
+
+
+@pytest.mark.parametrize("name", ["{}.png", "img_{:05d}.jpg", "cam2-shot 7_{:d}.PNG", "{:03d}_rgb.jpeg"])
+def test_images_are_ordered_by_their_number_not_by_their_name(name, tmp_path):
+    folder = write_frames(tmp_path / "clip", counter_frames(12), name=name, first=0)
+    (folder / "notes.txt").write_text("12.5 fps")
+    (folder / "._1.png").write_bytes(b"")
+    assert shown(open_video(folder).frames(range(12))) == list(range(12))
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path):
+    grey = np.full((8, 8), 90, np.uint8)
+    (tmp_path / "clip").mkdir()
+    Image.fromarray(grey).save(tmp_path / "clip/1.png")
+    Image.fromarray(np.dstack([grey] * 3 + [grey])).save(tmp_path / "clip/2.png")
+    assert open_video(tmp_path / "clip").frames([0, 1]).unique().tolist() == [90]
+
+
+def test_a_gap_is_a_problem_and_the_frames_around_it_keep_their_times(tmp_path, caplog):
+    folder = write_frames(tmp_path / "clip", counter_frames(10))
+    for number in (4, 5, 9):
+        (folder / f"frame_{number:010d}.png").unlink()
+    with caplog.at_level(logging.WARNING, "vivit"):
+        video = FrameFolder(folder, fps=10)
+    assert video.problem == "3 of 10 images missing, the first after frame_0000000003.png"
+    assert video.problem in caplog.text
+    np.testing.assert_allclose(video.times, [0, 0.1, 0.2, 0.5, 0.6, 0.7, 0.9])
+    assert shown(video.frames_at([0.2, 0.4, 0.5])) == [2, 2, 5]
+
+
+def test_a_folder_that_changes_is_read_again(tmp_path):
+    folder = write_frames(tmp_path / "clip", counter_frames(3))
+    assert FrameFolder(folder).num_frames == 3
+    write_frames(folder, counter_frames(5))
+    assert FrameFolder(folder).num_frames == 5
+
+
+def test_what_is_wrong_is_said_with_the_name_of_the_file(tmp_path):
+    folder = write_frames(tmp_path / "clip", counter_frames(4))
+    (folder / "frame_0000000003.png").write_bytes(b"no image")
+    Image.new("RGB", (10, 20)).save(folder / "frame_0000000004.png")
+    video = open_video(folder)
+    with pytest.raises(VideoError, match=r"frame_0000000003.png: cannot be read as an image"):
+        video.frames([1, 2])
+    with pytest.raises(VideoError, match=r"frame_0000000004.png: has 10x20 pixels; expected 64x48 pixels as frame_0+1"):
+        video.frames([3])
+    (folder / "frame_3.png").write_bytes(b"")
+    with pytest.raises(VideoError, match=r"frame_0000000003.png and frame_3.png have the same number"):
+        open_video(folder)
+    (folder / "cover.png").write_bytes(b"")
+    with pytest.raises(VideoError, match=r"cover.png: has no number in its name"):
+        open_video(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(VideoError, match="a folder without images"):
+        open_video(tmp_path / "empty")
+    with pytest.raises(VideoError, match="no such file"):
+        open_video(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="got fps -1"):
+        FrameFolder(folder, fps=-1)
+
+
+def test_folders_of_images_are_videos_of_a_class_folder(tmp_path):
+    for name in ("train/cat/a", "train/cat/deep/b", "train/dog/c"):
+        write_frames(tmp_path / name, counter_frames(2))
+    write_video(tmp_path / "train/dog/d.mp4", counter_frames(2))
+    (tmp_path / "train/dog/poster.jpg").write_bytes(b"")  # beside videos it is none
+    places = [s.where for s in read_folder(tmp_path, "train")]
+    assert places == ["train/cat/a", "train/cat/deep/b", "train/dog/c", "train/dog/d.mp4"]
+    write_frames(tmp_path / "train/horse", counter_frames(2))  # still images by class are no videos
+    with pytest.raises(DataError, match="horse: a class folder without videos"):
+        read_folder(tmp_path, "train")
+
+
+def test_a_table_may_name_folders_of_images_and_their_rate(tmp_path):
+    write_frames(tmp_path / "v/a", counter_frames(20))
+    write_frames(tmp_path / "v/b", counter_frames(20))
+    (tmp_path / "v/c").mkdir()
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,start,end,fps,split\nv/a,x,0.5,1,10,train\nv/b/,x,0.2,,,train\n")
+    samples = read("folder", str(table), "train")
+    assert [s.fps for s in samples] == [10.0, None]
+    model = ModelConfig(num_frames=4, image_size=(48, 64), preprocessing=Preprocessing(frame_stride=1, crop_fraction=1))
+    single = EvalConfig(temporal_views=1, spatial_views=1)
+    assert shown(eval_views(samples[0], model, single)[0]) == [5, 6, 7, 8]
+    assert shown(eval_views(samples[1], model, single)[0]) == [10, 11, 12, 13]  # of 5 to 19, at 25 images a second
+    table.write_text("path,label,fps\nv/a,x,0\nv/b,x,fast\nv/c,x,\n")
+    with pytest.raises(DataError) as error:
+        read("folder", str(table), "train")
+    lines = str(error.value).splitlines()[1:]
+    assert "labels.csv:2: fps is '0'; it takes images per second, above 0" in lines[0]
+    assert "labels.csv:3: fps is 'fast'" in lines[1]
+    assert "labels.csv:4: no file" in lines[2]
