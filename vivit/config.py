@@ -184,6 +184,11 @@ class AugmentConfig:
     """Repeated augmentation: a batch holds each of its videos this many times, augmented anew, and an epoch shows
     every video this often. optim.batch_size counts clips, so it is a multiple of this."""
 
+    @property
+    def mixes(self) -> bool:
+        """Whether clips are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def __post_init__(self):
         low, high = self.scale_jitter
         _check(0 < low <= high, f"scale_jitter is {self.scale_jitter}; it is (low, high) with 0 < low <= high")

@@ -166,3 +166,15 @@ def test_a_video_shorter_than_the_clip_loops(tmp_path):
     assert shown(clips_of(path)[0, 0].video) == [0, 3, 1, 4]
     one = write_video(tmp_path / "one.mp4", counter_frames(1))
     assert shown(clips_of(one)[0, 0].video) == [0, 0, 0, 0]
+
+
+def test_a_video_whose_class_says_left_is_mirrored_only_on_demand(video):
+    model = replace(WHOLE, classes={"action": ("push left", "push")})
+    samples = [Sample(str(video)), Sample(str(video))]
+    plain, always = replace(PLAIN, flip=0.0), replace(PLAIN, flip=1.0)
+    labels = torch.tensor([[0], [1]])
+    how = {"model": model, "data": DataConfig(), "seed": 0}
+    for augment, mirrored in ((always, [False, True]), (replace(always, flip_directed=True), [True, True])):
+        flipped, kept = (TrainClips(samples, labels, augment=a, **how) for a in (augment, plain))
+        got = [bool((flipped[0, i].video == kept[0, i].video.flip(-1)).all()) for i in range(2)]
+        assert got == mirrored

@@ -12,6 +12,7 @@ from .videos import counter_frames, write_video
 
 MODEL = ModelConfig(num_frames=4, image_size=(16, 16), tubelet_size=(2, 8, 8))
 BROKEN = 3
+PLAIN = AugmentConfig()
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,9 @@ def samples(tmp_path_factory):
     return [Sample(str(path)) for path in paths]
 
 
-def loader(samples, *, workers=0, first_step=0, steps=6, batch_size=3, seed=5, rank=0, ranks=1):
+def loader(samples, *, workers=0, first_step=0, steps=6, batch_size=3, seed=5, rank=0, ranks=1, augment=PLAIN):
     labels = torch.arange(len(samples))[:, None]
-    clips = TrainClips(
-        samples, labels, model=MODEL, data=DataConfig(workers=workers), augment=AugmentConfig(), seed=seed
-    )
+    clips = TrainClips(samples, labels, model=MODEL, data=DataConfig(workers=workers), augment=augment, seed=seed)
     how = {"batch_size": batch_size, "first_step": first_step, "steps": steps}
     return train_loader(clips, **how, rank=rank, ranks=ranks)
 
@@ -106,7 +105,7 @@ def test_a_share_that_is_smaller_is_padded_with_black_clips_that_weigh_nothing(s
 
 
 def test_more_processes_than_clips_in_a_batch_is_an_error(samples):
-    with pytest.raises(ValueError, match="optim.batch_size 3 is smaller than the 4 processes"):
+    with pytest.raises(ValueError, match="optim.batch_size 3 is smaller than the 4 clips that 4 processes need"):
         stream(samples, batch_size=3, ranks=4)
 
 
@@ -128,13 +127,76 @@ def test_a_batch_of_unreadable_files_weighs_nothing(samples):
     assert batch.weights.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(("size", "parts"), [(None, [7]), (3, [3, 3, 1]), (7, [7]), (100, [7])])
-def test_micro_batches_are_the_batch_in_parts(samples, size, parts):
-    (batch,) = stream(samples, batch_size=7, steps=1)
-    split = batch.split(size)
-    assert [len(video) for video, *_ in split] == parts
-    for whole, pieces in zip((batch.video, batch.labels, batch.weights, batch.seeds), zip(*split)):
-        assert bool((torch.cat(pieces) == whole).all())
+MIXED = AugmentConfig(mixup=0.3, cutmix=1.0)
+
+
+@pytest.mark.parametrize("batch_size", [4, 6, 7, 16])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_where_clips_are_mixed_neighbours_of_the_single_stream_go_to_one_process(batch_size, ranks):
+    names = [Sample(f"{i}.mp4") for i in range(7)]
+    how = {"batch_size": batch_size, "first_step": 2, "steps": 6}
+    singly = list(loader(names, **how).batch_sampler)
+    shares = [list(loader(names, rank=rank, ranks=ranks, augment=MIXED, **how).batch_sampler) for rank in range(ranks)]
+    for whole, *parts in zip(singly, *shares, strict=True):
+        pairs = [whole[i : i + 2] for i in range(0, batch_size, 2)]
+        for rank, part in enumerate(parts):
+            assert part == [key for pair in pairs[rank::ranks] for key in pair]
+
+
+def test_a_process_with_a_pair_less_is_padded(samples):
+    good = [s for s in samples if s is not samples[BROKEN]]
+    shares = [stream(good, batch_size=6, steps=1, rank=rank, ranks=2, augment=MIXED)[0] for rank in range(2)]
+    assert [share.weights.tolist() for share in shares] == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(("batch_size", "ranks"), [(6, 1), (6, 3), (12, 2)])
+@pytest.mark.parametrize("augment", [AugmentConfig(repeats=3), AugmentConfig(repeats=3, mixup=0.3)])
+def test_repeats_show_each_sample_so_often_in_a_batch_and_in_an_epoch(batch_size, ranks, augment):
+    names = [Sample(f"{i}.mp4") for i in range(7)]
+    how = {"batch_size": batch_size, "steps": 42 // batch_size * 3, "ranks": ranks, "augment": augment}
+    shares = [list(loader(names, rank=rank, **how).batch_sampler) for rank in range(ranks)]
+    group = 2 if augment.mixes else 1
+    shown = []
+    for parts in zip(*shares, strict=True):
+        groups = [[part[i : i + group] for i in range(0, len(part), group)] for part in parts]
+        whole = [key for turn in zip(*groups, strict=True) for pair in turn for key in pair]
+        assert len(whole) == batch_size
+        samples = [(epoch, index) for epoch, index, *_ in whole]
+        assert samples == samples[: batch_size // 3] * 3
+        assert [repeat for _, _, *repeat in whole] == [
+            [repeat] if repeat else [] for repeat in range(3) for _ in range(batch_size // 3)
+        ]
+        assert all(a != b for a, b in zip(samples, samples[1:]))  # no video stands beside itself
+        shown += samples
+    for epoch in range(len(shown) // 21):
+        assert sorted(index for e, index in shown if e == epoch) == sorted([*range(7)] * 3)
+
+
+def test_copies_of_a_sample_are_augmented_anew(samples):
+    (batch,) = stream(samples[:1], batch_size=4, steps=1, augment=AugmentConfig(repeats=4))
+    assert batch.indices == (0, 0, 0, 0)
+    assert len({tuple(clip.flatten().tolist()) for clip in batch.video}) == 4
+    assert len(set(batch.seeds.tolist())) == 4
+
+
+@pytest.mark.parametrize("first_step", [1, 3])
+def test_going_on_at_a_step_gives_the_rest_of_the_stream_with_everything_on(samples, first_step):
+    augment = AugmentConfig(repeats=2, mixup=0.3, cutmix=1.0, colour_jitter=0.8, rand_augment_layers=2, erasing=0.5)
+    how = {"augment": augment, "batch_size": 6, "steps": 4}
+    assert_equal(stream(samples, **how)[first_step:], stream(samples, first_step=first_step, workers=1, **how))
+
+
+@pytest.mark.parametrize(
+    ("augment", "batch_size", "ranks", "message"),
+    [
+        (AugmentConfig(repeats=2), 5, 1, "batch_size 5 is not a multiple of augment.repeats 2"),
+        (AugmentConfig(cutmix=1.0), 6, 4, "batch_size 6 is smaller than the 8 clips that 4 processes need"),
+        (AugmentConfig(cutmix=1.0, repeats=2), 2, 1, "batch_size 2 is one video 2 times"),
+    ],
+)
+def test_a_batch_size_that_does_not_fit_is_an_error(samples, augment, batch_size, ranks, message):
+    with pytest.raises(ValueError, match=message):
+        stream(samples, augment=augment, batch_size=batch_size, ranks=ranks)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

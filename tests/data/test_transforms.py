@@ -10,11 +10,12 @@ from torchvision.transforms.v2 import functional as F
 from vivit.data.transforms import (
     Box,
     crop,
+    directed,
     eval_boxes,
     random_box,
     resize_for_eval,
     shuffle_frames,
-    train_transform,
+    train_cut,
 )
 
 SIZES = [(48, 64), (64, 48), (40, 40), (17, 90), (90, 17), (300, 20)]  # of the video
@@ -31,7 +32,7 @@ def test_every_frame_of_a_training_clip_gets_the_same_torchvision_crop(height, w
     clip = noise(3, height, width)
     how = {"image_size": image_size, "crop_fraction": 0.875, "scale_jitter": (0.9, 1.33)}
     for seed in range(4):
-        got = train_transform(clip, **how, flip=0.5, rng=np.random.default_rng(seed))
+        got = train_cut(height, width, **how, flip=0.5, rng=np.random.default_rng(seed))(clip)
         rng = np.random.default_rng(seed)
         top, left, h, w = random_box(height, width, **how, rng=rng)
         reference = v2.Compose(
@@ -76,7 +77,7 @@ def test_a_random_box_has_the_models_aspect_and_the_drawn_scale():
 def test_flipping_happens_as_often_as_asked():
     clip = noise(1, 32, 32)
     how = {"image_size": (32, 32), "crop_fraction": 1.0, "scale_jitter": (1.0, 1.0)}
-    results = [train_transform(clip, **how, flip=0.3, rng=np.random.default_rng(seed)) for seed in range(500)]
+    results = [train_cut(32, 32, **how, flip=0.3, rng=np.random.default_rng(seed))(clip) for seed in range(500)]
     flipped = [bool((r == clip.flip(-1)).all()) for r in results]
     assert all(f or bool((r == clip).all()) for f, r in zip(flipped, results))
     assert 0.2 < np.mean(flipped) < 0.4
@@ -131,3 +132,12 @@ def test_shuffling_keeps_the_frames_and_changes_their_order():
     assert all(sorted(order) == list(range(16)) for order in shuffled)
     assert len({tuple(order) for order in shuffled}) == 5
     assert shuffle_frames(clip, np.random.default_rng(0)).flatten().tolist() == shuffled[0]
+
+
+def test_videos_whose_class_says_left_or_right_are_directed():
+    classes = {
+        "action": ("Pushing something from left to right", "Putting something upright", "turn_left", "Leftover food"),
+        "light": ("dark", "Right-handed"),
+    }
+    labels = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [3, 1], [1, 1]])
+    assert directed(labels, classes).tolist() == [True, False, True, False, True, True]

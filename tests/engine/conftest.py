@@ -2,7 +2,7 @@ import pytest
 
 from vivit.engine.train import train
 
-from .tiny import tiny_config, train_and_stop, write_table
+from .tiny import mixed_config, tiny_config, train_and_stop, write_table
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,12 @@ def config(data_root, tmp_path):
 def straight(data_root, tmp_path_factory):
     """The folder of that run, uninterrupted. Read-only."""
     return train(tiny_config(data_root, tmp_path_factory.mktemp("straight") / "run"))
+
+
+@pytest.fixture(scope="session")
+def mixed_run(data_root, tmp_path_factory):
+    """The folder of a run of eight steps with every augmentation on. Read-only."""
+    return train(mixed_config(tiny_config(data_root, tmp_path_factory.mktemp("mixed") / "run")))
 
 
 @pytest.fixture(scope="session")

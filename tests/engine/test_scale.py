@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from vivit.config import Config, replace
 from vivit.engine.train import train
 
-from .tiny import metrics, tiny_config
+from .tiny import metrics, mixed_config, tiny_config
 from .worker import Job, work
 
 
@@ -33,6 +33,7 @@ def run_in_world(processes: int, jobs: list[Job]) -> None:
 
 
 NAMES = ("ddp 2", "fsdp 2", "ddp 4", "ddp 2 to 4", "fsdp 2 to ddp 1")
+MIXED = ("mixed ddp 2", "mixed ddp 4")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,8 @@ def runs(data_root, tmp_path_factory):
     config["ddp 2"] = scaled(tiny_config(data_root, folder / "ddp 2"), micro_batch=3)
     config["fsdp 2"] = scaled(config["fsdp 2"], shard="fsdp", micro_batch=1, checkpoint_activations=True)
     config["fsdp 2 to ddp 1"] = scaled(config["fsdp 2 to ddp 1"], shard="fsdp")
+    config |= {name: mixed_config(tiny_config(data_root, folder / name)) for name in MIXED}
+    config["mixed ddp 2"] = scaled(config["mixed ddp 2"], micro_batch=3)
     run_in_world(
         2,
         [
@@ -50,16 +53,23 @@ def runs(data_root, tmp_path_factory):
             (config["fsdp 2"], None, False),
             (config["ddp 2 to 4"], 4, False),
             (config["fsdp 2 to ddp 1"], 5, False),
+            (config["mixed ddp 2"], None, False),
         ],
     )
-    run_in_world(4, [(config["ddp 4"], None, False), (config["ddp 2 to 4"], None, False)])
+    run_in_world(4, [(config[name], None, False) for name in ("ddp 4", "ddp 2 to 4", "mixed ddp 4")])
     train(scaled(config["fsdp 2 to ddp 1"], shard="ddp"))
-    return {name: folder / name for name in NAMES}
+    return {name: folder / name for name in NAMES + MIXED}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_accuracies_do_not_depend_on_the_processes(runs, straight, name):
     for ours, theirs in zip(metrics(runs[name]), metrics(straight), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_neither_do_they_with_every_augmentation_on(runs, mixed_run, name):
+    for ours, theirs in zip(metrics(runs[name]), metrics(mixed_run), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 

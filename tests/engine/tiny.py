@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from vivit.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing, replace
+from vivit.config import AugmentConfig, Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing, replace
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
 from vivit.engine.optim import learning_rate
@@ -75,6 +75,15 @@ def tiny_config(root: Path | str, run: Path | str, **changes) -> Config:
         device="cpu",
     )
     return replace(config, **changes)
+
+
+def mixed_config(config: Config) -> Config:
+    """The same run with every augmentation on, each video twice in a batch of 8, and clips mixed in pairs."""
+    augment = AugmentConfig(
+        colour_jitter=0.8, colour_drop=0.1, rand_augment_layers=2, erasing=0.25, mixup=0.3, cutmix=1.0, repeats=2
+    )
+    optim = replace(config.optim, epochs=1.2, warmup_epochs=0.5, label_smoothing=0.1)
+    return replace(config, augment=augment, optim=optim)
 
 
 def quick(config: Config, **optim) -> Config:

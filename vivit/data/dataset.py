@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
+from .augment import augment_clip
 from .clips import clip_frames, random_start, view_starts
 from .decode import Video, VideoError
 from .frames import FrameFolder, open_video
 from .sample import Sample
-from .transforms import crop, eval_boxes, resize_for_eval, shuffle_frames, train_transform
+from .transforms import crop, directed, eval_boxes, resize_for_eval, shuffle_frames, train_cut
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
 
@@ -45,7 +46,7 @@ class Clip:
 
 
 class TrainClips(Dataset[Clip]):
-    """One random clip of a sample per epoch; indexed by (epoch, index).
+    """One random clip of a sample per epoch; indexed by (epoch, index) or, for its copies, (epoch, index, repeat).
 
     Paths in `given_up` are not opened; why is said there. `reading` says which sample each worker is at, so that the
     death of one can be laid to a file.
@@ -65,10 +66,12 @@ class TrainClips(Dataset[Clip]):
         self.samples, self.labels = samples, labels
         self.model, self.data, self.augment, self.seed = model, data, augment, seed
         self.given_up = given_up or {}
+        mirrors = augment.flip_directed or not model.classes
+        self.unflipped = torch.zeros(len(labels), dtype=torch.bool) if mirrors else directed(labels, model.classes)
         self.reading = torch.full((max(data.workers, 1), 2), -1).share_memory_()  # process id, sample
 
-    def __getitem__(self, key: tuple[int, int]) -> Clip:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> Clip:
+        epoch, index, repeat = key if len(key) == 3 else (*key, 0)
         sample = self.samples[index]
         if sample.path in self.given_up:
             return Clip(index, None, self.labels[index], f"{sample.path}: {self.given_up[sample.path]}")
@@ -77,30 +80,33 @@ class TrainClips(Dataset[Clip]):
         try:
             wait_for_storage(sample.path, self.data.root, seconds=self.data.storage_timeout)
             with time_limit(sample.path, seconds=self.data.video_timeout):
-                video = self._clip(sample, np.random.default_rng((self.seed, epoch, index)))
+                video = self._clip(index, np.random.default_rng((self.seed, epoch, index, 2 * repeat)))
         except VideoError as error:
             return Clip(index, None, self.labels[index], str(error))
-        seed = np.random.default_rng((self.seed, epoch, index, 1)).integers(2**32)
+        seed = np.random.default_rng((self.seed, epoch, index, 2 * repeat + 1)).integers(2**32)
         return Clip(index, video, self.labels[index], seed=int(seed))
 
     def blame(self, process: int) -> int | None:
         """The sample that the worker with this process id was reading."""
         return next((index for pid, index in self.reading.tolist() if pid == process and index >= 0), None)
 
-    def _clip(self, sample: Sample, rng: np.random.Generator) -> Tensor:
+    def _clip(self, index: int, rng: np.random.Generator) -> Tensor:
+        sample = self.samples[index]
         video = open_video(sample.path, fps=sample.fps)
         clock, frame_stride = timeline(video, sample, self.model)
         how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
         start = random_start(len(clock), **how, u=rng.uniform())
-        frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist())
-        return train_transform(
-            frames,
+        cut = train_cut(
+            video.height,
+            video.width,
             image_size=self.model.image_size,
             crop_fraction=self.model.preprocessing.crop_fraction,
             scale_jitter=self.augment.scale_jitter,
-            flip=self.augment.flip,
+            flip=0.0 if self.unflipped[index] else self.augment.flip,
             rng=rng,
         )
+        frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist(), transform=cut)
+        return augment_clip(frames, self.augment, rng)
 
 
 @contextmanager

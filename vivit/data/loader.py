@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -36,11 +36,6 @@ class Batch:
         tensors = {name: getattr(self, name).pin_memory() for name in ("video", "labels", "weights", "seeds")}
         return replace(self, **tensors)
 
-    def split(self, size: int | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Micro-batches (video, labels, weights, seeds) of at most `size` clips."""
-        parts = (x.split(size or len(self.weights)) for x in (self.video, self.labels, self.weights, self.seeds))
-        return list(zip(*parts))
-
 
 def train_loader(
     clips: TrainClips, *, batch_size: int, first_step: int, steps: int, rank: int = 0, ranks: int = 1
@@ -48,16 +43,25 @@ def train_loader(
     """Batches of steps first_step … steps − 1 of an endless stream of shuffled epochs: the share of one process.
 
     An epoch shows every sample once; where the batch size does not divide it, a batch reaches into the next epoch.
-    Raises ValueError if there are more processes than clips in a batch.
+    With augment.repeats, a batch of B clips holds B / repeats samples, first one clip of each, then another of each,
+    and an epoch shows every sample `repeats` times (as VideoMAE and MViT count it). Where clips are mixed, a process
+    gets whole pairs of neighbours. Raises ValueError for a batch size that does not fit.
     """
-    if batch_size < ranks:
-        raise ValueError(f"optim.batch_size {batch_size} is smaller than the {ranks} processes that share it")
-    model = clips.model
+    model, augment = clips.model, clips.augment
+    group, given = (2 if augment.mixes else 1), f"optim.batch_size {batch_size}"
+    if batch_size < ranks * group:
+        raise ValueError(f"{given} is smaller than the {ranks * group} clips that {ranks} processes need at least")
+    if batch_size % augment.repeats:
+        raise ValueError(f"{given} is not a multiple of augment.repeats {augment.repeats}")
+    if augment.mixes and batch_size == augment.repeats > 1:
+        raise ValueError(f"{given} is one video {augment.repeats} times, which would be mixed with itself; take more")
+    share = -(-batch_size // (group * ranks)) * group
+    keys = _Steps(len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks, group, augment.repeats)
     return DataLoader(
         clips,
-        batch_sampler=_Steps(len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks),  # type: ignore[arg-type]
+        batch_sampler=keys,  # type: ignore[arg-type]
         num_workers=clips.data.workers,
-        collate_fn=partial(collate, size=-(-batch_size // ranks), shape=(model.num_frames, 3, *model.image_size)),
+        collate_fn=partial(collate, size=share, shape=(model.num_frames, 3, *model.image_size)),
         worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=torch.cuda.is_available(),
     )
@@ -75,7 +79,10 @@ def sample_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Steps:
-    """The (epoch, index) keys of each step, as DataLoader wants them: an iterable of lists with a length."""
+    """The keys of TrainClips for each step, as DataLoader wants them: an iterable of lists with a length.
+
+    Groups of `group` neighbours in the step's batch go to the processes in turn.
+    """
 
     num_samples: int
     seed: int
@@ -84,19 +91,23 @@ class _Steps:
     steps: int
     rank: int
     ranks: int
+    group: int
+    repeats: int
 
     def __len__(self) -> int:
         return max(self.steps - self.first_step, 0)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, order_epoch = np.empty(0, int), -1
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        order = lru_cache(maxsize=2)(lambda epoch: sample_order(self.num_samples, seed=self.seed, epoch=epoch))
+        groups = [range(self.batch_size)[i : i + self.group] for i in range(0, self.batch_size, self.group)]
+        positions = [position for group in groups[self.rank :: self.ranks] for position in group]
+        samples = self.batch_size // self.repeats
         for step in range(self.first_step, self.steps):
             keys = []
-            for position in range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.ranks):
-                epoch, place = divmod(position, self.num_samples)
-                if epoch != order_epoch:
-                    order, order_epoch = sample_order(self.num_samples, seed=self.seed, epoch=epoch), epoch
-                keys.append((epoch, int(order[place])))
+            for position in positions:
+                repeat, number = divmod(position, samples)
+                epoch, place = divmod(step * samples + number, self.num_samples)
+                keys.append((epoch, int(order(epoch)[place]), *([repeat] if repeat else [])))
             yield keys
 
 

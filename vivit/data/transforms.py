@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
+
+SIDES = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)  # a word, also left-to-right, turn_left
 
 
 class Box(NamedTuple):
@@ -45,22 +50,39 @@ def random_box(
     return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
 
 
-def train_transform(
-    clip: Tensor,
+def train_cut(
+    height: int,
+    width: int,
     *,
     image_size: tuple[int, int],
     crop_fraction: float,
     scale_jitter: tuple[float, float],
     flip: float,
     rng: np.random.Generator,
-) -> Tensor:
-    """(T, C, H', W') → (T, C, H, W): scale jitter, random crop, flip."""
-    height, width = clip.shape[-2:]
+) -> Callable[[Tensor], Tensor]:
+    """Draw scale jitter, random crop and flip for a clip: a function of some of its frames, for `Video.frames`."""
     box = random_box(
         height, width, image_size=image_size, crop_fraction=crop_fraction, scale_jitter=scale_jitter, rng=rng
     )
-    clip = F.resized_crop(clip, *box, size=list(image_size), antialias=True)
-    return F.horizontal_flip(clip) if rng.uniform() < flip else clip
+    return partial(cut, box=box, image_size=image_size, mirrored=rng.uniform() < flip)
+
+
+def cut(frames: Tensor, *, box: Box, image_size: tuple[int, int], mirrored: bool) -> Tensor:
+    """(n, C, H', W') → (n, C, H, W) contiguous: what the box shows, resized and perhaps mirrored."""
+    frames = F.resized_crop(frames, *box, size=list(image_size), antialias=True).contiguous()
+    return frames.flip(-1) if mirrored else frames
+
+
+def directed(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
+    """Which samples have a class of any label set whose name says left or right: labels (N, L) → (N,) bool.
+
+    Mirrored, these would show another class. In Something-Something v2 they are six: "Pulling" and "Pushing something
+    from left to right" and "from right to left", "Turning the camera left" and "right while filming something".
+    """
+    found = torch.zeros(len(labels), dtype=torch.bool)
+    for column, names in zip(labels.T, classes.values()):
+        found |= torch.tensor([bool(SIDES.search(name)) for name in names])[column]
+    return found
 
 
 def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction: float) -> Tensor:

@@ -21,6 +21,7 @@ from .device import autocast, deterministic, uses_bfloat16
 from .distributed import World, clip_gradients, parallelise, start, synchronised
 from .evaluate import SINGLE_VIEW, Evaluation, evaluate
 from .losses import cross_entropy
+from .mix import parts
 from .optim import Average, build_optimizer, freeze, learning_rate
 from .run import Meter, Run, Stopped, WorkerDied, check_same_run, given_up, stop_signals, worker_deaths
 
@@ -77,7 +78,7 @@ def train_in(world: World, config: Config) -> Path:
         meter.go_on(progress["meter"])
 
     batch_size = config.optim.batch_size
-    epoch_steps = len(train_samples) / batch_size
+    epoch_steps = len(train_samples) * config.augment.repeats / batch_size
     steps = max(round(config.optim.epochs * epoch_steps), 1)
     warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
     eval_steps = max(round(config.eval_every * epoch_steps), 1)
@@ -109,17 +110,20 @@ def train_in(world: World, config: Config) -> Path:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             optimizer.zero_grad(set_to_none=True)
-            micro_batches = batch.split(config.scale.micro_batch)
             losses = []
-            for i, (video, target, weight, seeds) in enumerate(micro_batches):
-                with synchronised(model, last=i == len(micro_batches) - 1):
+            for part in parts(
+                batch, config.scale.micro_batch, config.augment, seed=config.seed, step=step, world=world
+            ):
+                with synchronised(model, last=part.last):
                     with autocast(world.device, config.precision):
-                        logits = model(video.to(world.device, non_blocking=True), seeds.to(world.device))
-                    target, weight = (x.to(world.device, non_blocking=True) for x in (target, weight))
-                    loss = cross_entropy(logits, target, sizes, label_smoothing=config.optim.label_smoothing)
+                        logits = model(part.video, part.seeds)
+                    mixed = {"partners": part.partners, "share": part.share}
+                    loss = cross_entropy(
+                        logits, part.labels, sizes, label_smoothing=config.optim.label_smoothing, **mixed
+                    )
                     # Gradients are averaged over processes: the sum over the step's clips, by their number in all.
-                    ((loss * weight).sum() * (world.size / max(readable, 1))).backward()
-                    losses.append((loss.detach() * weight).sum())
+                    ((loss * part.weights).sum() * (world.size / max(readable, 1))).backward()
+                    losses.append((loss.detach() * part.weights).sum())
             grad_norm = clip_gradients(vivit, config.optim.grad_clip)
             if not math.isfinite(grad_norm):
                 skipped += 1
