@@ -89,12 +89,12 @@ def _rollout(transformer: Transformer, weights: dict[nn.Module, Tensor]) -> tupl
     """Hooks for the transformer's attentions and for itself."""
     held: list[Tensor] = []  # (B, n, n): how much of each first token is in each token so far
 
-    def mix(attention: Attention, inputs: tuple[Tensor], output: Tensor) -> None:
-        (x,) = inputs
+    def mix(attention: Attention, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0]
         before = held.pop() if held else torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
         held.append((before + attend(attention, x, before).mean(dim=2)) / 2)
 
-    def finish(module: Transformer, inputs: tuple[Tensor], output: Tensor) -> None:
+    def finish(module: Transformer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         rows = held.pop()
         weights[transformer] = rows.mean(dim=1) if transformer.cls_token is None else rows[:, 0, 1:]
 

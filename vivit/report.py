@@ -222,7 +222,7 @@ def learning_curves(metrics: Metrics, evaluation: Evaluation) -> str:
     """Training loss and validation top-1 against the epoch."""
 
     def points(key: str) -> list[tuple[float, float]]:
-        return [(line["epoch"], line[key]) for line in metrics if not math.isnan(line.get(key, math.nan))]
+        return [(line["epoch"], line[key]) for line in metrics if line.get(key) is not None]
 
     accuracy = {spoken(name): points(f"val/{name}/top1") for name in evaluation.accuracy}
     charts = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +48,7 @@ def summarise(folder: Path) -> RunSummary:
     except (OSError, ValueError, TypeError, KeyError):
         config = None
     lines = list(metrics(folder / "metrics.jsonl"))
-    trained = [line for line in lines if "loss" in line]
+    trained = [line for line in lines if line.get("loss") is not None]
     steps = None
     if config and lines and lines[-1].get("epoch"):
         # The log has steps and epochs; the number of videos, which would give the same, is not in the run.
@@ -57,7 +56,7 @@ def summarise(folder: Path) -> RunSummary:
     best: dict[str, float] = {}
     for line in lines:
         for name, value in line.items():
-            if name.startswith("val/") and name.endswith("/top1") and not math.isnan(value):
+            if name.startswith("val/") and name.endswith("/top1") and value is not None:
                 label_set = name.removeprefix("val/").removesuffix("/top1")
                 best[label_set] = max(value, best.get(label_set, 0))
     return RunSummary(

@@ -85,10 +85,11 @@ class Run:
             writer.close()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl and send the same numbers to the other writers."""
+        """Append one line to metrics.jsonl and send the same numbers to the other writers; NaN and Inf become null."""
         if self.speaks:
+            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
             with self.metrics.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
             for writer in self.writers:
                 writer.write(step, values)
 
