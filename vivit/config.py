@@ -62,6 +62,9 @@ class ModelConfig:
     depth: int = 12
     temporal_depth: int = 4
     """factorised_encoder only: layers over time; 0 averages the frames (the paper's baseline)."""
+    temporal_skip: bool = False
+    """factorised_encoder only: add the frames' average to what the layers over time give, which starts at zero. So a
+    model inflated from an image model starts as the average of its frames."""
     num_heads: int = 12
     mlp_ratio: float = 4.0
     pool: Literal["cls", "mean"] = "cls"
@@ -94,6 +97,10 @@ class ModelConfig:
         )
         if self.encoder in ("factorised_self_attention", "factorised_dot_product"):
             _check(self.pool == "mean", f"{self.encoder} has no class token (paper, section 3.3); use pool='mean'")
+        _check(
+            not self.temporal_skip or (self.encoder == "factorised_encoder" and self.temporal_depth > 0),
+            "temporal_skip goes around the layers over time of a factorised_encoder; this model has none",
+        )
         if self.encoder == "factorised_dot_product":
             _check(
                 self.num_heads % 2 == 0,
@@ -287,6 +294,12 @@ class Config:
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     init: str | None = None
     """Weights to start from: a file, a folder or a hub id. Going on with an interrupted run needs no init."""
+    probe: bool = False
+    """Fit the head to the features of the start before the first step: the frozen baseline, from which training goes
+    on. Needs init."""
+    result: Literal["last", "best"] = "last"
+    """The weights that a run ends with: the last ones, or those best in validation (with probe, the start is among
+    them)."""
     run: str = "runs/default"
     """Folder of this run; starting again with the same folder continues it."""
     seed: int = 0
@@ -307,7 +320,7 @@ class Config:
     """A module with wandb's init, log and finish: wandb, trackio, swanlab."""
 
     def __post_init__(self):
-        _one_of(self, "device", "precision")
+        _one_of(self, "device", "precision", "result")
         _positive(self, "eval_every", "save_every", "log_every", "keep")
         _check(self.seed >= 0, f"seed is {self.seed}; it is 0 or more")
 

@@ -68,7 +68,7 @@ class Run:
         if self.speaks:
             write_json(self.folder / "config.json", to_dict(config))
             note_start(self.folder / "environment.json", step=step, processes=world.size)
-            _keep_until(self.metrics, step)
+            _keep_until(self.metrics, step or -1)
             self.writers = [w for w in (_tensorboard(self.folder, step), _tracker(config)) if w]
         columns = (BarColumn(), TextColumn("{task.completed}/{task.total}  {task.description}"))
         silent = not (self.speaks and self.console.is_terminal)

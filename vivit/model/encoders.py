@@ -74,7 +74,8 @@ def spatiotemporal(config: ModelConfig) -> Transformer:
 class FactorisedEncoder(nn.Module):
     """Model 2: a transformer over space for each temporal position, then one over time on their features.
 
-    With `temporal_depth=0` the features are averaged over time instead, the paper's baseline.
+    With `temporal_depth=0` the features are averaged over time instead, the paper's baseline. With `temporal_skip` that
+    average is added to what the transformer over time gives, which starts at zero (see init_weights).
     """
 
     def __init__(self, config: ModelConfig):
@@ -86,12 +87,15 @@ class FactorisedEncoder(nn.Module):
         if config.temporal_depth:
             temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
             self.temporal = Transformer(config, grid=(t, 1, 1), blocks=[*temporal])
+        self.skip = MeanOverTime() if config.temporal_skip else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, t, s, D) → (B, D); seeds (B,)
         t = tokens.shape[1]
         frame_seeds = draw(seeds, t).flatten() if seeds is not None else None
         frames = self.spatial(rearrange(tokens, "B t s D -> (B t) s D"), frame_seeds)
-        return self.temporal(rearrange(frames, "(B t) D -> B t D", t=t), seeds)
+        frames = rearrange(frames, "(B t) D -> B t D", t=t)
+        out = self.temporal(frames, seeds)
+        return out if self.skip is None else out + self.skip(frames)
 
     def resize(self, grid: tuple[int, int, int]) -> None:
         """Interpolate the spatial and the temporal positions to another grid (t, h, w)."""

@@ -135,7 +135,7 @@ def pixel_affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module) -> None:
+def init_weights(model: ViViT) -> None:
     """Random start, as in the official code.
 
     | parameter             | start                                                                      |
@@ -146,6 +146,7 @@ def init_weights(model: nn.Module) -> None:
     | positions             | normal(0.02)                                                                |
     | class token, head     | 0                                                                           |
     | norms                 | scale 1, bias 0                                                             |
+    | temporal_skip         | scale 0 in the last norm over time: features start as the frames' average   |
 
     Parameters on the meta device take no values and no random numbers.
     """
@@ -170,3 +171,5 @@ def init_weights(model: nn.Module) -> None:
                 nn.init.zeros_(module.cls_token)
         elif isinstance(module, nn.LayerNorm | Head):
             module.reset_parameters()
+    if model.config.temporal_skip:
+        nn.init.zeros_(model.get_parameter("encoder.temporal.norm.weight"))

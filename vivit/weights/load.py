@@ -26,12 +26,14 @@ ARCHITECTURE = (
     "embed_dim",
     "depth",
     "temporal_depth",
+    "temporal_skip",
     "num_heads",
     "mlp_ratio",
     "pool",
     "attention_order",
 )
 IMAGE_ARCHITECTURE = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+MOST_PIXELS = 224  # side of a frame that `adopt` takes over; positions of larger images are interpolated
 
 
 def create(
@@ -111,6 +113,26 @@ def from_pretrained(
     config = replace(trained, **wanted)
     _same(src, trained, config, ARCHITECTURE)
     return _fit(src, trained, config)
+
+
+def adopt(source: str | os.PathLike, config: ModelConfig) -> ModelConfig:
+    """`config` with the architecture of the weights `source`, for `create(…, init=source)`.
+
+    Of a video model everything, without its classes. Of an image model width, depth, heads (64 wide where the file does
+    not say), MLP, patches, pooling and frame size (at most 224 pixels); what concerns time stays as in `config`.
+    Raises ValueError and FileNotFoundError.
+    """
+    src = read(source)
+    src.image = _is_image(src, config)
+    width = src.pieces["tokenizer.proj.weight"].tensor.shape[0]
+    usual = {name: getattr(config, name) for name in ("num_frames", "image_size")}
+    trained = _trained(src, {"num_heads": max(width // 64, 1)} | ({} if src.image else usual))
+    if not src.image:
+        return replace(trained, classes={}, drop_path=config.drop_path)
+    t, (_, h, w) = config.tubelet_size[0], trained.tubelet_size
+    size = tuple(min(side, MOST_PIXELS) // patch * patch for side, patch in zip(trained.image_size, (h, w)))
+    same = {name: getattr(trained, name) for name in (*IMAGE_ARCHITECTURE, "pool")}
+    return replace(config, tubelet_size=(t, h, w), image_size=size, **same)
 
 
 def report(source: str | os.PathLike, *, preset: str | None = None, **options: Any) -> str:
@@ -202,7 +224,8 @@ def _travel(source: Source, trained: ModelConfig, config: ModelConfig, overrides
 
 def _same(source: Source, trained: ModelConfig, config: ModelConfig, names: Sequence[str]) -> None:
     """Raises ValueError where the two configs describe different models."""
-    only = {"temporal_depth": "factorised_encoder", "attention_order": "factorised_self_attention"}
+    only = {"temporal_depth": "factorised_encoder", "temporal_skip": "factorised_encoder"}
+    only |= {"attention_order": "factorised_self_attention"}
     different = [
         f"{name}={getattr(trained, name)!r}, not {getattr(config, name)!r}"
         for name in names

@@ -257,9 +257,9 @@ def from_vivit(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np
     """Our state dict → official parameters, the inverse of `to_vivit`.
 
     Raises ValueError for a model that the official code does not compute: it has the tanh GELU, norms with an epsilon
-    of 1e-6 and the last norm before the pooling.
+    of 1e-6, the last norm before the pooling and no skip connection over time.
     """
-    official = {"activation": "gelu_tanh", "norm_eps": 1e-6, "norm_after_pool": False}
+    official = {"activation": "gelu_tanh", "norm_eps": 1e-6, "norm_after_pool": False, "temporal_skip": False}
     different = [f"{k}={getattr(config, k)!r}" for k, value in official.items() if getattr(config, k) != value]
     if different:
         raise ValueError(f"scenic's ViViT has no {', '.join(different)}: it would give other logits")

@@ -1,0 +1,176 @@
+"""The frozen baseline: a linear head on the features of a model that is not trained.
+
+What fine-tuning must not lose to. For a model that was inflated from an image model with `temporal_skip` the features
+are the image model's, averaged over the frames of the clip. The head becomes the model's, so that training goes on from
+the baseline (Kumar et al., 2022: a head at random would pull the features out of shape before it has learned anything).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import EvalConfig
+from ..data.dataset import EvalVideos
+from ..data.loader import eval_loader
+from ..data.sample import DataError, Sample, listing
+from ..model.vivit import ViViT
+from .device import autocast
+from .distributed import World
+
+FEW, MANY = 2000, 20_000  # up to FEW videos give five clips each, more give one, and no more than MANY are looked at
+FOLDS = 4
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # weights of the squared norm, the strongest first
+
+
+class Rows(NamedTuple):
+    """Features of clips, and whose they are."""
+
+    features: Tensor
+    """(R, D) float32."""
+    videos: Tensor
+    """(R,) int64: the place of the clip's video in the list."""
+    missing: dict[int, str]
+    """Videos that could not be read, and why."""
+
+
+class Linear(NamedTuple):
+    """A head in float64: features · weightᵀ + bias."""
+
+    weight: Tensor
+    """(K, D)."""
+    bias: Tensor
+    """(K,)."""
+
+
+def fit_head(
+    model: ViViT,
+    samples: Sequence[Sample],
+    labels: Tensor,
+    *,
+    world: World,
+    workers: int = 0,
+    precision: str = "auto",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Give the model the head that fits its features of the training videos best; nothing else of it changes.
+
+    labels (N, L). The strength of the L2 penalty is chosen by cross-validation among the training videos. Each of
+    several processes looks at its share of the videos; the head is the same in all of them. Raises DataError if no
+    video can be read.
+    """
+    chosen = np.linspace(0, len(samples) - 1, min(len(samples), MANY)).round().astype(int).tolist()
+    views = EvalConfig(temporal_views=4 if len(chosen) <= FEW else 1, spatial_views=1)
+    clips = len(chosen) * (views.temporal_views + 1 if views.temporal_views > 1 else 1)
+    say(f"frozen baseline: a linear head on the features of {clips} clips of {len(chosen)} training videos")
+    rows = clip_features(
+        model, [samples[i] for i in chosen], protocol=views, workers=workers, precision=precision, world=world
+    )
+    if not len(rows.videos):
+        raise DataError(listing("none of the training videos can be read", list(rows.missing.values())))
+    head = None
+    if world.is_first:
+        sizes = [len(names) for names in model.config.classes.values()]
+        targets = labels[chosen][rows.videos]
+        penalty, loss = choose_penalty(rows.features, targets, rows.videos, sizes)
+        head = fit_linear(rows.features, targets, sizes, penalties=(penalty,))[0]
+        say(f"frozen baseline: L2 penalty {penalty:g}, loss {loss:.3f} on training videos left out")
+    head = world.gather(head)[0]
+    assert head is not None
+    with torch.no_grad():
+        model.head.weight.copy_(head.weight)
+        model.head.bias.copy_(head.bias)
+
+
+@torch.no_grad()
+def clip_features(
+    model: ViViT, samples: Sequence[Sample], *, protocol: EvalConfig, workers: int, precision: str, world: World
+) -> Rows:
+    """The features of every test view of every sample, in the order of the list, from all processes."""
+    mine = list(range(world.rank, len(samples), world.size))
+    no_labels = torch.zeros(len(mine), 0, dtype=torch.int64)
+    videos = EvalVideos([samples[i] for i in mine], no_labels, model=model.config, protocol=protocol)
+    was_training = model.training
+    model.eval()
+    found: dict[int, Tensor] = {}
+    missing: dict[int, str] = {}
+    for clip in eval_loader(videos, workers=workers):
+        if clip.video is None:
+            missing[mine[clip.index]] = clip.problem or ""
+            continue
+        with autocast(world.device, precision):
+            found[mine[clip.index]] = model.features(clip.video.to(world.device)).float().cpu()
+    model.train(was_training)
+    shares = world.gather((found, missing))
+    found = dict(sorted(pair for share, _ in shares for pair in share.items()))
+    missing = dict(sorted(pair for _, share in shares for pair in share.items()))
+    counts = torch.tensor([len(features) for features in found.values()], dtype=torch.int64)
+    features = torch.cat([*found.values()]) if found else torch.zeros(0, model.config.embed_dim)
+    return Rows(features, torch.tensor([*found], dtype=torch.int64).repeat_interleave(counts), missing)
+
+
+def choose_penalty(features: Tensor, labels: Tensor, videos: Tensor, sizes: Sequence[int]) -> tuple[float, float]:
+    """(the L2 penalty of the lowest loss on videos that were left out, that loss): cross-validation over videos.
+
+    features (R, D), labels (R, L), videos (R,): clips of one video stay together.
+    """
+    parts = folds(labels, videos)
+    losses = torch.zeros(len(PENALTIES), dtype=torch.float64)
+    for fold in range(FOLDS):
+        held = parts == fold
+        if not held.any() or held.all():
+            continue
+        for i, head in enumerate(fit_linear(features[~held], labels[~held], sizes)):
+            logits = features[held].double() @ head.weight.T + head.bias
+            losses[i] += cross_entropy(logits, labels[held], sizes) * held.sum()
+    best = int(losses.argmin())
+    return PENALTIES[best], losses[best].item() / len(videos)
+
+
+def folds(labels: Tensor, videos: Tensor) -> Tensor:
+    """The fold (R,) of each clip: videos are dealt out class by class, so that each fold has its share of each."""
+    first = {video: row for row, video in reversed(list(enumerate(videos.tolist())))}  # a row of each video
+    ordered = sorted(first, key=lambda video: (labels[first[video]].tolist(), video))
+    fold = {video: place % FOLDS for place, video in enumerate(ordered)}
+    return torch.tensor([fold[video] for video in videos.tolist()])
+
+
+def fit_linear(
+    features: Tensor, labels: Tensor, sizes: Sequence[int], *, penalties: Sequence[float] = PENALTIES
+) -> list[Linear]:
+    """A head for each penalty λ: the least mean cross-entropy + λ/2 · the squared norm of its weights.
+
+    The norm is that of the weights of standardised features, so that λ means the same for any model. Convex, so that
+    the answer depends on nothing else; each fit begins where the one before ended, so the strongest λ comes first.
+    """
+    x = features.double()
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+    std = torch.where(std > 1e-6 * std.max().clamp_min(1e-12), std, torch.inf)  # a feature that never changes is none
+    x = (x - mean) / std
+    weight = torch.zeros(sum(sizes), x.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(sum(sizes), dtype=torch.float64, requires_grad=True)
+    heads = []
+    for penalty in penalties:
+        optimizer = torch.optim.LBFGS((weight, bias), max_iter=200, history_size=20, line_search_fn="strong_wolfe")
+
+        def closure(penalty: float = penalty, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
+            optimizer.zero_grad()
+            loss = cross_entropy(x @ weight.T + bias, labels, sizes) + penalty / 2 * weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+        scaled = weight.detach() / std
+        heads.append(Linear(scaled, bias.detach() - scaled @ mean))
+    return heads
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
+    """As in `losses`, the mean over rows, in float64."""
+    parts = logits.split(list(sizes), dim=1)
+    return torch.stack([F.cross_entropy(part, labels[:, i]) for i, part in enumerate(parts)]).mean()
