@@ -189,6 +189,47 @@ def test_every_wrong_row_is_listed_at_once_with_file_and_line(tmp_path):
     assert {int(got.split(":")[1]) for got in lines} == set(expected)
 
 
+def test_files_outside_the_folder_of_the_table_and_rows_that_stand_there_twice_are_listed(tmp_path):
+    text = (
+        "path,label,start,end,split\n"
+        "v/ok.mp4,a,1,2,train\n"
+        "../v/ok.mp4,a,,,train\n"
+        f"{tmp_path}/v/ok.mp4,a,,,train\n"
+        "v/../v/./ok.mp4,a,1.0,2,test\n"
+        "v/ok.mp4,b,2,3,train\n"
+        ",,,,\n"
+    )
+    lines = problems(table(tmp_path, text, "v/ok.mp4")).splitlines()[1:]
+    expected = [
+        "labels.csv:3: ../v/ok.mp4 lies outside",
+        f"labels.csv:4: {tmp_path}/v/ok.mp4 lies outside",
+        "labels.csv:5: the same part of the same video as labels.csv:2",
+        "labels.csv:7: path is empty",
+        "labels.csv:7: label is empty",
+        "labels.csv:7: split is empty",
+    ]
+    assert len(lines) == len(expected)
+    assert all(line.strip().startswith(beginning) for line, beginning in zip(lines, expected))
+
+
+def test_all_class_folders_without_videos_are_listed_at_once(tmp_path):
+    message = problems(touch(tmp_path, "cat/1.mp4", "dog/readme.txt", "hen/._1.mp4"))
+    assert "dog: a class folder without videos" in message
+    assert "hen: a class folder without videos" in message
+
+
+def test_all_parts_of_a_file_are_held_out_together_and_no_labels_leave_training(tmp_path):
+    parts = [(f"{i}.mp4", verb, start) for i in range(20) for start, verb in enumerate(["run", "sit", "run"])]
+    parts += [("rare.mp4", "jump", 0), ("rare.mp4", "run", 1)]
+    text = "path,verb,start,end\n" + "".join(f"{p},{v},{s},{s + 1}\n" for p, v, s in parts)
+    root = table(tmp_path, text, *{p for p, _, _ in parts})
+    train, val = read_folder(root, "train"), read_folder(root, "val")
+    assert len(train) + len(val) == len(parts)
+    assert names(train).isdisjoint(names(val))
+    assert 4 <= len(names(val)) <= 5  # a fifth of 20 or 21
+    assert {s.labels["verb"] for s in train} == {"run", "sit", "jump"}
+
+
 def test_wrong_rows_of_a_jsonl_are_listed_with_file_and_line(tmp_path):
     rows = [
         {"path": "ok.mp4", "verb": "run"},
