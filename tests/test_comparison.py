@@ -210,6 +210,7 @@ def test_nothing_in_common_is_an_error_that_shows_the_videos():
         (30, 2, "A is better, by "),
         (0, 4, "undecided: 4 videos on which only one is right are too few"),  # a bootstrap alone would be sure
         (9, 10, "undecided: B may be "),
+        (0, 1, "undecided: B may be 0.0 points worse or "),
     ],
 )
 def test_the_verdict_says_what_interval_and_exact_test_agree_on(only_a, only_b, said):

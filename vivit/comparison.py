@@ -46,7 +46,7 @@ class Difference:
             return f"A is better, by {abs(100 * self.high):.1f} to {abs(100 * self.low):.1f} points"
         if self.low > 0 or self.high < 0:
             return f"undecided: {self.only_a + self.only_b} videos on which only one is right are too few"
-        return f"undecided: B may be {-100 * self.low:.1f} points worse or {100 * self.high:.1f} better"
+        return f"undecided: B may be {abs(100 * self.low):.1f} points worse or {100 * self.high:.1f} better"
 
 
 @dataclass(frozen=True)
