@@ -52,7 +52,7 @@ def find_videos(root: str | Path, *, thorough: bool = False) -> list[str]:
         with os.scandir(place) as entries:
             for entry in entries:
                 name = entry.name
-                suffix = os.path.splitext(name)[1].lower()
+                suffix = name[name.rfind(".") :].lower()
                 if name[0] == ".":
                     continue
                 if suffix in VIDEO_SUFFIXES and entry.is_file():
@@ -85,9 +85,12 @@ def _leads_back(link: str) -> bool:
 def videos_by(key: Callable[[str], str], root: Path, *, order: Callable[[str], Any] = lambda path: 0) -> dict[str, str]:
     """Path of each video under `root` by `key(relative path without suffix)`; of several the first in `order`."""
     paths: dict[str, str] = {}
-    for path in sorted(find_videos(root), key=order):
-        paths.setdefault(key(os.path.splitext(path)[0] if is_file_name(path) else path), f"{root}/{path}")
-    return paths
+    for path in find_videos(root):
+        stem, dot, suffix = path.rpartition(".")
+        name = key(stem if dot + suffix.lower() in VIDEO_SUFFIXES else path)
+        if name not in paths or order(path) < order(paths[name]):
+            paths[name] = path
+    return {name: f"{root}/{path}" for name, path in paths.items()}
 
 
 def is_file_name(path: str) -> bool:
@@ -203,13 +206,15 @@ def seconds(
     value: Any, name: str, wrong: list[str], *, what: str = "seconds, 0 or more", least: float = 0.0
 ) -> float | None:
     """A number of a row, None for an empty cell; anything else is added to `wrong`."""
-    if value is None or value == "" or str(value).strip() == "":
+    if value is None or value == "":
         return None
     try:
         number = float(value)
     except (TypeError, ValueError):
+        if str(value).strip() == "":
+            return None
         number = math.nan
-    if not (math.isfinite(number) and number >= least):
+    if not least <= number < math.inf:
         wrong.append(f"{name} is {value!r}; it takes {what}")
         return None
     return number

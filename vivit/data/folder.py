@@ -38,6 +38,20 @@ def read_folder(root: Path, split: str, missing: Sequence[str] = ()) -> list[Sam
     return samples
 
 
+def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
+    """The class lists of classes.json, {"label": ["a", "b", …]}, beside a table or in a folder; {} without one."""
+    file = (root.parent if root.is_file() else root) / "classes.json"
+    try:
+        classes = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON: {error}") from error
+    if not isinstance(classes, dict) or not all(isinstance(names, list) for names in classes.values()):
+        raise DataError(f'{file}: expected the class names by label set, {{"label": ["a", "b", …]}}')
+    return {name: tuple(map(str, names)) for name, names in classes.items()}
+
+
 def _read_classes(root: Path, split: str) -> list[Sample]:
     given = (root / split).is_dir() and any(p.is_dir() for p in (root / split).iterdir())
     base = root / split if given else root
@@ -67,7 +81,8 @@ def _read_table(table: Path, split: str) -> list[Sample]:
     rows = list(_rows(table))
     if not rows:
         raise DataError(f"{table}: no rows; it takes a column 'path' and one or more label columns, one video a row")
-    columns = list(dict.fromkeys(name for _, row in rows for name in row if name is not None))
+    headers = dict.fromkeys(tuple(row) for _, row in rows)
+    columns = list(dict.fromkeys(name for header in headers for name in header if name is not None))
     label_sets = [name for name in columns if name not in ("path", "start", "end", "fps", "split")]
     if "path" not in columns:
         raise DataError(f"{table}: no column 'path'; found {', '.join(columns)}. Label columns may have any name")
@@ -78,30 +93,31 @@ def _read_table(table: Path, split: str) -> list[Sample]:
     problems: list[str] = []
     samples: list[Sample] = []
     splits: list[str] = []
-    exists = _Listing(table.parent)
+    folder, exists = str(table.parent), _Listing(table.parent)
     labels: dict[tuple[str, ...], dict[str, str]] = {}
     places: dict[tuple[str, float | None, float | None], str] = {}
     for number, row in rows:
         where = f"{table.name}:{number}"
-        wrong = [f"{name} is empty" for name in required if not _text(row, name)]
+        cells = [_text(row, name) for name in required]
+        wrong = [f"{name} is empty" for name, cell in zip(required, cells) if not cell]
         if None in row:
             wrong.append(f"more fields than the {len(columns)} columns of the header")
         start, end = part(row.get("start"), row.get("end"), wrong)
         fps = seconds(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
-        path = _text(row, "path") and os.path.normpath(_text(row, "path"))
+        path = cells[0] and os.path.normpath(cells[0])
         if path and outside(path):
-            wrong.append(f"{path} lies outside {table.parent}, the folder of the table")
+            wrong.append(f"{path} lies outside {folder}, the folder of the table")
         elif path and not exists(path):
-            wrong.append(f"no file {table.parent / path}, and no folder of images")
+            wrong.append(f"no file {os.path.join(folder, path)}, and no folder of images")
         first = where if wrong else places.setdefault((path, start, end), where)
         if first != where:
             wrong.append(f"the same part of the same video as {first}")
         problems += [f"{where}: {w}" for w in wrong]
-        names = tuple(_text(row, name) for name in label_sets)
+        names = tuple(cells[1 : 1 + len(label_sets)])
         if names not in labels:
             labels[names] = dict(zip(label_sets, names))
-        samples.append(Sample(f"{table.parent}/{path}", labels[names], start, end, where, fps))
-        splits.append(_text(row, "split"))
+        samples.append(Sample(os.path.join(folder, path), labels[names], start, end, where, fps))
+        splits.append(cells[-1] if has_splits else "")
     if problems:
         raise DataError(listing(f"{table}: rows that cannot be used", problems))
     if not has_splits:
@@ -113,22 +129,22 @@ def _read_table(table: Path, split: str) -> list[Sample]:
 
 
 class _Listing:
-    """Which paths below a folder are videos: each folder on the way is listed once, files are not touched."""
+    """Which normal paths below a folder are videos: each folder on the way is listed once, files are not touched."""
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root = str(root)
         self.folders: dict[str, dict[str, bool]] = {}
 
     def __call__(self, path: str) -> bool:
-        folder, name = os.path.split(path.rstrip("/"))
+        folder, _, name = path.rpartition(os.sep)
         if folder not in self.folders:
             try:
-                with os.scandir(self.root / folder) as entries:
+                with os.scandir(os.path.join(self.root, folder)) as entries:
                     self.folders[folder] = {entry.name: entry.is_file() for entry in entries}
             except OSError:
                 self.folders[folder] = {}
         is_file = self.folders[folder].get(name)
-        return is_file or (is_file is False and has_images(self.root / path))
+        return is_file or (is_file is False and has_images(os.path.join(self.root, path)))
 
 
 def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
