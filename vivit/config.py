@@ -147,6 +147,8 @@ class DataConfig:
     """A folder with one subfolder per class, or a .csv/.jsonl file with path, label columns[, start, end, split]."""
     dataset: str = "folder"
     """The reader of the annotations (see vivit.data.sample.read)."""
+    manifest: str = ""
+    """What `vivit data check` wrote; "": where it writes it by default, beside the data."""
     train_split: str = "train"
     eval_split: str = "val"
     workers: int = 2

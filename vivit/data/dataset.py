@@ -24,6 +24,7 @@ from .clips import clip_frames, random_start, view_starts
 from .decode import Video, VideoError
 from .frames import FrameFolder, open_video
 from .sample import Sample
+from .shards import is_url, read_packed
 from .transforms import crop, directed, eval_boxes, resize_for_eval, shuffle_frames, train_cut
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
@@ -92,7 +93,7 @@ class TrainClips(Dataset[Clip]):
 
     def _clip(self, index: int, rng: np.random.Generator) -> Tensor:
         sample = self.samples[index]
-        video = open_video(sample.path, fps=sample.fps)
+        video = open_sample(sample)
         clock, frame_stride = timeline(video, sample, self.model)
         how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
         start = random_start(len(clock), **how, u=rng.uniform())
@@ -107,6 +108,13 @@ class TrainClips(Dataset[Clip]):
         )
         frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist(), transform=cut)
         return augment_clip(frames, self.augment, rng)
+
+
+def open_sample(sample: Sample) -> Video | FrameFolder:
+    """The video of a sample: a file, a folder of images, or bytes inside a tar file. Raises VideoError."""
+    if sample.offset is None or sample.index is None:
+        return open_video(sample.path, fps=sample.fps, index=sample.index)
+    return Video(sample.path, data=read_packed(sample.path, sample.offset, sample.index.size), index=sample.index)
 
 
 @contextmanager
@@ -132,6 +140,8 @@ def time_limit(path: str, *, seconds: float) -> Iterator[None]:
 
 def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
     """Return at once unless data.root itself is gone, as when shared storage drops out; then wait for its return."""
+    if is_url(root):  # fsspec tries again by itself
+        return
     deadline = time.monotonic() + seconds
     while not os.path.exists(path) and not os.path.exists(root):
         if time.monotonic() > deadline:
@@ -166,7 +176,7 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
 
     `seed` matters only where the protocol shuffles the frames of each clip.
     """
-    video = open_video(sample.path, fps=sample.fps)
+    video = open_sample(sample)
     clock, frame_stride = timeline(video, sample, model)
     how = {"num_frames": model.num_frames, "frame_stride": frame_stride}
     protocols = [(1, 1), (protocol.temporal_views, protocol.spatial_views)]
@@ -204,6 +214,6 @@ def timeline(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> 
         raise VideoError(sample.path, f"{part}; the video lasts {video.duration:.2f} s")
     if p.clip_seconds is None:
         return np.arange(first, last), p.frame_stride
-    ticks = np.arange(max(round((times[last - 1] - times[first]) * video.fps) + 1, 1)) / video.fps + times[first]
+    ticks = np.arange(max(round(float(times[last - 1] - times[first]) * video.fps) + 1, 1)) / video.fps + times[first]
     clock = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
     return np.clip(clock, first, last - 1), p.clip_seconds * video.fps / model.num_frames

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .annotations import VIDEO_SUFFIXES, csv_rows, find_videos, has_images, outside, part, seconds
+from .annotations import VIDEO_SUFFIXES, csv_rows, empty, find_videos, has_images, outside, part, seconds
 from .sample import DataError, Sample, listing
 
 LABEL_SET = "label"  # the name of the only label set of a folder
@@ -99,7 +99,7 @@ def _read_table(table: Path, split: str) -> list[Sample]:
     for number, row in rows:
         where = f"{table.name}:{number}"
         cells = [_text(row, name) for name in required]
-        wrong = [f"{name} is empty" for name, cell in zip(required, cells) if not cell]
+        wrong = empty(required, cells)
         if None in row:
             wrong.append(f"more fields than the {len(columns)} columns of the header")
         start, end = part(row.get("start"), row.get("end"), wrong)

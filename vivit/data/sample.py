@@ -7,17 +7,21 @@ step.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import suggestion
+from .packets import PacketIndex
+
+if TYPE_CHECKING:
+    from .table import SampleTable
 
 Classes = Mapping[str, Sequence[str]]
 
@@ -42,6 +46,10 @@ class Sample:
     """Where this was said, 'labels.csv:12', for messages."""
     fps: float | None = None
     """Images per second of a folder of images; None: 25. A video file knows its own rate."""
+    index: PacketIndex | None = field(default=None, compare=False, repr=False)
+    """What `vivit data check` found when it read the file through."""
+    offset: int | None = field(default=None, compare=False, repr=False)
+    """Of a video inside a tar file, "shard.tar#member": where its bytes begin; their number is `index.size`."""
 
 
 Reader = Callable[[Path, str, list[str]], list[Sample]]
@@ -71,17 +79,24 @@ def readers() -> dict[str, Reader]:
 
 
 def official_classes(dataset: str, root: str) -> dict[str, tuple[str, ...]]:
-    """Classes and their order as the owners of a data set give them, by label set; {} for "folder", which has none.
+    """Classes and their order as the owners of a data set give them, by label set; {} where nobody does.
 
+    For "folder" that is classes.json beside the table or in the folder, as `vivit data prepare` writes it.
     Raises DataError if their file is missing or wrong.
     """
     from .epic_kitchens import epic_kitchens_classes
+    from .folder import folder_classes
     from .kinetics import kinetics_classes
     from .moments import moments_classes
     from .ssv2 import ssv2_classes
     from .ucf101 import hmdb51_classes, ucf101_classes
 
+    if dataset == "shards":
+        from .shards import shard_classes
+
+        return shard_classes(root)
     tables: dict[str, Callable[[Path], dict[str, tuple[str, ...]]]] = {
+        "folder": folder_classes,
         "kinetics400": kinetics_classes,
         "kinetics600": kinetics_classes,
         "kinetics700": kinetics_classes,
@@ -94,12 +109,19 @@ def official_classes(dataset: str, root: str) -> dict[str, tuple[str, ...]]:
     return tables[dataset](Path(root)) if dataset in tables else {}
 
 
-def read(dataset: str, root: str, split: str) -> list[Sample]:
+def read(dataset: str, root: str, split: str, *, manifest: str = "") -> SampleTable:
     """The samples of one split, in a fixed order. Raises DataError when there are none or any of them is wrong.
 
-    Rows of an official list whose video is not there are left out, with a warning; `left_out` names them.
+    They come from the manifest of `vivit data check` where there is one that fits (at `manifest`, or beside the data),
+    else from the annotations. Rows of an official list whose video is not there are left out, with a warning.
     """
-    samples, missing = _read(dataset, root, split)
+    from .manifest import find
+
+    if dataset == "shards":
+        from .shards import read_shards
+
+        return read_shards(root, split)
+    samples, missing = find(dataset, root, split, manifest) or read_annotations(dataset, root, split)
     if missing:
         share = len(missing) / (len(samples) + len(missing))
         logging.getLogger("vivit").warning(
@@ -107,18 +129,19 @@ def read(dataset: str, root: str, split: str) -> list[Sample]:
             *(dataset, split, len(missing), len(samples) + len(missing), 100 * share, root),
             *("; ".join(missing[:3]), " …" if len(missing) > 3 else ""),
         )
-    return samples
+    return _table(samples)
 
 
 def left_out(dataset: str, root: str, split: str) -> list[str]:
     """Every row of an official list that `read` leaves out because its video is not there: file, line, name."""
-    return _read(dataset, root, split)[1]
+    return read_annotations(dataset, root, split)[1]
 
 
-def _read(dataset: str, root: str, split: str) -> tuple[list[Sample], list[str]]:
+def read_annotations(dataset: str, root: str, split: str) -> tuple[list[Sample], list[str]]:
+    """(samples, rows without a video) of one split as the annotations say it, without a manifest."""
     known = readers()
     if dataset not in known:
-        raise DataError(f"unknown dataset {dataset!r}{suggestion(dataset, known)}")
+        raise DataError(f"unknown dataset {dataset!r}{suggestion(dataset, [*known, 'shards'])}")
     if not root:
         raise DataError("data.root is not set; give a folder with one subfolder per class, or a .csv or .jsonl file")
     if not Path(root).exists():
@@ -135,8 +158,7 @@ def _read(dataset: str, root: str, split: str) -> tuple[list[Sample], list[str]]
 
 def class_names(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
     """The class names of each label set, sorted."""
-    label_sets = samples[0].labels if samples else {}
-    return {name: tuple(sorted({s.labels[name] for s in samples})) for name in label_sets}
+    return _table(samples).class_names()
 
 
 def encode_labels(samples: Sequence[Sample], classes: Classes) -> Tensor:
@@ -144,24 +166,29 @@ def encode_labels(samples: Sequence[Sample], classes: Classes) -> Tensor:
 
     Raises DataError that lists every sample without a label or with one outside the class list.
     """
-    index = {name: {label: i for i, label in enumerate(labels)} for name, labels in classes.items()}
+    table = _table(samples)
+    columns = [table.class_indices(name, labels) for name, labels in classes.items()]
+    indices = np.stack(columns, axis=1) if columns else np.empty((len(table), 0), np.int64)
     problems = []
-    for s in samples:
-        for name in classes:
-            label = s.labels.get(name, "")
-            if label not in index[name]:
-                got = f"{name} {label!r} is not among the {len(classes[name])} classes" if label else f"no {name}"
-                problems.append(f"{s.where or s.path}: {got}{suggestion(label, classes[name]) if label else ''}")
+    for i, column in np.argwhere(indices < 0).tolist():
+        s, (name, labels) = table[i], list(classes.items())[column]
+        label = s.labels.get(name, "")
+        got = f"{name} {label!r} is not among the {len(labels)} classes" if label else f"no {name}"
+        problems.append(f"{s.where or s.path}: {got}{suggestion(label, labels) if label else ''}")
     if problems:
         raise DataError(listing("labels do not fit the class list", problems))
-    rows = [[index[name][s.labels[name]] for name in classes] for s in samples]
-    return torch.tensor(rows, dtype=torch.int64).reshape(len(samples), len(classes))
+    return torch.from_numpy(indices)
 
 
 def list_hash(samples: Sequence[Sample], *, ordered: bool = False) -> str:
     """A short hash of the videos, parts and labels of a list (and of their order), wherever the files lie."""
-    rows = [f"{os.path.basename(s.path)}|{s.start}|{s.end}|{sorted(s.labels.items())}" for s in samples]
-    return hashlib.sha256("\n".join(rows if ordered else sorted(rows)).encode()).hexdigest()[:12]
+    return _table(samples).list_hash(ordered=ordered)
+
+
+def _table(samples: Sequence[Sample]) -> SampleTable:
+    from .table import SampleTable
+
+    return SampleTable.of(samples)
 
 
 def listing(title: str, problems: Sequence[str], most: int = 20) -> str:

@@ -167,7 +167,7 @@ def evaluate(
     world = world or World(0, 1, model.head.weight.device)
     labels = encode_labels(samples, model.config.classes)
     mine = list(range(world.rank, len(samples), world.size))
-    videos = EvalVideos([samples[i] for i in mine], labels[mine], model=model.config, protocol=protocol)
+    videos = EvalVideos(samples[world.rank :: world.size], labels[mine], model=model.config, protocol=protocol)
     was_training = model.training
     model.eval()
 
@@ -223,7 +223,7 @@ def evaluate_weights(source: str, config: Config) -> Evaluation:
     Both go into the folder `source` if it is one, else into `config.run` or the current folder.
     """
     model = load_weights(source)  # first: a wrong source is said before anything about the data
-    samples = read(config.data.dataset, config.data.root, config.data.eval_split)
+    samples = read(config.data.dataset, config.data.root, config.data.eval_split, manifest=config.data.manifest)
     with start(config.device) as world, Progress(transient=True, disable=not world.is_first) as bar:
         model = model.to(world.device)
         task = bar.add_task("evaluating", total=math.ceil(len(samples) / world.size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,12 +46,16 @@ def train(config: Config) -> Path:
 def train_in(world: World, config: Config) -> Path:
     """`train`, as one of the processes of `world`."""
     train_samples, val_samples = (
-        read(config.data.dataset, config.data.root, split)
+        read(config.data.dataset, config.data.root, split, manifest=config.data.manifest)
         for split in (config.data.train_split, config.data.eval_split)
     )
     classes = config.model.classes or official_classes(config.data.dataset, config.data.root)
     classes = classes or class_names(train_samples)
     config = replace(config, model=replace(config.model, classes=classes))
+    train_samples, known_unreadable = train_samples.readable()
+    if not len(train_samples):
+        lines = [f"{path}: {problem}" for path, problem in known_unreadable.items()]
+        raise DataError(listing("none of the training videos can be read", lines))
     labels = encode_labels(train_samples, classes)
     encode_labels(val_samples, classes)
     check_same_run(config)
@@ -103,6 +108,9 @@ def train_in(world: World, config: Config) -> Path:
     for line in broken:
         run.say(f"broken checkpoint skipped: {line}")
     run.say(headline(config, vivit, train_samples, val_samples, world, resumed, step, steps))
+    if known_unreadable:
+        lines = [f"{path}: {problem}" for path, problem in known_unreadable.items()]
+        run.say(listing("left out, unreadable when vivit data check looked at them", lines))
     clips = TrainClips(
         train_samples,
         labels,
@@ -190,7 +198,7 @@ def train_in(world: World, config: Config) -> Path:
 
 
 def validate(
-    run: Run, world: World, model: ViViT, samples: list[Sample], config: Config, step: int, epoch: float
+    run: Run, world: World, model: ViViT, samples: Sequence[Sample], config: Config, step: int, epoch: float
 ) -> float:
     """Single-view accuracy on the validation videos, to the terminal and the metrics; returns the joint top-1."""
     result: Evaluation = evaluate(
@@ -252,7 +260,7 @@ def note_unreadable(run: Run, world: World, batch: Batch, unreadable: dict[int, 
 
 
 def note_not_finite(
-    run: Run, world: World, batch: Batch, samples: list[Sample], step: int, skipped: int, most: int
+    run: Run, world: World, batch: Batch, samples: Sequence[Sample], step: int, skipped: int, most: int
 ) -> None:
     """Name the step and its files; raise FloatingPointError when more than `most` steps were skipped."""
     indices = [index for group in world.gather(batch.indices) for index in group if index >= 0]
@@ -269,8 +277,8 @@ def note_not_finite(
 def headline(
     config: Config,
     model: ViViT,
-    train_samples: list[Sample],
-    val_samples: list[Sample],
+    train_samples: Sequence[Sample],
+    val_samples: Sequence[Sample],
     world: World,
     resumed: Path | None,
     step: int,

@@ -1,0 +1,179 @@
+"""Videos packed into tar files: a few large files in place of many small ones, on a disk or behind a URL.
+
+The layout is WebDataset's: `train-000000.tar` holds videos/a.mp4 and videos/a.json, and so on. Beside them lies
+index.jsonl, a manifest (`vivit.data.manifest`) that says where in which tar file each video begins. So any sample can
+be read at any time with one request, and the order of training is the same function of the seed as with plain files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .decode import VideoError
+from .manifest import Facts, Manifest, parse, write
+from .sample import Classes, DataError, Sample
+from .table import SampleTable
+
+INDEX = "index.jsonl"
+BLOCK = 512  # tar files are made of these
+
+
+def is_url(root: str) -> bool:
+    """Whether `root` is a place that fsspec opens, such as s3://bucket/folder."""
+    return "://" in root
+
+
+def read_shards(root: str, split: str) -> SampleTable:
+    """The samples of a split, as they were when they were packed."""
+    manifest = _index(root)
+    if split not in manifest.header["splits"]:
+        raise DataError(f"{root}: no split {split!r}; there are {', '.join(manifest.header['splits'])}")
+    return manifest.samples(split)
+
+
+def shard_classes(root: str) -> dict[str, tuple[str, ...]]:
+    """The classes and their order, as they were when the videos were packed."""
+    return {name: tuple(names) for name, names in _index(root).header["classes"].items()}
+
+
+def read_packed(path: str, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on of the tar file before "#" in `path`. Raises VideoError."""
+    shard = path[: path.rindex(".tar#") + len(".tar")]
+    try:
+        if is_url(shard):
+            filesystem, place = _filesystem(shard)
+            data = filesystem.cat_file(place, start=offset, end=offset + size)
+        else:
+            with open(shard, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+    except ImportError:
+        raise
+    except Exception as error:  # every kind of storage has errors of its own
+        raise VideoError(
+            path, f"cannot be read ({type(error).__name__}: {error})", "a tar file of the index"
+        ) from error
+    if len(data) != size:
+        raise VideoError(path, f"ends after {len(data)} of {size} bytes", "the tar files that the index was made with")
+    return data
+
+
+def pack(
+    dest: Path,
+    *,
+    base: str,
+    files: Sequence[Facts],
+    samples: Mapping[str, Sequence[Sample]],
+    number: Mapping[str, int],
+    classes: Classes,
+    shard_mib: int,
+) -> list[str]:
+    """Write the readable files, relative to `base`, into tar files of about `shard_mib` MiB, and the index.
+
+    Every file goes to the split of its first sample. Returns the names of the tar files.
+    """
+    dest.mkdir(parents=True, exist_ok=True)
+    (dest / INDEX).unlink(missing_ok=True)
+    rows: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for split, table in samples.items():
+        for s in table:
+            rows[number[s.path]].append({"split": split, "labels": s.labels, "start": s.start, "end": s.end})
+    packed, names = list(files), list[str]()
+    for split in samples:
+        mine = [i for i in rows if rows[i][0]["split"] == split and files[i].num_frames]
+        for shard, group in enumerate(_groups(mine, files, shard_mib * 2**20)):
+            names.append(f"{split}-{shard:06d}.tar")
+            for i, offset in zip(group, _write_tar(dest / names[-1], base, [files[i] for i in group], rows, group)):
+                member = f"{names[-1]}#{files[i].path}"
+                packed[i] = files[i]._replace(path=member, mtime_ns=0, offset=offset)
+    kept = [i for i in range(len(files)) if packed[i].offset is not None]
+    place = {i: k for k, i in enumerate(kept)}
+    write(
+        dest / INDEX,
+        dataset="shards",
+        files=[packed[i] for i in kept],
+        samples={split: [s for s in table if number[s.path] in place] for split, table in samples.items()},
+        classes=classes,
+        missing={},
+        stamps={},
+        number={path: place[i] for path, i in number.items() if i in place},
+    )
+    return names
+
+
+def _groups(mine: Sequence[int], files: Sequence[Facts], most: int) -> Iterator[list[int]]:
+    """Consecutive files of at most `most` bytes together, at least one."""
+    group, size = list[int](), 0
+    for i in mine:
+        if group and size + (files[i].bytes or 0) > most:
+            yield group
+            group, size = [], 0
+        group.append(i)
+        size += files[i].bytes or 0
+    if group:
+        yield group
+
+
+def _write_tar(
+    path: Path, base: str, files: Sequence[Facts], rows: Mapping[int, list[dict[str, Any]]], numbers: Sequence[int]
+) -> list[int]:
+    """Write one tar file, whole or not at all; returns where each video begins."""
+    offsets = []
+    part = path.with_name(path.name + ".part")
+    with tarfile.open(part, "w", format=tarfile.GNU_FORMAT) as tar:
+        for facts, i in zip(files, numbers):
+            data = Path(base, facts.path).read_bytes()
+            _add(tar, facts.path, data)
+            offsets.append(tar.offset - -(-len(data) // BLOCK) * BLOCK)  # type: ignore[attr-defined]
+            _add(tar, f"{os.path.splitext(facts.path)[0]}.json", json.dumps({"samples": rows[i]}).encode())
+    os.replace(part, path)
+    return offsets
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _index(root: str) -> Manifest:
+    path = f"{root.rstrip('/')}/{INDEX}"
+    if is_url(root):
+        return _remote_index(root, path)
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
+    return _local_index(root, path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _local_index(root: str, path: str, size: int, mtime_ns: int) -> Manifest:
+    return parse(Path(path).read_text(encoding="utf-8"), base=root, name=path)
+
+
+@lru_cache(maxsize=1)
+def _remote_index(root: str, path: str) -> Manifest:
+    filesystem, place = _filesystem(path)
+    try:
+        text = filesystem.cat_file(place).decode()
+    except FileNotFoundError as error:
+        raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
+    return parse(text, base=root, name=path)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    try:
+        core = importlib.import_module("fsspec.core")
+    except ImportError as error:
+        raise ImportError(f"{url} needs fsspec: pip install 'vivit[cloud]'") from error
+    return core.url_to_fs(url)

@@ -1,0 +1,225 @@
+"""Samples by the hundred thousand: columns of numbers and bytes, from which a `Sample` is made when it is asked for.
+
+A list of Python objects would be copied by every worker bit by bit, because counting references writes to them. The
+columns are a handful of objects whatever the number of rows, and a forked worker shares their memory for good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+import numpy as np
+
+from .packets import PacketIndex
+from .sample import Sample
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of strings."""
+
+    blob: bytes
+    """All of them, one after the other, as UTF-8."""
+    ends: np.ndarray
+    """(n,) int64: where each one ends."""
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> Texts:
+        whole = "".join(strings)
+        blob = whole.encode("utf-8", "surrogateescape")  # names of files may be no UTF-8
+        if len(blob) == len(whole):
+            lengths = map(len, strings)
+        else:
+            lengths = (len(s.encode("utf-8", "surrogateescape")) for s in strings)
+        return cls(blob, np.cumsum(np.fromiter(lengths, np.int64, len(strings))))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> str:
+        begin = int(self.ends[i - 1]) if i else 0
+        return self.blob[begin : int(self.ends[i])].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        begin = 0
+        for end in self.ends.tolist():
+            yield self.blob[begin:end].decode("utf-8", "surrogateescape")
+            begin = end
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is known of the files of a data set, by their number."""
+
+    base: str
+    """What the paths are relative to."""
+    paths: Texts
+    sizes: np.ndarray
+    """(n,) int64, bytes."""
+    mtimes: np.ndarray
+    """(n,) int64, nanoseconds."""
+    indices: Texts
+    """Packet indices, "" where there is none."""
+    offsets: np.ndarray | None = None
+    """(n,) int64: where the bytes begin in the tar file that the path names before "#"; None: files of their own."""
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    """What is wrong with those that give no frame."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The samples of all splits."""
+
+    files: Files
+    file: np.ndarray
+    """(n,) int32."""
+    names: dict[str, tuple[str, ...]]
+    """By label set: the labels that occur, sorted."""
+    codes: np.ndarray
+    """(n, L) int32: places in `names`."""
+    start: np.ndarray
+    """(n,) float64 seconds, NaN for none."""
+    end: np.ndarray
+    fps: np.ndarray
+    where: Texts | None = None
+
+
+class SampleTable(Sequence[Sample]):
+    """Some rows of `Columns`: a sequence of samples that takes about 20 bytes a row beside the names of the files."""
+
+    def __init__(self, columns: Columns, rows: np.ndarray):
+        self.columns, self.rows = columns, rows
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> SampleTable:
+        """The table of these samples, which have the same label sets."""
+        if isinstance(samples, SampleTable):
+            return samples
+        numbers: dict[str, int] = {}
+        file = [numbers.setdefault(s.path, len(numbers)) for s in samples]
+        first = {number: s for s, number in zip(reversed(samples), reversed(file))}
+        known = [first[i].index for i in range(len(numbers))]
+        offsets = [first[i].offset for i in range(len(numbers))]
+        files = Files(
+            "",
+            Texts.of(list(numbers)),
+            np.array([index.size if index else 0 for index in known], np.int64),
+            np.array([index.mtime_ns if index else 0 for index in known], np.int64),
+            Texts.of([index.text if index else "" for index in known]),
+            None if None in offsets else np.array(offsets, np.int64),
+        )
+        label_sets = dict.fromkeys(name for s in samples for name in s.labels)
+        labels = {name: [s.labels.get(name, "") for s in samples] for name in label_sets}
+        names, codes = encode(labels, len(samples))
+        columns = Columns(
+            files,
+            np.array(file, np.int32),
+            names,
+            codes,
+            numbers_or_nan([s.start for s in samples]),
+            numbers_or_nan([s.end for s in samples]),
+            numbers_or_nan([s.fps for s in samples]),
+            Texts.of([s.where for s in samples]),
+        )
+        return cls(columns, np.arange(len(samples), dtype=np.int32))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, i: int) -> Sample: ...
+    @overload
+    def __getitem__(self, i: slice) -> SampleTable: ...
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return SampleTable(self.columns, self.rows[i])
+        c, row = self.columns, int(self.rows[i])
+        file, known = int(c.file[row]), c.files
+        text = known.indices[file]
+        return Sample(
+            os.path.join(known.base, known.paths[file]),
+            {
+                name: label
+                for (name, labels), code in zip(c.names.items(), c.codes[row].tolist())
+                if (label := labels[code])
+            },
+            *(None if math.isnan(value) else value for value in (float(c.start[row]), float(c.end[row]))),
+            where=c.where[row] if c.where else "",
+            fps=None if math.isnan(c.fps[row]) else float(c.fps[row]),
+            index=PacketIndex(int(known.sizes[file]), int(known.mtimes[file]), text) if text else None,
+            offset=None if known.offsets is None else int(known.offsets[file]),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"SampleTable of {len(self)} samples: {[*self[:2]]} …"
+
+    def take(self, rows: np.ndarray) -> SampleTable:
+        """The samples with these numbers."""
+        return SampleTable(self.columns, self.rows[rows])
+
+    def readable(self) -> tuple[SampleTable, dict[str, str]]:
+        """The samples whose files are not known to be unreadable, and those that are: path → what is wrong."""
+        files, unreadable = self.columns.file[self.rows], self.columns.files.unreadable
+        out = np.isin(files, list(unreadable))
+        base, paths = self.columns.files.base, self.columns.files.paths
+        return self.take(~out), {os.path.join(base, paths[i]): unreadable[i] for i in np.unique(files[out]).tolist()}
+
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """The labels that occur, sorted, by label set."""
+        present = {name: np.unique(codes) for name, codes in self._codes().items()}
+        return {name: tuple(self.columns.names[name][i] for i in codes.tolist()) for name, codes in present.items()}
+
+    def class_indices(self, label_set: str, classes: Sequence[str]) -> np.ndarray:
+        """(N,) int64 places of the labels among `classes`, -1 where a label is none of them."""
+        index = {label: i for i, label in enumerate(classes)}
+        if label_set not in self.columns.names:
+            return np.full(len(self), -1)
+        table = np.array([index.get(label, -1) for label in self.columns.names[label_set]], np.int64)
+        return table[self._codes()[label_set]]
+
+    def list_hash(self, *, ordered: bool) -> str:
+        """See `vivit.data.sample.list_hash`."""
+        c, rows = self.columns, self.rows
+        names = [
+            os.path.basename(path.rpartition("#")[2] if c.files.offsets is not None else path) for path in c.files.paths
+        ]
+        combinations, which = np.unique(c.codes[rows], axis=0, return_inverse=True)
+        labels = [
+            str(sorted((n, c.names[n][i]) for n, i in zip(c.names, row) if c.names[n][i]))
+            for row in combinations.tolist()
+        ]
+        parts = zip(
+            c.file[rows].tolist(), none_for_nan(c.start[rows]), none_for_nan(c.end[rows]), which.ravel().tolist()
+        )
+        lines = [f"{names[file]}|{start}|{end}|{labels[k]}" for file, start, end, k in parts]
+        text = "\n".join(lines if ordered else sorted(lines))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+    def _codes(self) -> dict[str, np.ndarray]:
+        return {name: self.columns.codes[self.rows, i] for i, name in enumerate(self.columns.names)}
+
+
+def encode(labels: Mapping[str, Sequence[str]], n: int) -> tuple[dict[str, tuple[str, ...]], np.ndarray]:
+    """Columns of labels → the sorted names of each, and (n, L) int32 places in them."""
+    names = {name: tuple(sorted(set(column))) for name, column in labels.items()}
+    codes = np.empty((n, len(labels)), np.int32)
+    for i, (name, column) in enumerate(labels.items()):
+        place = {label: code for code, label in enumerate(names[name])}
+        codes[:, i] = [place[label] for label in column]
+    return names, codes
+
+
+def numbers_or_nan(values: Sequence[float | None]) -> np.ndarray:
+    return np.array(values, dtype=np.float64)  # None becomes NaN
+
+
+def none_for_nan(values: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]
