@@ -90,7 +90,7 @@ class Checkpoints:
         with _single_process_is_fine():
             state_dict_loader.load(state, checkpoint_id=path)
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-        return json.loads((path / MANIFEST).read_text())["progress"]
+        return progress_of(path)
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest complete checkpoint, and a line for each newer one that is broken (and now called broken-…)."""
@@ -118,6 +118,11 @@ class Checkpoints:
             raise OSError(
                 f"{self.folder}: a checkpoint needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
             )
+
+
+def progress_of(path: Path) -> dict[str, Any]:
+    """What was given to `save` as the progress of the checkpoint in `path`."""
+    return json.loads((path / MANIFEST).read_text())["progress"]
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:

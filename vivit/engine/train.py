@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from ..config import Config, replace
+from ..config import Config, ModelConfig, from_dict, replace, to_dict
 from ..data.dataset import TrainClips
 from ..data.loader import Batch, train_loader
 from ..data.sample import DataError, Sample, class_names, encode_labels, list_hash, listing, official_classes, read
 from ..model.vivit import ViViT
 from ..weights.load import create, from_pretrained, save_pretrained
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, progress_of
 from .device import autocast, deterministic, uses_bfloat16
 from .distributed import World, clip_gradients, parallelise, start, synchronised
 from .evaluate import SINGLE_VIEW, Evaluation, evaluate
@@ -28,22 +29,24 @@ from .probe import fit_head
 from .run import Meter, Run, Stopped, WorkerDied, check_same_run, given_up, stop_signals, worker_deaths
 
 
-def train(config: Config) -> Path:
+def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
     """Train as `config` says and return the run folder; starting again with the same config continues the run.
 
     Every label is checked before the first step. SIGINT and SIGTERM finish the step, save a checkpoint and raise
     Stopped. Raises ValueError or DataError for settings, data or a run folder that do not fit.
+
+    `build` makes another model under the contract of ViViT, such as those of vivit.model.prior_art, at random.
     """
     with start(config.device) as world:
         while True:
             try:
-                return train_in(world, config)
+                return train_in(world, config, build=build)
             except WorkerDied:
                 if world.size > 1:  # the others wait in vain; torchrun starts all of them again
                     raise
 
 
-def train_in(world: World, config: Config) -> Path:
+def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
     """`train`, as one of the processes of `world`."""
     train_samples, val_samples = (
         read(config.data.dataset, config.data.root, split, manifest=config.data.manifest)
@@ -64,7 +67,12 @@ def train_in(world: World, config: Config) -> Path:
     resumed, broken = checkpoints.newest()
     torch.manual_seed(config.seed)
     deterministic(config.deterministic)
-    vivit = create(config.model, init=None if resumed else config.init).to(world.device)
+    # Activation and pixel normalisation came with init, which is not read again.
+    architecture = from_dict(ModelConfig, progress_of(resumed)["model"]) if resumed else config.model
+    if build is ViViT and config.init and not resumed:
+        vivit = create(architecture, init=config.init, kernel_init=config.kernel_init).to(world.device)
+    else:
+        vivit = build(architecture).to(world.device)
     probed = config.probe and config.init is not None
     if probed and not resumed:
         fit_head(
@@ -80,7 +88,7 @@ def train_in(world: World, config: Config) -> Path:
     model = parallelise(vivit, config.scale, world, bfloat16=uses_bfloat16(world.device, config.precision))
     optimizer = build_optimizer(vivit, config.optim)
     average = Average(vivit, config.optim.ema) if config.optim.ema else None
-    meter = Meter(world, config.model)
+    meter = Meter(world, config.model, build)
     train_list = list_hash(train_samples, ordered=True)
     step, skipped, unreadable = 0, 0, dict[int, str]()
     best, best_step, baseline = -1.0, 0, None
@@ -128,7 +136,7 @@ def train_in(world: World, config: Config) -> Path:
             run.say("no frozen baseline: a random start has no features to fit a head to; init gives it some")
         if probed and not resumed:
             best = baseline = validate(run, world, vivit, val_samples, config, step=0, epoch=0)
-            save_weights(vivit, world, run.folder / "best")
+            save_weights(vivit, world, run.folder / "best", build)
         for batch in meter.timed(loader):
             readable, problems, stop = world.sum([batch.weights.sum().item(), len(batch.problems), len(received)])
             if problems:
@@ -171,10 +179,10 @@ def train_in(world: World, config: Config) -> Path:
                     result = validate(run, world, vivit, val_samples, config, step, step / epoch_steps)
                     if result > best:
                         best, best_step = result, step
-                        save_weights(vivit, world, run.folder / "best")
+                        save_weights(vivit, world, run.folder / "best", build)
             if step % save_steps == 0 or step == steps or stop:
                 progress = {"step": step, "best": best, "skipped": skipped, "unreadable": unreadable}
-                progress |= {"best_step": best_step, "baseline": baseline}
+                progress |= {"best_step": best_step, "baseline": baseline, "model": to_dict(vivit.config)}
                 progress |= {"train_list": train_list, "meter": meter.sums()}
                 try:
                     checkpoints.save(vivit, optimizer, average, progress)
@@ -190,7 +198,7 @@ def train_in(world: World, config: Config) -> Path:
             copy_weights(run.folder / "best", run.folder / "weights", world)
         else:
             with average.applied() if average else nullcontext():
-                save_weights(vivit, world, run.folder / "weights")
+                save_weights(vivit, world, run.folder / "weights", build)
         if baseline is not None:
             run.say(compared(config, baseline, best, best_step, steps))
         run.say(f"{run.folder}: {step} of {steps} steps done, 0 steps left; weights in {run.folder / 'weights'}")
@@ -218,14 +226,14 @@ def validate(
     return list(accuracy.values())[-1]["top1"]
 
 
-def save_weights(model: ViViT, world: World, folder: Path) -> None:
+def save_weights(model: ViViT, world: World, folder: Path, build: Callable[[ModelConfig], Any] = ViViT) -> None:
     """Write the weights of a model that may be divided among processes."""
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if world.is_first:
         with torch.device("meta"):
-            whole = ViViT(model.config)
+            whole = build(model.config)
         whole.load_state_dict(state, assign=True)
-        save_pretrained(whole, folder)
+        whole.save_pretrained(folder)
     world.barrier()
 
 
