@@ -196,8 +196,10 @@ def csv_rows(lines: Iterable[str], table: Path) -> Iterator[tuple[int, dict[str,
     for cells in reader:
         if not cells:
             continue
-        row: dict[Any, Any] = dict(zip(names, [*cells, *[""] * (len(names) - len(cells))]))
-        if len(cells) > len(names):
+        row: dict[Any, Any] = dict(zip(names, cells))
+        if len(cells) < len(names):
+            row |= dict.fromkeys(names[len(cells) :], "")
+        elif len(cells) > len(names):
             row[None] = cells[len(names) :]
         yield reader.line_num, row
 
@@ -226,6 +228,11 @@ def part(start: Any, end: Any, wrong: list[str], names: tuple[str, str] = ("star
     if first is not None and last is not None and first >= last:
         wrong.append(f"{names[1]} {last} is not after {names[0]} {first}")
     return [first, last]
+
+
+def empty(names: Sequence[str], cells: Sequence[str]) -> list[str]:
+    """What is wrong with cells that must not be empty."""
+    return [] if all(cells) else [f"{name} is empty" for name, cell in zip(names, cells) if not cell]
 
 
 def outside(path: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from .annotations import (
     Reading,
     checked_classes,
+    empty,
     find_file,
     is_file_name,
     name_of,
@@ -49,7 +50,7 @@ def read_epic_kitchens(root: Path, split: str, missing: list[str]) -> list[Sampl
     pairs: dict[tuple[str, ...], dict[str, str]] = {}
     for where, cells in table_rows(table, COLUMNS, found.problems):
         narration_id, video_id, start, stop, *numbers = cells
-        wrong = [f"{column} is empty" for column, cell in zip(COLUMNS, cells) if not cell]
+        wrong = empty(COLUMNS, cells)
         first, last = part(_seconds(start), _seconds(stop), wrong, ("start_timestamp", "stop_timestamp"))
         if os.sep in video_id:
             wrong.append(f"video_id {video_id!r} lies outside {root}")

@@ -5,7 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .annotations import Reading, checked_classes, find_file, name_of, part, split_name, table_rows, unknown, videos_by
+from .annotations import (
+    Reading,
+    checked_classes,
+    empty,
+    find_file,
+    name_of,
+    part,
+    split_name,
+    table_rows,
+    unknown,
+    videos_by,
+)
 from .sample import Sample
 
 LABEL_SET = "action"
@@ -31,7 +42,7 @@ def read_kinetics(root: Path, split: str, missing: list[str]) -> list[Sample]:
     labels: dict[str, dict[str, str]] = {}
     for where, cells in table_rows(table, COLUMNS, found.problems):
         label, youtube_id, start, end = cells
-        wrong = [f"{column} is empty" for column, cell in zip(COLUMNS, cells) if not cell]
+        wrong = empty(COLUMNS, cells)
         first, last = part(start, end, wrong, ("time_start", "time_end"))
         if os.sep in youtube_id:
             wrong.append(f"youtube_id {youtube_id!r} lies outside {root}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .annotations import Reading, checked_classes, find_file, outside, split_name, table_rows, unknown, videos_by
+from .annotations import Reading, checked_classes, empty, find_file, outside, split_name, table_rows, unknown, videos_by
 from .sample import DataError, Sample
 
 LABEL_SET = "action"
@@ -30,7 +30,7 @@ def read_moments(root: Path, split: str, missing: list[str]) -> list[Sample]:
     for where, (path, label) in table_rows(table, ("file", "class"), found.problems, header=False):
         if where.endswith(":1") and path in ("filename", "file", "path"):  # copies with a header
             continue
-        wrong = [f"{column} is empty" for column, cell in (("file", path), ("class", label)) if not cell]
+        wrong = empty(("file", "class"), (path, label))
         if outside(path):
             wrong.append(f"{path} lies outside {base}")
         if label and labels and label not in labels:

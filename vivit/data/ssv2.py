@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .annotations import Reading, checked_classes, find_file, json_rows, name_of, split_name, unknown, videos_by
+from .annotations import Reading, checked_classes, empty, find_file, json_rows, name_of, split_name, unknown, videos_by
 from .sample import DataError, Sample
 
 LABEL_SET = "action"
@@ -28,7 +28,7 @@ def read_ssv2(root: Path, split: str, missing: list[str]) -> list[Sample]:
     for where, row in json_rows(file, found.problems):
         video, template = (str(row.get(key, "")).strip() for key in ("id", "template"))
         label = template.replace("[", "").replace("]", "")
-        wrong = [f"{key} is empty" for key, value in (("id", video), ("template", template)) if not value]
+        wrong = empty(("id", "template"), (video, template))
         if "/" in video:
             wrong.append(f"id {video!r} lies outside {root}")
         if label and labels and label not in labels:
