@@ -16,6 +16,7 @@ Video classification with pure transformers: the ViViT family.
 
   vivit demo                                  the whole story on made videos, one CPU, about two minutes
   vivit data check ROOT                       read every video and label once, list what is wrong
+  vivit data show RECIPE --data.root ROOT     what the model is fed, before and after augmentation: a page
   vivit train RECIPE --data.root ROOT …       train; the same command goes on after an interruption
   vivit eval WEIGHTS [--data.root ROOT] …     temporal views x spatial crops, single and multi view
   vivit compare A B                           which is better on the same videos, with an interval
@@ -86,6 +87,9 @@ def data(args: list[str]) -> None:
     from .data.check import check
 
     verb, *rest = args or ["--help"]
+    if verb == "show":
+        show(rest)
+        return
     if verb != "check":
         print("usage: vivit data check ROOT [--splits SPLIT …]", file=sys.stderr if verb != "--help" else sys.stdout)
         sys.exit(0 if verb in ("-h", "--help") else 2)
@@ -93,6 +97,43 @@ def data(args: list[str]) -> None:
     print(report)
     if report.problems:
         sys.exit(1)
+
+
+def show(args: list[str]) -> None:
+    from typing import Annotated
+
+    import tyro
+
+    from .config import Config, suggestion
+    from .recipes import RECIPES
+
+    name, rest = positional(args, "usage: vivit data show RECIPE --data.root ROOT [--augment.erasing 0.25 …]")
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
+    default = RECIPES[name]()
+
+    def ask(
+        *,
+        output: str = "clips.html",
+        classes: int = 8,
+        draws: int = 2,
+        frames: int = 4,
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,
+    ) -> None:
+        """What the model is fed: clips before and after augmentation, class by class, on one HTML page.
+
+        Args:
+            output: The page to write.
+            classes: Most classes to show, one video each.
+            draws: Draws of the augmentation of each clip.
+            frames: Frames of each clip.
+            config: Settings of the run.
+        """
+        from .show import show
+
+        print(f"open {show(config, output=output, classes=classes, draws=draws, frames=frames).resolve()}")
+
+    tyro.cli(ask, args=rest, prog=f"vivit data show {name}")
 
 
 def train(args: list[str]) -> None:

@@ -16,6 +16,7 @@ MODULES = {
 TOOLS = {
     "recipes",
     "prediction",
+    "show",
     "comparison",
     "info",
     "plan",

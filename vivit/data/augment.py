@@ -128,7 +128,7 @@ def rand_augment(clip: Tensor, names: Sequence[str], magnitude: float, rng: np.r
 
 def apply_tables(clip: Tensor, tables: np.ndarray) -> None:
     """Replace each level of each channel by what `tables` (3, 256) says."""
-    if tables is UNCHANGED:
+    if np.array_equal(tables, UNCHANGED):
         return
     texts = [table.astype(np.uint8).tobytes() for table in tables]
     for frame in clip.flatten(2).numpy():
