@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,21 +22,28 @@ class Part:
     multiply_adds: int
 
 
-def count(config: ModelConfig) -> list[Part]:
-    """Tokenizer, the parts of the encoder, head, and the total, as PyTorch counts them in a forward pass."""
+def count(config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT) -> list[Part]:
+    """Tokenizer, the parts of the encoder, head, and the total, as PyTorch counts them in a forward pass.
+
+    Of another model that `build` makes: its parts, and the total.
+    """
     with torch.device("meta"):
-        model = ViViT(config).eval()
+        model = build(config).eval()
         video = torch.zeros(1, config.num_frames, 3, *config.image_size)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with counter, torch.enable_grad():  # the plain model; without gradients it leaves out what nobody reads
         model(video)
     flops = counter.get_flop_counts()
 
     def part(name: str, module: nn.Module) -> Part:
-        path = f"ViViT.{name}" if name else "ViViT"  # a module without products, such as a mean, is not in `flops`
+        top = type(model).__name__
+        path = f"{top}.{name}" if name else top  # a module without products, such as a mean, is not in `flops`
         parameters, operations = sum(p.numel() for p in module.parameters()), sum(flops.get(path, {}).values())
         return Part(name or "total", parameters, operations // 2)
 
-    halves = [name for name, _ in model.encoder.named_children() if name in ("spatial", "temporal")]
-    names = ["tokenizer", *([f"encoder.{half}" for half in halves] or ["encoder"]), "head", ""]
-    return [part(name, model.get_submodule(name)) for name in names]
+    names = [name for name, _ in model.named_children()]
+    if "encoder" in names:
+        encoder = model.get_submodule("encoder")
+        halves = [name for name, _ in encoder.named_children() if name in ("spatial", "temporal")]
+        names = ["tokenizer", *([f"encoder.{half}" for half in halves] or ["encoder"]), "head"]
+    return [part(name, model.get_submodule(name)) for name in [*names, ""]]

@@ -39,8 +39,12 @@ class Transformer(nn.Module):
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         x = dropout(x + self.pos_embed, self.dropout, noise[-1][:, 0] if noise else None)
-        for i, block in enumerate(self.blocks):
-            x = block(x, noise[i] if noise else None)
+        *blocks, last = zip(self.blocks, noise or [None] * len(self.blocks))
+        for block, part in blocks:
+            x = block(x, part)
+        block, part = last
+        # Of the last block only the class token is read. Training computes the others as well, as `vivit plan` counts.
+        x = block(x, part, first=1) if self.cls_token is not None and not torch.is_grad_enabled() else block(x, part)
         return self.read(x, norm=self.norm, pool=self.pool)
 
     def resize(self, grid: tuple[int, int, int]) -> None:

@@ -22,17 +22,30 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 
 MASK = 2**32 - 1
+LONG = 512  # tokens; from here on a CPU's caches miss so often between strided rows that copying the heads is faster
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values and result are (B, n, a, k)
 
+
+class Gelu(nn.GELU):
+    """In place where no gradient is asked for: a CPU takes as long to get fresh memory as to fill it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(input)
+        return torch.ops.aten.gelu_(input, approximate=self.approximate)
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu_tanh": partial(nn.GELU, approximate="tanh"),  # the official code's
-    "gelu": nn.GELU,  # PyTorch image models'
+    "gelu_tanh": partial(Gelu, approximate="tanh"),  # the official code's
+    "gelu": Gelu,  # PyTorch image models'
 }
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Every token sees every token of its sequence. Never a mask: cuDNN's backward fails with some."""
     q, k, v = (rearrange(x, "B n a k -> B a n k") for x in (q, k, v))
+    if q.device.type == "cpu" and k.shape[2] > LONG:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     return rearrange(F.scaled_dot_product_attention(q, k, v), "B a n k -> B n a k")
 
 
@@ -93,13 +106,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
         self.dropout = config.dropout
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, n, D) → queries, keys, values, each (B, n, a, k)."""
-        q, k, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, a=self.num_heads)
+    def heads(self, x: Tensor, first: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, n, D) → queries, keys, values, each (B, n, a, k); queries of the `first` tokens only, if said."""
+        if first is None:
+            q, k, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, a=self.num_heads)
+            return q, k, v
+        (w, *ws), (b, *bs) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        pairs = [(x[:, :first], w, b), *((x, w, b) for w, b in zip(ws, bs))]
+        q, k, v = (rearrange(F.linear(x, w, b), "B n (a k) -> B n a k", a=self.num_heads) for x, w, b in pairs)
         return q, k, v
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:  # noise (B,)
-        out = rearrange(self.attend(*self.heads(x)), "B n a k -> B n (a k)")
+    def forward(self, x: Tensor, noise: Tensor | None = None, first: int | None = None) -> Tensor:  # noise (B,)
+        out = rearrange(self.attend(*self.heads(x, first)), "B n a k -> B n (a k)")
         return dropout(self.proj(out), self.dropout, noise)
 
 
@@ -120,7 +138,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; `drop_path` is the probability that a sample skips a branch."""
+    """Pre-norm transformer block; `drop_path` is the probability that a sample skips a branch.
+
+    `first` says that only so many tokens of the result are wanted; they are the same, and the rest is not computed.
+    """
 
     def __init__(self, config: ModelConfig, *, attend: Attend = attend_all, drop_path: float = 0.0):
         super().__init__()
@@ -130,9 +151,9 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:  # noise (B, 6)
+    def forward(self, x: Tensor, noise: Tensor | None = None, first: int | None = None) -> Tensor:  # noise (B, 6)
         path, element = per_branch(noise)
-        x = x + drop_rows(self.attn(self.norm1(x), element[0]), self.drop_path, path[0])
+        x = x[:, :first] + drop_rows(self.attn(self.norm1(x), element[0], first), self.drop_path, path[0])
         return x + drop_rows(self.mlp(self.norm2(x), element[1]), self.drop_path, path[1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -25,9 +26,25 @@ class Tokenizer(nn.Module):
         self.t, self.h, self.w = config.tubelet_size
 
     def forward(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, t, s, D)
+        return F.linear(self.boxes(video), self.proj.weight.flatten(1), self.proj.bias)
+
+    def boxes(self, video: Tensor) -> Tensor:
+        """(B, T, C, H, W) → (B, t, s, C·t·h·w of a tubelet)."""
         pattern = "B (t dt) C (h dh) (w dw) -> B t (h w) (C dt dh dw)"
-        boxes = rearrange(video[:, self.frames], pattern, dt=self.t, dh=self.h, dw=self.w)
-        return F.linear(boxes, self.proj.weight.flatten(1), self.proj.bias)
+        return rearrange(video[:, self.frames], pattern, dt=self.t, dh=self.h, dw=self.w)
+
+    def from_pixels(self, video: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
+        """The tokens of uint8 pixels · scale + shift, each (3, 1, 1), with both folded into kernel and bias.
+
+        Pixels stay one byte until the product. They are taken as pixel − 128, which any float type holds exactly, so
+        that no large bias has to cancel. Without gradients: in training the kernel would be folded again in each step.
+        """
+        weight, bias = self.proj.weight, self.proj.bias
+        assert bias is not None
+        kernel = weight.float() * scale[:, None].float()
+        offset = (weight.float() * (shift + 128 * scale)[:, None].float()).sum(dim=(1, 2, 3, 4))
+        centred = (self.boxes(video) ^ 128).view(torch.int8).to(weight.dtype)
+        return F.linear(centred, kernel.flatten(1).to(weight.dtype), (bias.float() + offset).to(weight.dtype))
 
 
 def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:

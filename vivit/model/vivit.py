@@ -57,8 +57,12 @@ class ViViT(nn.Module):
             seeds = None
         elif seeds is None:
             seeds = torch.randint(2**32, video.shape[:1], device=video.device)
-        tokens = self.tokenizer(self.normalise(video))  # (B, t, s, D)
-        return self.encoder(tokens, seeds)
+        return self.encoder(self.tokens(video), seeds)
+
+    def tokens(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, t, s, D)
+        if video.dtype == torch.uint8 and not torch.is_grad_enabled():
+            return self.tokenizer.from_pixels(video, scale=self.pixel_scale, shift=self.pixel_shift)
+        return self.tokenizer(self.normalise(video))
 
     def normalise(self, video: Tensor) -> Tensor:
         """uint8 pixels → (x / 255 − mean) / std in the model's dtype; float videos count as normalised."""
