@@ -296,6 +296,8 @@ class Config:
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     init: str | None = None
     """Weights to start from: a file, a folder or a hub id. Going on with an interrupted run needs no init."""
+    kernel_init: Literal["central_frame", "filter_inflation", "arp", "random"] = "central_frame"
+    """init is an image model: how its patch kernel becomes a tubelet's (paper, section 3.4)."""
     probe: bool = False
     """Fit the head to the features of the start before the first step: the frozen baseline, from which training goes
     on. Needs init."""
@@ -322,7 +324,7 @@ class Config:
     """A module with wandb's init, log and finish: wandb, trackio, swanlab."""
 
     def __post_init__(self):
-        _one_of(self, "device", "precision", "result")
+        _one_of(self, "device", "precision", "result", "kernel_init")
         _positive(self, "eval_every", "save_every", "log_every", "keep")
         _check(self.seed >= 0, f"seed is {self.seed}; it is 0 or more")
 

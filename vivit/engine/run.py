@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Config, EvalConfig, ModelConfig, ScaleConfig, differences, from_dict, to_dict
 from ..data.dataset import TrainClips
 from ..model.cost import count
+from ..model.vivit import ViViT
 from .device import memory, peak_tflops
 from .distributed import World
 
@@ -114,10 +115,10 @@ class Run:
 class Meter:
     """Means over the steps since the last reading, over all processes. Losses stay on the device until then."""
 
-    def __init__(self, world: World, config: ModelConfig):
+    def __init__(self, world: World, config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT):
         self.world = world
         # A backward pass does twice the work of a forward pass; a multiply-add is two operations.
-        self.flops_per_clip = 6 * count(config)[-1].multiply_adds
+        self.flops_per_clip = 6 * count(config, build)[-1].multiply_adds
         self.all_clips, self.first_memory = 0.0, (0.0, 0.0)
         self.restart()
 

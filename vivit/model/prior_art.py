@@ -1,0 +1,117 @@
+"""The 3-D convolutions that the paper compares with, from torchvision, under the contract of a ViViT.
+
+From a random start and without torchvision's weights, for `vivit study architecture`. They shrink a frame 16-fold
+(S3D: 32-fold) before they average it: of frames of 48 pixels 3 x 3 places (1 x 1) are left at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision.models import video as networks
+
+from ..config import ModelConfig, from_dict, to_dict
+from .vivit import Head, pixel_affine
+
+FORMAT = "vivit prior art"
+
+
+class PriorArt(nn.Module):
+    """Videos (B, T, C, H, W) → logits (B, K), as a ViViT: uint8 is normalised here, the head starts at zero.
+
+    Of `config` the classes, the preprocessing, the clip's length and the frame's size count.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.network, width = self.make()
+        self.head = Head(width, config.num_classes)
+        scale, shift = pixel_affine(config.preprocessing)
+        self.register_buffer("pixel_scale", scale, persistent=False)
+        self.register_buffer("pixel_shift", shift, persistent=False)
+
+    @staticmethod
+    def make() -> tuple[nn.Module, int]:
+        """The network without its classifier, and the width of its features."""
+        raise NotImplementedError
+
+    def forward(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, K)
+        return self.head(self.features(video))
+
+    def features(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, D)
+        """The input of the head. Nothing here is left to chance, so `seeds` do not matter."""
+        if video.dtype == torch.uint8:
+            video = video * self.pixel_scale + self.pixel_shift
+        return self.network(video.transpose(1, 2))
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Write model.safetensors and config.json into `folder`; `load` of the same class reads them."""
+        from ..weights.save import write, write_text  # which imports this package
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"format": FORMAT, "network": type(self).__name__, "model": to_dict(self.config)}
+        write(folder / "model.safetensors", lambda path: safetensors.torch.save_file(self.state_dict(), path))
+        write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> Self:
+        """The model that `save_pretrained` wrote."""
+        about = json.loads((Path(folder) / "config.json").read_text())
+        if (about["format"], about.get("network")) != (FORMAT, cls.__name__):
+            raise ValueError(f"{folder} holds {about['format']} {about.get('network', '')}, not {cls.__name__}")
+        model = cls(from_dict(ModelConfig, about["model"]))
+        model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"))
+        return model
+
+
+def resnet(build: Callable[..., nn.Module]) -> tuple[nn.Module, int]:
+    """A video ResNet of torchvision up to its features."""
+    network = build(weights=None)
+    width = network.get_submodule("fc").in_features
+    network.fc = nn.Identity()
+    return network, width  # type: ignore[return-value]
+
+
+class R3D18(PriorArt):
+    """ResNet-18 with 3 x 3 x 3 kernels (Tran et al., 2018)."""
+
+    @staticmethod
+    def make() -> tuple[nn.Module, int]:
+        return resnet(networks.r3d_18)
+
+
+class R2Plus1D18(PriorArt):
+    """ResNet-18 with a kernel over space and one over time in the place of each (Tran et al., 2018)."""
+
+    @staticmethod
+    def make() -> tuple[nn.Module, int]:
+        return resnet(networks.r2plus1d_18)
+
+
+class S3D(PriorArt):
+    """Inception with kernels over space and kernels over time (Xie et al., 2018), without its dropout."""
+
+    @staticmethod
+    def make() -> tuple[nn.Module, int]:
+        """The features are averaged over whatever is left of time and space."""
+        network = networks.s3d(weights=None)
+        network.avgpool = nn.Identity()  # type: ignore[assignment]  # asks for frames of 224 pixels
+        width = network.get_submodule("classifier.1").in_channels
+        network.classifier = nn.Identity()  # type: ignore[assignment]
+        return network, width  # type: ignore[return-value]
+
+
+PRIOR_ART: dict[str, type[PriorArt]] = {"r3d_18": R3D18, "r2plus1d_18": R2Plus1D18, "s3d": S3D}
