@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 USAGE = """\
 usage: vivit COMMAND …
@@ -15,7 +15,8 @@ usage: vivit COMMAND …
 Video classification with pure transformers: the ViViT family.
 
   vivit demo                                  the whole story on made videos, one CPU, about two minutes
-  vivit data check ROOT                       read every video and label once, list what is wrong
+  vivit data check [DATASET] ROOT             read every video and label once, list what is wrong
+  vivit data prepare [DATASET] ROOT DEST      write videos that load faster, as files or in tar files
   vivit data show RECIPE --data.root ROOT     what the model is fed, before and after augmentation: a page
   vivit train RECIPE --data.root ROOT …       train; the same command goes on after an interruption
   vivit eval WEIGHTS [--data.root ROOT] …     temporal views x spatial crops, single and multi view
@@ -24,7 +25,9 @@ Video classification with pure transformers: the ViViT family.
   vivit weights report SOURCE                 what loading does to every tensor; also convert, verify
   vivit info PRESET                           parameters and multiply-adds, part by part
   vivit plan RECIPE|PRESET --gpus N …         memory, speed and days of a run, before it starts
+  vivit study STUDY RECIPE [--seeds 5] …      the paper's analyses: tokenisation, architecture, regularisation
   vivit runs [FOLDER]                         the runs of a folder: results, and settings that differ
+  vivit bench [CASE …]                        speed against the machine's limit and beside other libraries
 
 WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `vivit COMMAND --help` lists settings."""
 
@@ -46,7 +49,9 @@ def main() -> None:
         "weights": weights,
         "info": info,
         "plan": plan,
+        "study": study,
         "runs": runs,
+        "bench": bench,
     }
     if command not in commands:
         from .config import suggestion
@@ -82,21 +87,46 @@ def demo(args: list[str]) -> None:
 
 
 def data(args: list[str]) -> None:
+    verbs = {
+        "check": ("[DATASET] ROOT", data_check),
+        "prepare": ("[DATASET] ROOT DEST", data_prepare),
+        "show": ("RECIPE --data.root ROOT", show),
+    }
+    verb, *rest = args or ["--help"]
+    if verb not in verbs:
+        usage = "usage: " + "\n       ".join(f"vivit data {name} {what} …" for name, (what, _) in verbs.items())
+        print(usage, file=sys.stdout if verb in ("-h", "--help") else sys.stderr)
+        sys.exit(0 if verb in ("-h", "--help") else 2)
+    verbs[verb][1](rest)
+
+
+def data_check(args: list[str]) -> None:
     import tyro
 
     from .data.check import check
 
-    verb, *rest = args or ["--help"]
-    if verb == "show":
-        show(rest)
-        return
-    if verb != "check":
-        print("usage: vivit data check ROOT [--splits SPLIT …]", file=sys.stderr if verb != "--help" else sys.stdout)
-        sys.exit(0 if verb in ("-h", "--help") else 2)
-    report = tyro.cli(check, args=rest, prog="vivit data check")
+    report = tyro.cli(check, args=named_dataset(args, places=1), prog="vivit data check")
     print(report)
     if report.problems:
         sys.exit(1)
+
+
+def data_prepare(args: list[str]) -> None:
+    import tyro
+
+    from .data.prepare import prepare
+
+    words, flat = named_dataset(args, places=2), (tyro.conf.OmitArgPrefixes,)
+    done = tyro.cli(prepare, args=words, prog="vivit data prepare", config=flat)
+    print(done)
+    if done.bad or done.problems:
+        sys.exit(1)
+
+
+def named_dataset(args: list[str], *, places: int) -> list[str]:
+    """`DATASET ROOT …` as `ROOT … --dataset DATASET`: one word more than there are places is the data set."""
+    words = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
+    return args[1:words] + ["--dataset", args[0], *args[words:]] if words == places + 1 else args
 
 
 def show(args: list[str]) -> None:
@@ -239,6 +269,7 @@ def predict_files(
     spatial_views: int = 3,
     top_k: int = 5,
     device: str = "auto",
+    precision: Literal["auto", "bfloat16", "float32"] = "auto",
     json: bool = False,
 ) -> int:
     """Class names and probabilities of each file. Returns how many could not be read.
@@ -250,20 +281,24 @@ def predict_files(
         spatial_views: 1 centre crop, or 3 along the longer side.
         top_k: Classes to show.
         device: auto, cpu, cuda or mps.
+        precision: float32, bfloat16, or auto, which is bfloat16 where the device has units for it.
         json: One JSON object a line.
     """
     from json import dumps
 
     from .data.decode import VideoError
-    from .engine.device import pick_device
+    from .engine.device import has_bfloat16_units, pick_device
     from .engine.evaluate import load_weights
     from .prediction import predict
 
     model = load_weights(weights).to(pick_device(device))
+    if precision == "auto" and has_bfloat16_units(model.head.weight.device):
+        print("computing in bfloat16, for which this device has units; --precision float32 is exact", file=sys.stderr)
+    how = {"temporal_views": temporal_views, "spatial_views": spatial_views, "top_k": top_k, "precision": precision}
     unreadable = 0
     for file in files:
         try:
-            result = predict(model, file, temporal_views=temporal_views, spatial_views=spatial_views, top_k=top_k)
+            result = predict(model, file, **how)  # type: ignore[arg-type]
             print(dumps(result.to_dict()) if json else result)
         except VideoError as error:
             unreadable += 1
@@ -387,12 +422,64 @@ def plan(args: list[str]) -> None:
     print(tyro.cli(ask, args=rest, prog=f"vivit plan {name!r}"))
 
 
+def study(args: list[str]) -> None:
+    from typing import Annotated
+
+    import tyro
+
+    from .config import Config, replace, suggestion
+    from .recipes import RECIPES
+
+    names = ("tokenisation", "architecture", "regularisation")
+    usage = f"usage: vivit study {'|'.join(names)} RECIPE [--quick] [--seeds 5] [--jobs 2] [--data.root ROOT …]"
+    kind, rest = positional(args, usage)
+    if kind not in names:
+        raise ValueError(f"unknown study {kind!r}{suggestion(kind, names)}")
+    name, rest = positional(rest, usage)
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
+    default = replace(RECIPES[name](**recipe_arguments(RECIPES[name], rest)), run=f"runs/study/{kind}")
+
+    def ask(
+        *,
+        seeds: int = 5,
+        quick: bool = False,
+        jobs: int = 1,
+        cnn_epochs: float | None = None,
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,
+    ) -> int:
+        """One of the paper's analyses on your videos. The same command goes on after an interruption.
+
+        Args:
+            seeds: Runs of each row, from `seed` upwards; the same for all rows.
+            quick: A third of the epochs, two seeds at most, a single view of each test video.
+            jobs: Runs at once, each in a process of its own, sharing the cores.
+            cnn_epochs: Of the 3-D convolutions, if fewer than of the rest: they cost many times more a clip.
+            config: Settings of all runs; `run` is the folder of the study.
+        """
+        from .studies.study import study
+
+        results = study(kind, config, recipe=name, seeds=seeds, quick=quick, at_once=jobs, cnn_epochs=cnn_epochs)
+        return results["failed"]
+
+    if tyro.cli(ask, args=rest, prog=f"vivit study {kind} {name}"):
+        sys.exit(1)
+
+
 def runs(args: list[str]) -> None:
     import tyro
 
     from .runs import table
 
     print(tyro.cli(table, args=args, prog="vivit runs"))
+
+
+def bench(args: list[str]) -> None:
+    import tyro
+
+    from .bench import bench
+
+    tyro.cli(bench, args=args, prog="vivit bench")
 
 
 def positional(args: list[str], usage: str) -> tuple[str, list[str]]:

@@ -11,7 +11,7 @@ import torch
 from .config import EvalConfig
 from .data.dataset import eval_views
 from .data.sample import Sample
-from .engine.device import autocast
+from .engine.device import in_precision
 from .model.vivit import ViViT
 
 
@@ -48,7 +48,8 @@ def predict(
 ) -> Prediction:
     """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
 
-    Logits are averaged over the views, then softmax per label set. Raises VideoError for an unreadable file.
+    Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
+    where the device has units for it, a CPU included. Raises VideoError for an unreadable file.
     """
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
     views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
@@ -56,8 +57,9 @@ def predict(
     device = model.head.weight.device
     was_training = model.training
     model.eval()
-    with autocast(device, precision):
-        logits = torch.cat([model(batch.to(device)).float() for batch in views.split(protocol.batch_views)])
+    run = in_precision(model, precision)
+    together = protocol.batch_views if device.type != "cpu" else 1  # on a CPU more views only miss the caches
+    logits = torch.cat([run(batch.to(device)).float() for batch in views.split(together)])
     model.train(was_training)
 
     classes = {}

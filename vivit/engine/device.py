@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -27,6 +30,35 @@ def pick_device(name: str = "auto") -> torch.device:
 def uses_bfloat16(device: torch.device, precision: str = "auto") -> bool:
     """Whether to compute in bfloat16; auto does on CUDA."""
     return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; without, a CPU takes several times as long."""
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    # PyTorch asks the processor, but has no public name for the answer.
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(test() for test in tests if test is not None)
+
+
+def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor], Tensor]:
+    """The model as a function for inference; auto takes bfloat16 where the device has units for it.
+
+    On a CPU weights and activations are bfloat16, because autocast would convert back and forth between all the
+    products; elsewhere it is autocast.
+    """
+    device = next(model.parameters()).device
+    if not (precision == "bfloat16" or (precision == "auto" and has_bfloat16_units(device))):
+        return model
+    if device.type == "cpu":
+        weights = {name: p.detach().bfloat16() for name, p in model.named_parameters()}
+        return lambda x: functional_call(model, weights, (x,))
+
+    def call(x: Tensor) -> Tensor:
+        with autocast(device, "bfloat16"):
+            return model(x)
+
+    return call
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:

@@ -1,0 +1,92 @@
+"""`vivit bench`: how fast, against which limit, beside which peers; one command, JSON out, a page made from it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..engine.device import pick_device
+from . import models
+from .measure import Clock, conditions
+from .page import page, table
+from .pipeline import evaluation, input_speed
+from .startup import startup
+
+Case = Literal["forward", "train", "peers", "input", "evaluation", "startup"]
+QUICK: tuple[Case, ...] = ("startup", "evaluation", "input", "forward")
+
+
+def bench(
+    cases: tuple[Case, ...] = QUICK,
+    /,
+    preset: tuple[str, ...] = ("ViViT-B/16x2", "ViViT-B/16x2 FE"),
+    precision: tuple[models.Precision, ...] = ("float32",),
+    batch_size: int = 1,
+    compile: bool = False,
+    device: str = "auto",
+    rounds: int = 3,
+    threads: int | None = None,
+    cpu_time: bool = False,
+    videos: int = 4,
+    workers: int = 2,
+    out: Path | None = None,
+    docs: Path | None = None,
+) -> dict[str, Any]:
+    """Measure, print tables, and write the numbers where `out` says. The default takes a few minutes on two cores.
+
+    Args:
+        cases: forward and train: each preset, with its peer where one is installed; peers: the presets beside other
+            video models; input: from files to clips; evaluation: the views of a test video; startup: imports and help.
+        preset: Models to time.
+        precision: float32, bfloat16 or both.
+        batch_size: Clips in a forward pass or training step.
+        compile: Time each preset with compiled blocks as well.
+        device: auto, cpu, cuda or mps.
+        rounds: How often everything is timed; ratios are medians over the rounds.
+        threads: Of PyTorch; not said, as many as it takes by itself.
+        cpu_time: On a CPU that others use as well: one thread, and the time that it computes instead of what passes.
+        videos: input: how many files.
+        workers: input: processes of the loader.
+        out: Write JSON here.
+        docs: Write docs/benchmarks.md here.
+    """
+    where = pick_device(device)
+    if threads or cpu_time:
+        torch.set_num_threads(1 if cpu_time else threads or 1)
+    clock = Clock(rounds, where, cpu_time)
+    results: dict[str, Any] = {
+        "command": shlex.join(["vivit", *sys.argv[1:]]),
+        "conditions": conditions(where) | {"device": where.type, "cpu_time": cpu_time},
+        "rounds": rounds,
+        "rows": [],
+    }
+    for case in cases:
+        if case in ("forward", "train"):
+            measure = getattr(models, case)
+            for name in preset:
+                for one in precision:
+                    how = {"precision": one, "batch_size": batch_size, "compiled": compile}
+                    add(results, measure(name, **how, clock=clock), out)
+        elif case == "peers":
+            for one in precision:
+                add(results, models.peers(preset, precision=one, clock=clock), out)
+        elif case == "input":
+            add(results, input_speed(videos=videos, workers=workers, clock=clock), out)
+        else:
+            add(results, {"evaluation": evaluation, "startup": startup}[case](clock), out)
+    if docs is not None:
+        docs.write_text(page(results), encoding="utf-8")
+    return results
+
+
+def add(results: dict[str, Any], rows: list[dict[str, Any]], out: Path | None) -> None:
+    """Print and keep the rows; the file is written after every case, so that an interruption loses one."""
+    print("\n".join(["", *table(rows)]), flush=True)
+    results["rows"] += rows
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

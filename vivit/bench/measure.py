@@ -1,0 +1,159 @@
+"""How things are timed: interleaved rounds in one process, so that what else the machine does falls on all alike."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("vivit", "torch", "torchvision", "av", "transformers", "timm")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one contender, round by round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, as a share of the median."""
+        return spread(self.seconds)
+
+    def over(self, other: Times) -> float:
+        """Median over the rounds of other / this: how many times faster this is."""
+        return statistics.median(b / a for a, b in zip(self.seconds, other.seconds))
+
+
+def spread(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / 2 / middle
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where, how often and by which clock things are timed."""
+
+    rounds: int
+    device: torch.device = torch.device("cpu")
+    cpu_time: bool = False
+    """Seconds that this thread computes instead of seconds that pass: for one thread on a machine that others use."""
+
+    def time(self, run: Callable[[], Any]) -> float:
+        """Seconds of one call: by events on CUDA, by the clock elsewhere."""
+        gc.collect()
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize(self.device)
+            start.record()
+            run()
+            end.record()
+            torch.cuda.synchronize(self.device)
+            return start.elapsed_time(end) / 1e3
+        now = time.thread_time if self.cpu_time else time.perf_counter
+        synchronize(self.device)
+        began = now()
+        run()
+        synchronize(self.device)
+        return now() - began
+
+
+def interleave(contenders: Mapping[str, Callable[[], Any]], clock: Clock) -> dict[str, Times]:
+    """Run all contenders once to warm up, then round after round one after the other, every second round backwards."""
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for i in range(clock.rounds):
+        for name in list(contenders)[:: -1 if i % 2 else 1]:
+            seconds[name].append(clock.time(contenders[name]))
+    return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device) -> float | None:
+    """MiB that one call needs on top of what is held before it: of the device, or of this process (Linux)."""
+    gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident now
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 2**10
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any], float]:
+    """A large matrix product, the ceiling that models are held against, and its operations (2 n³ a product).
+
+    Through `linear`, which is what models call; n is large enough that the caches hold no whole operand.
+    """
+    n = 8192 if device.type == "cuda" else 2048
+    repeats = 16 if device.type == "cuda" else 4
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(repeats):
+            torch.nn.functional.linear(a, b)
+
+    return run, 2.0 * n**3 * repeats
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    """What the numbers depend on: hardware, versions, threads, date."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_at_start": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := installed(name))},
+    }
+
+
+def processor() -> str:
+    """The CPU by name, with the vector units that decide how fast it multiplies matrices."""
+    name = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,293 @@
+"""Forward pass and training step of the four models, against the matrix-product ceiling and beside their peers.
+
+Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out: without gradients ours leaves
+out what nobody reads. In a training step it is those of `vivit info` x 2 x 3, because a backward pass does twice the
+work of a forward pass. The share of the ceiling is operations per second over those of a large matrix product in the
+same precision, round by round.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..config import ModelConfig, OptimConfig
+from ..engine.device import autocast
+from ..engine.optim import build_optimizer
+from ..model.cost import count
+from ..model.vivit import ViViT
+from ..presets import preset
+from ..weights.convert import save_huggingface
+from .measure import Clock, Times, interleave, matrix_product, peak_memory
+
+Precision = Literal["float32", "bfloat16"]
+CLASSES = {"label": tuple(str(i) for i in range(400))}
+CEILING = "matrix product"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time: what it does in one call, and what is known about it."""
+
+    run: Callable[[], Tensor]
+    operations: float
+    """Of one call."""
+    clips: int = 1
+    equals: str | None = None
+    """The contender whose logits it should give, with the same weights and input."""
+    held: float = 0.0
+    """MiB that stay between two calls: weights, and in training the momentum; gradients are made anew."""
+
+
+def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
+    """One preset without gradients, with its peer: transformers' ViViT for Model 1, an image ViT for Model 2."""
+    model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
+    operations = operations_of(model, video)
+    plain = in_precision(model, precision)
+    contenders = {name: Contender(lambda: plain(video), operations, batch_size, None, held(plain))}
+    if compiled:
+        fast = compiled_blocks(in_precision(model, precision))
+        contenders[f"{name} compiled"] = Contender(lambda: fast(video), operations, batch_size, name, held(fast))
+    for add in (transformers_vivit, image_vit):
+        contenders |= add(model, video, name=name, precision=precision)
+    return measure("forward", contenders, precision=precision, clock=clock, gradients=False)
+
+
+def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
+    """One optimiser step of a preset (SGD with momentum), with transformers' ViViT doing the same beside Model 1."""
+    model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
+    operations = 6.0 * count(model.config)[-1].multiply_adds * batch_size
+    contenders = {name: Contender(step(copy.deepcopy(model), video, precision), operations, batch_size)}
+    if compiled:
+        fast = compiled_blocks(copy.deepcopy(model))
+        contenders[f"{name} compiled"] = Contender(step(fast, video, precision), operations, batch_size)
+    peers = transformers_vivit(model, video, name=name, precision="float32", wrap=partial(step, precision=precision))
+    contenders |= {k: replace(c, operations=operations, equals=None) for k, c in peers.items()}
+    contenders = {k: replace(c, held=2 * held(model)) for k, c in contenders.items()}  # and momentum; not gradients
+    return measure("train", contenders, precision=precision, clock=clock, gradients=True)
+
+
+def peers(names: Sequence[str], *, precision: Precision, clock: Clock) -> list[dict[str, Any]]:
+    """What a user would otherwise pick, beside our models, on one clip of 32 x 224 x 224; random weights."""
+    contenders: dict[str, Contender] = {}
+    for name in names:
+        model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=1)
+        model = in_precision(model, precision)
+        contenders[name] = Contender(lambda m=model, v=video: m(v), operations_of(model, video))
+    for label, make in OTHERS.items():
+        try:
+            other, shape = make()
+        except ImportError:
+            continue
+        pixels = torch.randn(1, *shape, device=clock.device, dtype=getattr(torch, precision))
+        other = other.eval().to(clock.device, getattr(torch, precision))
+        contenders[label] = Contender(lambda m=other, x=pixels: m(x), operations_of(other, pixels))
+    return measure("peers", contenders, precision=precision, clock=clock, gradients=False)
+
+
+def measure(
+    case: str,
+    contenders: dict[str, Contender],
+    *,
+    precision: Precision,
+    clock: Clock,
+    gradients: bool,
+) -> list[dict[str, Any]]:
+    """One row a contender: seconds, clips/s, TFLOP/s, share of the ceiling, memory, distance of the logits."""
+    ceiling, operations = matrix_product(getattr(torch, precision), clock.device)
+    with torch.set_grad_enabled(gradients):
+        outputs = {name: c.run().detach().float().cpu() for name, c in contenders.items()}
+        times = interleave({name: c.run for name, c in contenders.items()} | {CEILING: ceiling}, clock)
+        memory = {name: peak_memory(c.run, clock.device) for name, c in contenders.items()}
+    first = next(iter(contenders))
+    rows = []
+    for name, c in contenders.items():
+        extra = memory[name]
+        rows.append(
+            {
+                "case": case,
+                "name": name,
+                "precision": precision,
+                "batch": c.clips,
+                **numbers(times[name], c, times[CEILING], operations),
+                "faster": round(times[first].over(times[name]), 3) if name != first else None,
+                "memory MiB": round(c.held + extra) if extra is not None and c.held else None,
+                "logits differ by": distance(outputs[name], outputs[c.equals]) if c.equals else None,
+            }
+        )
+    return rows
+
+
+def numbers(times: Times, c: Contender, ceiling: Times, operations: float) -> dict[str, float]:
+    share = times.over(ceiling) * c.operations / operations
+    return {
+        "seconds": round(times.median, 4),
+        "spread": round(times.spread, 3),
+        "clips/s": round(c.clips / times.median, 4),
+        "GFLOP": round(c.operations / 1e9, 1),
+        "TFLOP/s": round(c.operations / times.median / 1e12, 4),
+        "of ceiling": round(share, 3),
+        "ceiling TFLOP/s": round(operations / ceiling.median / 1e12, 4),
+    }
+
+
+def distance(logits: Tensor, expected: Tensor) -> float:
+    """Largest difference, as a share of the largest logit."""
+    return float(f"{(logits - expected).abs().max() / expected.abs().max():.1e}")
+
+
+def build(config: ModelConfig, *, device: torch.device, batch_size: int) -> tuple[ViViT, Tensor]:
+    """(model, pixels): random, with a head that is not zero, so that logits can be compared."""
+    torch.manual_seed(0)
+    model = ViViT(config).eval()
+    nn.init.normal_(model.head.weight, std=0.02)
+    video = torch.randint(256, (batch_size, config.num_frames, 3, *config.image_size), dtype=torch.uint8)
+    return model.to(device), video.to(device)
+
+
+def in_precision(model: ViViT, precision: Precision) -> ViViT:
+    """The model itself, or a copy with its weights in bfloat16."""
+    return model if precision == "float32" else copy.deepcopy(model).bfloat16()
+
+
+def held(model: nn.Module) -> float:
+    """MiB of the parameters."""
+    return sum(p.nbytes for p in model.parameters()) / 2**20
+
+
+def compiled_blocks(model: ViViT) -> ViViT:
+    """The model with every block compiled, as `scale.compile` does in training."""
+    for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
+        for block in blocks:
+            block.compile()
+    return model
+
+
+def step(model: nn.Module, video: Tensor, precision: Precision) -> Callable[[], Tensor]:
+    """Forward, loss, backward and update of a model whose output is logits."""
+    model.train()
+    optimizer = build_optimizer(model, OptimConfig(lr=1e-3))
+    labels = torch.zeros(len(video), dtype=torch.int64, device=video.device)
+
+    def run() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(video.device, precision):
+            loss = nn.functional.cross_entropy(model(video).float(), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return run
+
+
+class Logits(nn.Module):
+    """A model of transformers, on pixels as ours has them, as a function to logits."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.model(pixel_values=video).logits
+
+
+def transformers_vivit(
+    model: ViViT,
+    video: Tensor,
+    *,
+    name: str,
+    precision: Precision,
+    wrap: Callable[[nn.Module, Tensor], Callable[[], Tensor]] | None = None,
+) -> dict[str, Contender]:
+    """transformers' ViViT with the weights of a Model 1, on the same pixels, normalised; empty where it cannot be."""
+    try:
+        from transformers import VivitForVideoClassification
+    except ImportError:
+        return {}
+    c = model.config
+    if (c.encoder, c.tokenizer, c.pool) != ("spatiotemporal", "tubelet", "cls"):
+        return {}
+    with TemporaryDirectory() as folder:
+        save_huggingface(model, Path(folder))
+        theirs = VivitForVideoClassification.from_pretrained(folder)
+    dtype = getattr(torch, precision)
+    peer = Logits(theirs).eval().to(video.device, dtype)
+    pixels = model.normalise(video).to(dtype)
+    run = wrap(peer, pixels) if wrap else lambda: peer(pixels)
+    return {f"transformers {name}": Contender(run, operations_of(peer, pixels), len(video), name, held(peer))}
+
+
+def image_vit(model: ViViT, video: Tensor, *, name: str, precision: Precision) -> dict[str, Contender]:
+    """timm's ViT on one image a temporal position: the floor for Model 2, whose spatial part is such a ViT."""
+    try:
+        import timm
+    except ImportError:
+        return {}
+    c = model.config
+    if c.encoder != "factorised_encoder":
+        return {}
+    t, patch = c.grid[0], c.tubelet_size[1]
+    vit = timm.models.VisionTransformer(
+        img_size=c.image_size,
+        patch_size=patch,
+        embed_dim=c.embed_dim,
+        depth=c.depth,
+        num_heads=c.num_heads,
+        num_classes=c.num_classes,
+    )
+    vit = vit.eval().to(video.device, getattr(torch, precision))
+    images = model.normalise(video)[:, :: c.tubelet_size[0]].flatten(0, 1).to(getattr(torch, precision))
+    label = f"timm ViT on {t} images" + (f" x {len(video)}" if len(video) > 1 else "")
+    return {label: Contender(lambda: vit(images), operations_of(vit, images), len(video), None, held(vit))}
+
+
+def operations_of(model: nn.Module, *inputs: Tensor) -> float:
+    """As PyTorch counts them, without computing."""
+    counter = FlopCounterMode(display=False)
+    shadow = copy.deepcopy(model).to("meta")
+    with counter, torch.no_grad():
+        shadow(*(x.to("meta") for x in inputs))
+    return float(counter.get_total_flops())
+
+
+def timesformer() -> tuple[nn.Module, tuple[int, ...]]:
+    from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+    config = TimesformerConfig(num_frames=32)
+    return Logits(TimesformerForVideoClassification(config)), (32, 3, 224, 224)
+
+
+def video_mae() -> tuple[nn.Module, tuple[int, ...]]:
+    from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+    config = VideoMAEConfig(num_frames=32)
+    return Logits(VideoMAEForVideoClassification(config)), (32, 3, 224, 224)
+
+
+def r2plus1d() -> tuple[nn.Module, tuple[int, ...]]:
+    from torchvision.models.video import r2plus1d_18
+
+    return r2plus1d_18(), (3, 32, 112, 112)
+
+
+def swin3d() -> tuple[nn.Module, tuple[int, ...]]:
+    from torchvision.models.video import swin3d_t
+
+    return swin3d_t(), (3, 32, 224, 224)
+
+
+OTHERS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
+    "transformers TimeSformer-B/16, 32 x 224 x 224": timesformer,
+    "transformers VideoMAE-B/16x2, 32 x 224 x 224": video_mae,
+    "torchvision R(2+1)D-18, 32 x 112 x 112": r2plus1d,
+    "torchvision Swin3D-T, 32 x 224 x 224": swin3d,
+}
