@@ -239,9 +239,17 @@ def ticks(top: float) -> list[float]:
 
 
 def line_chart(
-    title: str, series: Mapping[str, Sequence[tuple[float, float]]], *, show: Callable[[float], str], top: float = 0
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    show: Callable[[float], str],
+    top: float = 0,
+    across: str = "epoch",
 ) -> str:
-    """Lines of (epoch, value) as SVG, each labelled at its end; `top` of the axis, else the largest value."""
+    """Lines of (epoch, value) as SVG, each labelled at its end; `top` of the axis, else the largest value.
+
+    `across` says what runs along the other axis.
+    """
     points = [point for line in series.values() for point in line]
     if not points:
         return figure(title, '<p class="note">Nothing was recorded.</p>')
@@ -252,7 +260,7 @@ def line_chart(
     def at(point: tuple[float, float]) -> tuple[float, float]:
         return left + (right - left) * point[0] / last, down - 230 * point[1] / top
 
-    svg = f'<path class="axis" d="M{left} {down}H{right}"/><text x="217" y="277" class="middle">epoch</text>'
+    svg = f'<path class="axis" d="M{left} {down}H{right}"/><text x="217" y="277" class="middle">{across}</text>'
     for value in ticks(top):
         _, y = at((0, value))
         svg += f'<path class="grid" d="M{left} {y:.1f}H{right}"/>'
@@ -267,7 +275,7 @@ def line_chart(
         svg += f'<g class="s{i % 5}"><path class="line" d="M{"L".join("{:.1f} {:.1f}".format(*at(p)) for p in line)}"/>'
         for point in line if len(line) <= 20 else line[-1:]:
             x, y = at(point)
-            says = escape(f"{name}, epoch {point[0]:g}: {show(point[1])}")
+            says = escape(f"{name}, {across} {point[0]:g}: {show(point[1])}")
             svg += f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{says}</title></circle>'
         x, y = at(line[-1])
         lowest = max(y + 4, lowest + 17)
