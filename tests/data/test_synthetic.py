@@ -24,7 +24,7 @@ def observed_verb(frames):
         states.append((x.mean() / height, y.mean() / height, np.log(len(x)) / 2, np.arctan2(2 * xy, xx - yy) / 2))
     steps = np.diff(np.array(states), axis=0)
     steps[:, 3] = (steps[:, 3] + np.pi / 2) % np.pi - np.pi / 2  # an axis looks the same after half a turn
-    usual = np.median(steps, axis=0) / (0.045, 0.045, np.log(1.06), np.deg2rad(12))
+    usual = np.median(steps, axis=0) / (0.045, 0.045, np.log(1.06), np.deg2rad(16))
     way = np.abs(usual).argmax()
     names = (("right", "left"), ("down", "up"), ("towards", "away"), ("clockwise", "counter-clockwise"))
     return names[way][int(usual[way] < 0)]

@@ -31,18 +31,23 @@ Floats = NDArray[np.floating]
 SPLITS = ("train", "val")
 VERBS = ("left", "right", "up", "down", "towards", "away", "clockwise", "counter-clockwise")
 
-# Signed distance to the outline in units of the radius, negative inside.
+# Signed distance to the outline in units of the radius, negative inside. None looks the same after less than half a
+# turn: a cross that has turned clockwise over a few frames could as well have turned the other way.
 SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "bar": lambda x, y: np.maximum(np.abs(x) - 0.3, np.abs(y) - 1.0),
-    "cross": lambda x, y: np.maximum(np.minimum(np.abs(x), np.abs(y)) - 0.25, np.maximum(np.abs(x), np.abs(y)) - 1),
-    "frame": lambda x, y: np.abs(np.maximum(np.abs(x), np.abs(y)) - 0.72) - 0.16,
-    "triangle": lambda x, y: np.maximum(y, np.abs(x) * 0.866 - y * 0.5) - 0.55,
+    "hook": lambda x, y: np.minimum(
+        np.maximum(np.abs(x + 0.62) - 0.28, np.abs(y) - 0.9), np.maximum(np.abs(x) - 0.9, np.abs(y - 0.62) - 0.28)
+    ),
+    "tee": lambda x, y: np.minimum(
+        np.maximum(np.abs(x) - 0.26, np.abs(y) - 0.9), np.maximum(np.abs(x) - 0.9, np.abs(y + 0.64) - 0.26)
+    ),
+    "triangle": lambda x, y: np.maximum(y - 0.8, (np.abs(x) - 0.38 * (y + 1)) / 1.07),
 }
 NOUNS = tuple(SHAPES)
 
 HOP = 6  # frames between hops
-STEP = np.array([0.06, 0.06, np.log(1.06), np.deg2rad(12)])  # a frame's motion: x, y (of the height), log size, angle
-TREMBLE = 0.3  # the other ways' amplitude, in steps
+STEP = np.array([0.06, 0.06, np.log(1.06), np.deg2rad(16)])  # a frame's motion: x, y (of the height), log size, angle
+TREMBLE = 0.5  # the other ways' amplitude, in steps
 RADIUS = 0.27  # of the shape at mid size, of the height
 RANGE = STEP * HOP / 2  # how far x, y, log size and angle go from the middle: as far as a hop's motion carries
 HUES, PLACES = 24, 10  # cells of the grids: around the colour wheel, along x and along y
@@ -157,6 +162,7 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
         "num_frames": num_frames,
         "step": STEP.tolist(),
         "tremble": TREMBLE,
+        "nouns": list(NOUNS),
     }
     whole = len(list((root / "videos").glob("*.mp4"))) == train + val
     if whole and table.exists() and settings.exists() and json.loads(settings.read_text()) == wanted:

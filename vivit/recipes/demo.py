@@ -23,6 +23,7 @@ def demo() -> Config:
             temporal_depth=1,
             num_heads=4,
             mlp_ratio=2.0,
+            pool="mean",
             preprocessing=Preprocessing(
                 frame_stride=2, crop_fraction=48 / 56, mean=(0.25, 0.25, 0.25), std=(0.25, 0.25, 0.25)
             ),
