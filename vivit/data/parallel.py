@@ -32,7 +32,8 @@ def in_processes(
 ) -> Iterator[tuple[Job, Result]]:
     """(job, function(job)) for every job, in order. `killed(job)` is the result of one that ends its process."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=len(jobs))
         for job, result in _pooled(function, jobs, max(workers, 1), killed, chunk):
             bar.advance(task)

@@ -1,0 +1,345 @@
+"""Bring a data set into a form that trains fast: small frames, key frames near one another, an even rate, no sound."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from av.video.reformatter import Interpolation
+
+from ..config import AugmentConfig, DataConfig, ModelConfig
+from .check import Report, check, read_splits, relative, shortened
+from .dataset import TrainClips
+from .decode import VideoError
+from .frames import open_video
+from .manifest import base_of
+from .packets import PacketIndex
+from .parallel import cores, in_processes
+from .sample import Sample, class_names, official_classes, read
+from .shards import pack
+from .table import SampleTable
+
+KEY_EVERY = 32  # frames at most between two key frames
+CLIPS = 48  # of which the loading speed is measured
+SECONDS = 10.0  # that a measurement takes at most
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the videos become."""
+
+    short_side: int = 320
+    """Pixels; smaller videos keep their size."""
+    max_fps: float = 30.0
+    """A higher rate is divided by a whole number; every other frame of 60 a second is kept."""
+    crf: int = 20
+    """Quality of H.264: lower is better and larger."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was done."""
+
+    table: Path
+    """labels.csv, to be given as data.root."""
+    written: int
+    kept: int
+    """Files that an earlier run had written."""
+    bad: list[str]
+    before: int
+    """Bytes of the videos as they were."""
+    after: int
+    speed: tuple[float, float]
+    """Training clips that one process loads in a second, before and after."""
+    shards: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """What is wrong with the annotations."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.written} videos written, {self.kept} already there, {len(self.bad)} bad"]
+        lines.append(f"{self.before / 2**20:.1f} MiB before, {self.after / 2**20:.1f} MiB after")
+        slow, fast = self.speed
+        if slow and fast:
+            lines.append(f"{slow:.1f} clips/s before, {fast:.1f} after ({fast / slow:.1f} x), in one process")
+        if self.problems:
+            lines += [f"{len(self.problems)} problems in the annotations", *shortened(self.problems)]
+        if self.bad:
+            lines += [f"bad files, all in {self.table.parent / 'bad.txt'}", *shortened(self.bad)]
+        lines.append(f"next: vivit train … --data.root {self.table}")
+        if self.shards:
+            place = self.table.parent / "shards"
+            lines.append(
+                f"or:   vivit train … --data.dataset shards --data.root {place}  ({len(self.shards)} tar files)"
+            )
+        return "\n".join(lines)
+
+
+class Job(NamedTuple):
+    """One video to write."""
+
+    source: str
+    dest: str
+    fps: float | None
+    known: PacketIndex | None
+    part: tuple[float, float | None] | None
+    """Start and end in seconds, where only this part is wanted."""
+    form: Form
+
+
+def prepare(
+    root: str,
+    dest: str,
+    /,
+    dataset: str = "folder",
+    splits: tuple[str, ...] = ("train", "val"),
+    form: Form = Form(),  # noqa: B008
+    segments: bool = False,
+    shard_mib: int = 0,
+    workers: int | None = None,
+) -> Prepared:
+    """Write the videos of a data set anew below DEST, with DEST/labels.csv, a manifest, and the order of the classes.
+
+    A run that was interrupted is taken up again: what is there, and newer than its source, stays.
+
+    Args:
+        root: The folder of the data set, or a .csv or .jsonl file.
+        dest: A folder for the result.
+        dataset: The reader of the annotations.
+        splits: The splits to prepare.
+        form: What the videos become.
+        segments: Write each labelled part of a long video into a file of its own.
+        shard_mib: Also pack the result into tar files of this many MiB, in DEST/shards; 0 for none.
+        workers: Processes; one per core if not given.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    samples, _ = read_splits(dataset, root, splits, found)
+    samples |= {split: read(dataset, root, split) for split in samples}  # by the manifest, where there is one
+    place, workers = Path(dest), workers or cores()
+    check_same_form(place, form, segments)
+
+    names = destinations(samples, base_of(root), segments)
+    jobs = {
+        name: Job(s.path, str(place / name), s.fps, s.index, part_of(s) if segments else None, form)
+        for split in samples
+        for s in samples[split]
+        for name in [names[key_of(s, segments)]]
+    }
+    todo = [job for job in jobs.values() if not up_to_date(job)]
+    outcomes = in_processes(write_video, todo, workers=workers, title="writing videos", killed=killed, chunk=1)
+    bad = {job.dest: problem for job, problem in outcomes if problem}
+    (place / "bad.txt").write_text("".join(f"{line}\n" for line in bad.values()))
+
+    classes = official_classes(dataset, root) or class_names(next(iter(samples.values())))
+    kept = {s: [x for x in rows if jobs[names[key_of(x, segments)]].dest not in bad] for s, rows in samples.items()}
+    table = write_table(place, kept, names, segments)
+    (place / "classes.json").write_text(json.dumps(classes, indent=1) + "\n")
+    report = check(str(table), splits=tuple(split for split, rows in kept.items() if rows), workers=workers)
+    return Prepared(
+        table=table,
+        written=len(todo) - len(bad),
+        kept=len(jobs) - len(todo),
+        bad=sorted(bad.values()),
+        before=sum(os.path.getsize(p) for p in {job.source for job in jobs.values()} if os.path.isfile(p)),
+        after=sum(facts.bytes or 0 for facts in report.files),
+        speed=speeds(kept, {name: str(place / path) for name, path in names.items()}, segments, table),
+        shards=shards(place, table, report, shard_mib) if shard_mib else [],
+        problems=[line for lines in found.values() for line in lines],
+    )
+
+
+def check_same_form(place: Path, form: Form, segments: bool) -> None:
+    """Raise ValueError if the folder was begun with other settings, else note them there."""
+    settings = {"short_side": form.short_side, "max_fps": form.max_fps, "crf": form.crf, "segments": segments}
+    path = place / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise ValueError(
+            f"{place} was begun with {path.read_text().strip()}, now it is {settings}; give another folder"
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings) + "\n")
+
+
+Key = tuple[str, float | None, float | None]
+
+
+def key_of(sample: Sample, segments: bool) -> Key:
+    """What gets a file of its own."""
+    return (sample.path, sample.start, sample.end) if segments else (sample.path, None, None)
+
+
+def part_of(sample: Sample) -> tuple[float, float | None] | None:
+    whole = sample.start is None and sample.end is None
+    return None if whole else (sample.start or 0.0, sample.end)
+
+
+def destinations(samples: Mapping[str, Sequence[Sample]], base: str, segments: bool) -> dict[Key, str]:
+    """Where each file goes, relative to the new folder: where it was, as .mp4, with letters that tar files like."""
+    names: dict[Key, str] = {}
+    taken: set[str] = set()
+    for rows in samples.values():
+        for s in rows:
+            key = key_of(s, segments)
+            if key in names:
+                continue
+            old = relative(s.path, base)
+            folder, name = os.path.split(old if not os.path.isabs(old) else f"videos/{os.path.basename(old)}")
+            stem = os.path.splitext(name)[0].replace(".", "_").replace("#", "_")
+            if part_of(s) and segments:
+                stem += "".join(f"_{round(1000 * (t or 0)):08d}" for t in (s.start, s.end))
+            new = os.path.join(folder, stem)
+            if new in taken:
+                new += f"_{hashlib.sha256(old.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+            taken.add(new)
+            names[key] = f"{new}.mp4"
+    return names
+
+
+def up_to_date(job: Job) -> bool:
+    try:
+        return os.path.getmtime(job.dest) >= os.path.getmtime(job.source)
+    except OSError:
+        return False
+
+
+def killed(job: Job) -> str:
+    return f"{job.source}: reading it ends the process (a crash in the decoder)"
+
+
+def write_video(job: Job) -> str | None:
+    """Write one video, whole or not at all; returns what is wrong with its source."""
+    part = f"{job.dest}.part"
+    os.makedirs(os.path.dirname(job.dest), exist_ok=True)
+    try:
+        video = open_video(job.source, fps=job.fps, index=job.known)
+        start, end = job.part or (0.0, None)
+        rate, shown = schedule(video.times, video.duration, max_fps=job.form.max_fps, start=start, end=end)
+        if not len(shown):
+            return f"{job.source}: no frame between {start:g} s and {end} s; the video lasts {video.duration:.2f} s"
+        size = scaled(video.height, video.width, job.form.short_side)
+        with av.open(part, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            options = {"preset": "fast", "crf": str(job.form.crf), "threads": "1"}
+            stream = container.add_stream("libx264", rate=rate, options=options)
+            stream.height, stream.width = size
+            stream.pix_fmt, stream.gop_size = "yuv420p", KEY_EVERY
+            for number, image in enumerate(in_order(video, shown)):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
+                    width=size[1], height=size[0], format="yuv420p", interpolation=Interpolation.BICUBIC
+                )
+                frame.pts, frame.time_base = number, 1 / rate
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        os.replace(part, job.dest)
+    except VideoError as error:
+        return str(error)
+    except FFmpegError as error:
+        return f"{job.source}: cannot be written as H.264 ({error.strerror})"
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)
+    return None
+
+
+def schedule(
+    times: np.ndarray, duration: float, *, max_fps: float, start: float = 0.0, end: float | None = None
+) -> tuple[Fraction, np.ndarray]:
+    """The even rate of the new video, and for each of its frames the number of the old one shown at that time.
+
+    `times`: seconds of the old frames. A video of an even rate gives each of its frames once, or every k-th.
+    """
+    first, last = np.searchsorted(times, [start, np.inf if end is None else end]).tolist()
+    if first >= last:
+        return Fraction(1), np.empty(0, np.int64)
+    fps = (len(times) - 1) / float(times[-1]) if len(times) > 1 else 1 / duration
+    rate = Fraction(fps / math.ceil(fps / max_fps - 0.01)).limit_denominator(1001)
+    stop = duration if last == len(times) else float(times[last])
+    ticks = np.arange(max(math.ceil((stop - float(times[first])) * float(rate) - 0.01), 1)) / float(rate) + times[first]
+    shown = np.searchsorted(times, ticks + 0.5 / fps, side="right") - 1
+    return rate, np.clip(shown, first, last - 1)
+
+
+def scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Even sizes whose smaller is at most `short_side`, in the old proportion."""
+    scale = min(short_side / min(height, width), 1.0)
+    return max(round(height * scale / 2) * 2, 2), max(round(width * scale / 2) * 2, 2)
+
+
+def in_order(video, shown: np.ndarray) -> Iterator[np.ndarray]:
+    """The frames with these ascending numbers, repeats and all."""
+    numbers, times = np.unique(shown, return_counts=True)
+    expected = iter(zip(numbers.tolist(), times.tolist()))
+    for number, image in video.images(numbers):
+        wanted, repeats = next(expected)
+        if number != wanted:
+            raise VideoError(video.path, f"frame {wanted} does not decode in its turn", "intact packets")
+        yield from (image for _ in range(repeats))
+
+
+def write_table(place: Path, kept: Mapping[str, Sequence[Sample]], names: Mapping[Key, str], segments: bool) -> Path:
+    """DEST/labels.csv, at once or not at all."""
+    label_sets = list(next((rows[0].labels for rows in kept.values() if rows), {}))
+    table = place / "labels.csv"
+    with (place / "labels.csv.part").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *label_sets, "start", "end", "split"])
+        for split, rows in kept.items():
+            for s in rows:
+                part = ("", "") if segments else ("" if s.start is None else s.start, "" if s.end is None else s.end)
+                writer.writerow([names[key_of(s, segments)], *s.labels.values(), *part, split])
+    os.replace(place / "labels.csv.part", table)
+    return table
+
+
+def shards(place: Path, table: Path, report: Report, shard_mib: int) -> list[str]:
+    samples = {split: read("folder", str(table), split) for split in report.videos}
+    number = {str(place / facts.path): i for i, facts in enumerate(report.files)}
+    how = {"samples": samples, "number": number, "classes": report.classes, "shard_mib": shard_mib}
+    return pack(place / "shards", base=str(place), files=report.files, **how)
+
+
+def speeds(
+    kept: Mapping[str, Sequence[Sample]], new: Mapping[Key, str], segments: bool, table: Path
+) -> tuple[float, float]:
+    """Training clips a second of the same videos, as they were and as they are now."""
+    rows = next((rows for rows in kept.values() if rows), [])
+    chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(CLIPS, len(rows))).astype(int))]
+    after = {}
+    for split in kept:
+        if kept[split]:
+            after |= {(s.path, s.start, s.end): s for s in read("folder", str(table), split)}
+    wanted = [(new[key_of(s, segments)], *((None, None) if segments else (s.start, s.end))) for s in chosen]
+    return clips_per_second(chosen), clips_per_second([after[key] for key in wanted if key in after])
+
+
+def clips_per_second(samples: Sequence[Sample], *, seconds: float = SECONDS) -> float:
+    """How many training clips of 32 frames, 224 x 224, one process makes of these samples in a second; 0 for none."""
+    if not samples:
+        return 0.0
+    labels = torch.zeros(len(samples), 1, dtype=torch.int64)
+    how = {"model": ModelConfig(), "data": DataConfig(root=os.sep), "augment": AugmentConfig(), "seed": 0}
+    clips = TrainClips(SampleTable.of(samples), labels, **how)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker of the loader
+    try:
+        clips[0, 0]
+        begin, done = time.perf_counter(), 0
+        for i in range(len(samples)):
+            done += clips[1, i].video is not None
+            if time.perf_counter() - begin > seconds:
+                break
+        return done / (time.perf_counter() - begin)
+    finally:
+        torch.set_num_threads(threads)
