@@ -71,7 +71,7 @@ class Report:
         lines += ["", *self._files()]
         if self.short:
             lines += [f"\n{len(self.short)} shorter than {self.clip}: a clip of them starts over at the beginning"]
-            lines += shortened(self.short)
+            lines += shortened(self.short, most=3)
         lines += [f"\n{len(self.problems)} problems"]
         for kind, what in KINDS.items():
             if self.found.get(kind):
@@ -112,9 +112,10 @@ class Report:
         return lines
 
 
-def shortened(lines: Sequence[str]) -> list[str]:
-    more = [f"  … and {len(lines) - MOST} more"] if len(lines) > MOST else []
-    return [*(f"  {line}" for line in lines[:MOST]), *more]
+def shortened(lines: Sequence[str], most: int = MOST) -> list[str]:
+    """The first `most` lines, and how many more there are."""
+    more = [f"  … and {len(lines) - most} more"] if len(lines) > most else []
+    return [*(f"  {line}" for line in lines[:most]), *more]
 
 
 def check(
