@@ -56,10 +56,11 @@ def _read_classes(root: Path, split: str) -> list[Sample]:
     given = (root / split).is_dir() and any(p.is_dir() for p in (root / split).iterdir())
     base = root / split if given else root
     folders = sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        tables = [p.name for p in sorted(root.glob("*.csv")) + sorted(root.glob("*.jsonl"))]
-        hint = f"; for the table give {root / tables[0]}" if tables else ""
-        raise DataError(f"{base}: expected one subfolder per class, found no folder{hint}")
+    tables = [p for p in (*sorted(root.glob("*.csv")), *sorted(root.glob("*.jsonl"))) if p.name[:9] != "manifest."]
+    if not folders or (len(folders) == 1 and tables):
+        hint = f"; for the table give {tables[0]}" if tables else ""
+        found = f"only {folders[0].name}" if folders else "no folder"
+        raise DataError(f"{base}: expected one subfolder per class, found {found}{hint}")
     if not given and {"train", "val", "test"} & {p.name for p in folders}:
         names = ", ".join(p.name for p in folders)
         raise DataError(f"{root}: no split {split!r}; the folders are {names}. Name one with data.eval_split")
