@@ -23,7 +23,7 @@ NOTES = {
         "its weights and input; the difference is that of the logits, relative to the largest. A number in "
         "`faster` says by what factor the first model of the table is faster than the row."
     ),
-    "train": "Forward, loss, backward, SGD with momentum; the multiply-adds of `vivit info` x 2 x 3. The rest as above.",
+    "train": "Forward, loss, backward, SGD with momentum; operations as `vivit info` counts, x 3. The rest as above.",
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (
         "Clips of 32 x 224 x 224 from made videos of 256 x 340, 30 frames/s, ten seconds, in H.264; one thread. Raw "

@@ -1,5 +1,1 @@
 """Video files to clips: samples, decoding, clip arithmetic, transforms, loading."""
-
-from ..install_check import check_torchvision
-
-check_torchvision()

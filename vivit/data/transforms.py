@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn import functional as F
 
 SIDES = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)  # a word, also left-to-right, turn_left
 
@@ -69,8 +69,20 @@ def train_cut(
 
 def cut(frames: Tensor, *, box: Box, image_size: tuple[int, int], mirrored: bool) -> Tensor:
     """(n, C, H', W') → (n, C, H, W) contiguous: what the box shows, resized and perhaps mirrored."""
-    frames = F.resized_crop(frames, *box, size=list(image_size), antialias=True).contiguous()
+    frames = resize(crop(frames, box), image_size).contiguous()
     return frames.flip(-1) if mirrored else frames
+
+
+def resize(frames: Tensor, size: Sequence[int]) -> Tensor:
+    """(n, C, H', W') → (n, C, H, W), bilinear with antialiasing: to the bit what torchvision does.
+
+    torchvision itself is not asked: importing it takes longer than PyTorch and all of this package.
+    """
+    if not len(frames):
+        return frames.new_empty(*frames.shape[:2], *size)
+    if tuple(frames.shape[-2:]) == tuple(size):
+        return frames
+    return F.interpolate(frames, tuple(size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def directed(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
@@ -90,7 +102,7 @@ def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction:
     height, width = clip.shape[-2:]
     scale = cover_scale(height, width, image_size) / crop_fraction
     size = [max(round(have * scale), want) for have, want in zip((height, width), image_size)]
-    return F.resize(clip, size, antialias=True)
+    return resize(clip, size)
 
 
 def eval_boxes(height: int, width: int, *, image_size: tuple[int, int], views: int) -> list[Box]:

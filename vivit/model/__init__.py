@@ -3,7 +3,3 @@
 Letters, here and in docs/concepts.md: B batch; T C H W pixel grid; t h w token grid, s = h·w; D width; a heads;
 k width of a head; K classes.
 """
-
-from ..install_check import check_torchvision
-
-check_torchvision()

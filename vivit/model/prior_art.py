@@ -15,10 +15,13 @@ from typing import Self
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torchvision.models import video as networks
 
 from ..config import ModelConfig, from_dict, to_dict
+from ..install_check import check_torchvision
 from .vivit import Head, pixel_affine
+
+check_torchvision()
+from torchvision.models import video as networks  # noqa: E402
 
 FORMAT = "vivit prior art"
 
