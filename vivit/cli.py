@@ -452,7 +452,7 @@ def study(args: list[str]) -> None:
 
         Args:
             seeds: Runs of each row, from `seed` upwards; the same for all rows.
-            quick: A third of the epochs, two seeds at most, a single view of each test video.
+            quick: A third of the epochs, one seed, a single view of each test video.
             jobs: Runs at once, each in a process of its own, sharing the cores.
             cnn_epochs: Of the 3-D convolutions, if fewer than of the rest: they cost many times more a clip.
             config: Settings of all runs; `run` is the folder of the study.

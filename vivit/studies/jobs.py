@@ -9,7 +9,9 @@ import signal
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,54 +132,99 @@ def work_alone(jobs: Sequence[Job], at_once: int, say: Callable[[str], None]) ->
 
 
 def work_together(jobs: Sequence[Job], at_once: int, say: Callable[[str], None]) -> dict[Path, str]:
-    """`at_once` processes, which share the cores, and the GPUs in turn; what they print goes to log.txt."""
-    context = multiprocessing.get_context("spawn")
+    """`at_once` processes, which share the cores, and the GPUs in turn; what they print goes to log.txt of each run."""
     errors: dict[Path, str] = {}
-    waiting, running = list(enumerate(jobs)), {}
+    waiting, workers = list(jobs), [Worker(slot, at_once) for slot in range(at_once)]
     with stop_signals() as received:
-        while waiting or running:
-            while waiting and len(running) < at_once and not received:
-                slot = next(i for i in range(at_once) if i not in running)
-                i, job = waiting.pop(0)
-                process = context.Process(target=child, args=(job, threads(at_once), gpu(slot)))
-                process.start()
-                running[slot] = (i, job, process, time.monotonic())
-            for slot, (i, job, process, since) in list(running.items()):
-                process.join(0.1)
-                if process.is_alive():
-                    continue
-                del running[slot]
-                took = f"{time.monotonic() - since:.0f} s"
-                if process.exitcode == 0:
-                    say(f"[{i + 1}/{len(jobs)}] {job.title}: {took}")
-                elif not received:
-                    errors[job.folder] = why(job, process.exitcode)
-                    say(f"[{i + 1}/{len(jobs)}] FAILED {job.title}: {errors[job.folder]}; see {job.folder / LOG}")
-            if received:
-                for _, _, process, _ in running.values():
-                    os.kill(process.pid, signal.SIGTERM)
-                for _, _, process, _ in running.values():
-                    process.join()
-                raise Stopped(received[0])
+        while not received and (waiting or any(worker.job for worker in workers)):
+            for worker in workers:
+                if waiting and not worker.job:
+                    worker.give(waiting.pop(0))
+            for worker in workers:
+                if worker.job and worker.ready():
+                    job, took = worker.job, time.monotonic() - worker.since
+                    done = f"[{len(jobs) - len(waiting) - sum(w.job is not None for w in workers) + 1}/{len(jobs)}]"
+                    if problem := worker.result():
+                        errors[job.folder] = problem
+                        say(f"{done} FAILED {job.title}: {problem}; see {job.folder / LOG}")
+                    else:
+                        say(f"{done} {job.title}: {took:.0f} s")
+        for worker in workers:
+            worker.end(at_once=bool(received))
+    if received:
+        raise Stopped(received[0])
     return errors
 
 
-def child(job: Job, num_threads: int, device: str | None) -> None:
-    """A process's share of `work_together`; exits with 1 after an error, with 3 when it was asked to stop."""
+class Worker:
+    """A process that does one job after the other, replaced when one of them kills it."""
+
+    def __init__(self, slot: int, at_once: int):
+        self.setting = threads(at_once), gpu(slot)
+        self.job: Job | None = None
+        self.since = 0.0
+        self.process: Any = None
+
+    def give(self, job: Job) -> None:
+        """Start a job, and the process if there is none."""
+        if self.process is None or not self.process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=serve, args=(theirs, *self.setting))
+            self.process.start()
+            theirs.close()
+        self.job, self.since = job, time.monotonic()
+        self.connection.send(job)
+
+    def ready(self, patience: float = 0.1) -> bool:
+        """Whether the job has ended, one way or another."""
+        return self.connection.poll(patience)
+
+    def result(self) -> str | None:
+        """What went wrong with the job that has ended, or None."""
+        job, self.job = self.job, None
+        assert job is not None
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionError):  # the process is gone
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = f"{signal.Signals(-code).name} (out of memory?)" if code < 0 else f"code {code}"
+            return note(job, RuntimeError(f"its process ended by {how}"))
+
+    def end(self, *, at_once: bool) -> None:
+        """Wait for the process to end; `at_once`, its job is told to save and stop."""
+        if self.process is None:
+            return
+        if at_once and self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGTERM)
+        self.connection.close()
+        self.process.join()
+
+
+def serve(connection: Any, num_threads: int, device: str | None) -> None:
+    """A worker's process: take jobs, send None or what went wrong, until the other side closes."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    torch.set_num_threads(num_threads)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            job = connection.recv()
+            connection.send(do_aside(job))
+
+
+def do_aside(job: Job) -> str | None:
+    """`do`, with all that it prints in the run's log.txt; returns what went wrong."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / LOG).open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        if device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = device
-        torch.set_num_threads(num_threads)
+    with (job.folder / LOG).open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         try:
             do(job)
-        except Stopped:
-            sys.exit(3)
+        except Stopped as stopped:
+            sys.exit(128 + stopped.number)
         except Exception as error:  # as in work_alone
-            note(job, error)
-            sys.exit(1)
+            traceback.print_exc()
+            return note(job, error)
+    return None
 
 
 def note(job: Job, error: Exception) -> str:
@@ -187,16 +234,6 @@ def note(job: Job, error: Exception) -> str:
     text = f"{kind}{error}"
     (job.folder / ERROR).write_text(text + "\n")
     return text
-
-
-def why(job: Job, exitcode: int | None) -> str:
-    """What a process that has failed left behind."""
-    path = job.folder / ERROR
-    if path.is_file():
-        return path.read_text().strip()
-    if exitcode is not None and exitcode < 0:
-        return f"its process was ended by {signal.Signals(-exitcode).name} (out of memory?)"
-    return f"its process ended with code {exitcode}"
 
 
 def threads(at_once: int) -> int:
