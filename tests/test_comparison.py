@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
 
 
 def test_videos_are_paired_by_identity_wherever_they_lie_and_in_whatever_order():
-    a, b = evaluation(seed=1), evaluation(seed=2, folder="/mnt/other")
+    a, b = evaluation(seed=1), evaluation(seed=2, folder="elsewhere")
     order = torch.randperm(60).tolist()[:50]
     mixed = part(b, order)
     mixed = replace(mixed, samples=[replace(s, path=s.path.replace(".mp4", ".webm")) for s in mixed.samples])

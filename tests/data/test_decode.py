@@ -416,6 +416,9 @@ def test_frames_made_smaller_in_chunks_are_those_made_smaller_together(tmp_path,
         for indices in (range(40), [39, 0, 0, 17, *range(20, 5, -1)], [4], []):
             together = transform(video.frames(indices))
             assert video.frames(indices, transform=transform).equal(together)
+            part = video.frames(indices)[..., 7:60, 11:]
+            assert video.frames(indices, box=(7, 11, 53, video.width - 11)).equal(part)
+            assert video.frames(indices, box=(7, 11, 53, video.width - 11), transform=transform).equal(transform(part))
 
 
 def test_frames_made_smaller_are_decoded_once_and_only_a_few_are_large_at_a_time(tmp_path):

@@ -52,7 +52,8 @@ def test_everything_that_can_be_asked_of_a_video_has_the_same_answer(both):
     def smaller(x):
         return x[:, :, ::2, ::2]
 
-    assert torch.equal(frames.frames([4, 1, 4], transform=smaller), video.frames([4, 1, 4], transform=smaller))
+    for part in ({"transform": smaller}, {"box": (3, 5, 11, 7)}, {"box": (3, 5, 11, 7), "transform": smaller}):
+        assert torch.equal(frames.frames([4, 1, 4], **part), video.frames([4, 1, 4], **part))
     for bad in ([30], [-1]):
         with pytest.raises(ValueError, match="allowed are 0 to 29"):
             frames.frames(bad)

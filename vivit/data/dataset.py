@@ -97,7 +97,7 @@ class TrainClips(Dataset[Clip]):
         clock, frame_stride = timeline(video, sample, self.model)
         how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
         start = random_start(len(clock), **how, u=rng.uniform())
-        cut = train_cut(
+        box, fit = train_cut(
             video.height,
             video.width,
             image_size=self.model.image_size,
@@ -106,7 +106,7 @@ class TrainClips(Dataset[Clip]):
             flip=0.0 if self.unflipped[index] else self.augment.flip,
             rng=rng,
         )
-        frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist(), transform=cut)
+        frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist(), box=box, transform=fit)
         return augment_clip(frames, self.augment, rng)
 
 

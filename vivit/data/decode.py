@@ -117,25 +117,30 @@ class Video:
         return PacketIndex(self._size, self._mtime_ns, survey.to_text())
 
     def frames(
-        self, indices: Sequence[int], *, transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self,
+        indices: Sequence[int],
+        *,
+        box: tuple[int, int, int, int] | None = None,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
-        `transform` maps a few frames (n, C, H, W) to what is kept of them, (n, …); then no more than CHUNK frames are
-        held at full size. Raises ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that
-        does not decode.
+        `box` (top, left, height, width) is the part of each frame that is kept. `transform` maps a few frames
+        (n, C, H, W) to what is kept of them, (n, …); then no more than CHUNK frames are held before it. Raises
+        ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
         """
         wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
         if ((wanted < 0) | (wanted >= self.num_frames)).any():
             raise ValueError(f"got frames {wanted.tolist()} of {self.path}; allowed are 0 to {self.num_frames - 1}")
+        rows, columns = _slices(box or (0, 0, self.height, self.width))
         if transform is not None:
-            return self._transformed(wanted, transform)
+            return self._transformed(wanted, rows, columns, transform)
         if self.backend == "torchcodec" and len(wanted):
-            return next(self._torchcodec_frames([wanted.tolist()]))
-        images = torch.empty((len(wanted), self.height, self.width, 3), dtype=torch.uint8)
+            return next(self._torchcodec_frames([wanted.tolist()]))[..., rows, columns]
+        images = np.empty((len(wanted), rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
         for index, image in self.images(np.unique(wanted)):
-            images.numpy()[wanted == index] = image
-        return images.permute(0, 3, 1, 2)
+            images[wanted == index] = image[rows, columns]
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; little is held in memory.
@@ -150,29 +155,32 @@ class Video:
         if missing:
             raise VideoError(self.path, f"frame {min(missing)} of {self.num_frames} does not decode", "intact packets")
 
-    def _transformed(self, wanted: np.ndarray, transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def _transformed(
+        self, wanted: np.ndarray, rows: slice, columns: slice, transform: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         order: list[int] = []
         parts: list[torch.Tensor] = []
-        for numbers, chunk in self._chunks(np.unique(wanted).tolist()):
+        for numbers, chunk in self._chunks(np.unique(wanted).tolist(), rows, columns):
             order += numbers
             parts.append(transform(chunk))
         if not parts:
-            return transform(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8))
+            return transform(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8)[..., rows, columns])
         place = {index: i for i, index in enumerate(order)}
         found = [place[index] for index in wanted.tolist()]
         frames = torch.cat(parts)
         return frames if found == list(range(len(frames))) else frames[found]
 
-    def _chunks(self, wanted: list[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Numbers and frames (n, C, H, W), at most CHUNK at a time."""
+    def _chunks(self, wanted: list[int], rows: slice, columns: slice) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Numbers and parts of frames (n, C, H, W), at most CHUNK at a time."""
         chunks = [wanted[first : first + CHUNK] for first in range(0, len(wanted), CHUNK)]
         if self.backend == "torchcodec":
-            yield from zip(chunks, self._torchcodec_frames(chunks))
+            yield from zip(chunks, (frames[..., rows, columns] for frames in self._torchcodec_frames(chunks)))
             return
         stream = self.images(wanted)
         for chunk in chunks:
             found = list(islice(stream, len(chunk)))
-            yield [index for index, _ in found], torch.from_numpy(np.stack([i for _, i in found])).permute(0, 3, 1, 2)
+            parts = np.stack([image[rows, columns] for _, image in found])
+            yield [index for index, _ in found], torch.from_numpy(parts).permute(0, 3, 1, 2)
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
         """The frames shown at these times, (T, C, H, W) uint8 RGB: the last that appeared by then, clamped to the ends.
@@ -439,6 +447,12 @@ def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         return False, False, False
     a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5]  # x' = a x + c y,  y' = b x + d y
     return (True, bool(b < 0), bool(c < 0)) if abs(b) > abs(a) else (False, bool(d < 0), bool(a < 0))
+
+
+def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
+    """The rows and columns of (top, left, height, width)."""
+    top, left, height, width = box
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> np.ndarray:

@@ -62,17 +62,27 @@ class FrameFolder:
         return self._size[1]
 
     def frames(
-        self, indices: Sequence[int], *, transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self,
+        indices: Sequence[int],
+        *,
+        box: tuple[int, int, int, int] | None = None,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The frames with these numbers from 0, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
-        `transform` maps a few frames (n, C, H, W) to what is kept of them, (n, …). Raises ValueError for a number
+        `box` (top, left, height, width) is the part of each frame that is kept; `transform` maps a few of them
+        (n, C, H, W) to what is kept in the end, (n, …). Raises ValueError for a number
         outside 0 ... num_frames - 1, VideoError for an image that cannot be read or is not as large as the first.
         """
         wanted = [operator.index(index) for index in indices]
         if any(not 0 <= index < self.num_frames for index in wanted):
             raise ValueError(f"got frames {wanted} of {self.path}; allowed are 0 to {self.num_frames - 1}")
-        keep = transform or (lambda frames: frames)
+        top, left, height, width = box or (0, 0, self.height, self.width)
+
+        def keep(frames: torch.Tensor) -> torch.Tensor:
+            part = frames[..., top : top + height, left : left + width]
+            return transform(part) if transform else part
+
         if not wanted:
             return keep(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8))
         kept = {index: keep(self._image(index)[None])[0] for index in dict.fromkeys(wanted)}

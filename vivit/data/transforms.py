@@ -59,17 +59,17 @@ def train_cut(
     scale_jitter: tuple[float, float],
     flip: float,
     rng: np.random.Generator,
-) -> Callable[[Tensor], Tensor]:
-    """Draw scale jitter, random crop and flip for a clip: a function of some of its frames, for `Video.frames`."""
+) -> tuple[Box, Callable[[Tensor], Tensor]]:
+    """Draw scale jitter, random crop and flip for a clip: the part of its frames, and what becomes of some of them."""
     box = random_box(
         height, width, image_size=image_size, crop_fraction=crop_fraction, scale_jitter=scale_jitter, rng=rng
     )
-    return partial(cut, box=box, image_size=image_size, mirrored=rng.uniform() < flip)
+    return box, partial(fit, image_size=image_size, mirrored=rng.uniform() < flip)
 
 
-def cut(frames: Tensor, *, box: Box, image_size: tuple[int, int], mirrored: bool) -> Tensor:
-    """(n, C, H', W') → (n, C, H, W) contiguous: what the box shows, resized and perhaps mirrored."""
-    frames = resize(crop(frames, box), image_size).contiguous()
+def fit(frames: Tensor, *, image_size: tuple[int, int], mirrored: bool) -> Tensor:
+    """(n, C, H', W') → (n, C, H, W) contiguous: resized and perhaps mirrored."""
+    frames = resize(frames, image_size).contiguous()
     return frames.flip(-1) if mirrored else frames
 
 
