@@ -25,7 +25,7 @@ from .distributed import World
 
 FEW, MANY = 2000, 20_000  # up to FEW videos give five clips each, more give one, and no more than MANY are looked at
 FOLDS = 4
-PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # weights of the squared norm, the strongest first
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # weights of the squared norm, the strongest first
 
 
 class Rows(NamedTuple):

@@ -150,7 +150,8 @@ def init_weights(model: ViViT) -> None:
     | positions             | normal(0.02)                                                                |
     | class token, head     | 0                                                                           |
     | norms                 | scale 1, bias 0                                                             |
-    | temporal_skip         | scale 0 in the last norm over time: features start as the frames' average   |
+    | temporal_skip         | scale 0 in the last norm over time: features start as the frames' average;  |
+    |                       | positions over time are sines, as large as the features that they join      |
 
     Parameters on the meta device take no values and no random numbers.
     """
@@ -177,3 +178,12 @@ def init_weights(model: ViViT) -> None:
             module.reset_parameters()
     if model.config.temporal_skip:
         nn.init.zeros_(model.get_parameter("encoder.temporal.norm.weight"))
+        positions = model.get_parameter("encoder.temporal.pos_embed")
+        positions.copy_(sines(*positions.shape[1:]))
+
+
+def sines(n: int, width: int) -> Tensor:
+    """Positions (n, width): sine and cosine at frequencies from 1 down to 1 / n radians a step, of mean square 1."""
+    frequencies = n ** -torch.linspace(0, 1, -(-width // 2))
+    angles = torch.arange(n)[:, None] * frequencies
+    return math.sqrt(2) * torch.cat((angles.sin(), angles.cos()), dim=1)[:, :width]

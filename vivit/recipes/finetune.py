@@ -7,7 +7,7 @@ from statistics import median
 
 from ..config import AugmentConfig, Config, DataConfig, EvalConfig, OptimConfig, Preprocessing, replace
 from ..data.decode import Video, VideoError
-from ..data.sample import Sample, class_names, read
+from ..data.sample import Sample, read
 from ..presets import preset
 from ..weights.load import adopt
 
@@ -46,10 +46,9 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 def from_weights(config: Config, init: str) -> Config:
     """`config` fitted to the weights that it starts from and to the training videos."""
     samples = read(config.data.dataset, config.data.root, config.data.train_split)
-    classes = max(len(names) for names in class_names(samples).values())
-    asked = schedule(len(samples), classes)
+    asked = schedule(len(samples))
     epochs = asked["epochs"]
-    model = adopt(init, replace(config.model, temporal_skip=True, drop_path=asked["drop_path"]))
+    model = adopt(init, replace(config.model, temporal_skip=True))
     stride = fitting_stride(samples, model.num_frames)
     return replace(
         config,
@@ -57,11 +56,10 @@ def from_weights(config: Config, init: str) -> Config:
         augment=AugmentConfig(mixup=asked["mixup"]),
         optim=replace(
             config.optim,
-            lr=5e-4,
+            lr=0.2 / model.embed_dim,  # 5e-4 for a ViT-S; Adam moves a wide layer further at the same rate
             layer_decay=0.75,
             epochs=epochs,
             warmup_epochs=epochs / 10,
-            label_smoothing=asked["label_smoothing"],
         ),
         init=init,
         probe=True,
@@ -71,21 +69,14 @@ def from_weights(config: Config, init: str) -> Config:
     )
 
 
-def schedule(clips: int, classes: int) -> dict[str, float]:
-    """What so many clips of so many classes ask for.
+def schedule(clips: int) -> dict[str, float]:
+    """How long to train on so many clips, and what of mixup.
 
-    epochs: as many as show 6000 clips, but 10 to 60. The fewer clips a class has, the more they are regularised: with
-    less than 20 drop path 0.2, mixup 0.2 and label smoothing 0.2; with less than 200 half of that; from there on drop
-    path and label smoothing 0.1 and no mixup.
+    Epochs: as many as show 6000 clips, but 10 to 60. Mixup 0.2 from 3000 clips on; with fewer the run is too short to
+    make up for what mixing takes from it, and the start, the low rates of the lower layers and the choice of the best
+    weights have to keep it from learning by heart.
     """
-    each = clips / classes
-    strength = 0.2 if each < 20 else 0.1
-    return {
-        "epochs": float(min(max(round(6000 / clips), 10), 60)),
-        "drop_path": strength,
-        "label_smoothing": strength,
-        "mixup": strength if each < 200 else 0.0,
-    }
+    return {"epochs": float(min(max(round(6000 / clips), 10), 60)), "mixup": 0.2 if clips >= 3000 else 0.0}
 
 
 def fitting_stride(samples: Sequence[Sample], num_frames: int) -> int:
