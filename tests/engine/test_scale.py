@@ -33,7 +33,7 @@ def run_in_world(processes: int, jobs: list[Job]) -> None:
 
 
 NAMES = ("ddp 2", "fsdp 2", "ddp 4", "ddp 2 to 4", "fsdp 2 to ddp 1")
-MIXED = ("mixed ddp 2", "mixed ddp 4")
+MIXED = ("mixed ddp 2", "mixed ddp 4", "mixed fsdp 2 to 4")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def runs(data_root, tmp_path_factory):
     config["fsdp 2 to ddp 1"] = scaled(config["fsdp 2 to ddp 1"], shard="fsdp")
     config |= {name: mixed_config(tiny_config(data_root, folder / name)) for name in MIXED}
     config["mixed ddp 2"] = scaled(config["mixed ddp 2"], micro_batch=3)
+    config["mixed fsdp 2 to 4"] = scaled(config["mixed fsdp 2 to 4"], shard="fsdp", micro_batch=2)
     run_in_world(
         2,
         [
@@ -54,9 +55,11 @@ def runs(data_root, tmp_path_factory):
             (config["ddp 2 to 4"], 4, False),
             (config["fsdp 2 to ddp 1"], 5, False),
             (config["mixed ddp 2"], None, False),
+            (config["mixed fsdp 2 to 4"], 1, False),
         ],
     )
-    run_in_world(4, [(config[name], None, False) for name in ("ddp 4", "ddp 2 to 4", "mixed ddp 4")])
+    in_four = ("ddp 4", "ddp 2 to 4", "mixed ddp 4", "mixed fsdp 2 to 4")
+    run_in_world(4, [(config[name], None, False) for name in in_four])
     train(scaled(config["fsdp 2 to ddp 1"], shard="ddp"))
     return {name: folder / name for name in NAMES + MIXED}
 
