@@ -74,9 +74,12 @@ class Clock:
         return now() - began
 
 
-def interleave(contenders: Mapping[str, Callable[[], Any]], clock: Clock) -> dict[str, Times]:
-    """Run all contenders once to warm up, then round after round one after the other, every second round backwards."""
-    for run in contenders.values():
+def interleave(contenders: Mapping[str, Callable[[], Any]], clock: Clock, *, warm: bool = False) -> dict[str, Times]:
+    """Round after round, all contenders one after the other, every second round backwards.
+
+    Before that each runs once to warm up, unless it is `warm` already.
+    """
+    for run in () if warm else contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(clock.rounds):
@@ -90,21 +93,21 @@ def synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
-def peak_memory(run: Callable[[], Any], device: torch.device) -> float | None:
-    """MiB that one call needs on top of what is held before it: of the device, or of this process (Linux)."""
+def peak_memory(run: Callable[[], Any], device: torch.device) -> tuple[float | None, Any]:
+    """(MiB that one call needs on top of what is held, of the device or, on Linux, the process; what it returns)."""
     gc.collect()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        result = run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20, result
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident now
     except OSError:
-        return None
+        return None, run()
     before = _status("VmRSS")
-    run()
-    return (_status("VmHWM") - before) / 2**10
+    result = run()
+    return (_status("VmHWM") - before) / 2**10, result
 
 
 def _status(field: str) -> int:

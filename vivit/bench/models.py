@@ -105,9 +105,11 @@ def measure(
     """One row a contender: seconds, clips/s, TFLOP/s, share of the ceiling, memory, distance of the logits."""
     ceiling, operations = matrix_product(getattr(torch, precision), clock.device)
     with torch.set_grad_enabled(gradients):
-        outputs = {name: c.run().detach().float().cpu() for name, c in contenders.items()}
-        times = interleave({name: c.run for name, c in contenders.items()} | {CEILING: ceiling}, clock)
-        memory = {name: peak_memory(c.run, clock.device) for name, c in contenders.items()}
+        warm = {name: peak_memory(c.run, clock.device) for name, c in contenders.items()}
+        ceiling()
+        times = interleave({name: c.run for name, c in contenders.items()} | {CEILING: ceiling}, clock, warm=True)
+    memory = {name: extra for name, (extra, _) in warm.items()}
+    outputs = {name: output.detach().float().cpu() for name, (_, output) in warm.items()}
     first = next(iter(contenders))
     rows = []
     for name, c in contenders.items():

@@ -6,8 +6,12 @@ Everything runs on one thread, as a loader's worker does.
 
 from __future__ import annotations
 
+import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,37 +38,40 @@ AUGMENTED = {"colour_jitter": 1.0, "rand_augment_layers": 2, "rand_augment_magni
 def input_speed(*, videos: int, workers: int, clock: Clock) -> list[dict[str, Any]]:
     """Clips of 32 x 224 x 224 a second: raw decoding, with transforms, with augmentation, through a loader."""
     with TemporaryDirectory() as folder, one_thread():
-        samples = kinetics_like(Path(folder), videos)
-        plain = clips_of(samples, AugmentConfig(), workers=0)
-        augmented = clips_of(samples, AugmentConfig(**AUGMENTED), workers=0)
-        turns = iter(range(10**9))  # every call sees another epoch, so that nothing is read twice the same
+        bare = kinetics_like(Path(folder), videos)
+        samples = [replace(sample, index=Video(sample.path).packet_index()) for sample in bare]  # as a manifest has it
 
-        def decode() -> None:
-            epoch = next(turns)
-            for i, sample in enumerate(samples):
-                raw_clip(sample, np.random.default_rng((0, epoch, i)))
+        def each(read: Callable[[int, int], Any]) -> Callable[[], None]:
+            """Read every video; the n-th call of every contender reads the clips of epoch n."""
+            epochs = count()
 
-        def take(clips: TrainClips) -> Callable[[], None]:
             def run() -> None:
-                epoch = next(turns)
-                for i in range(len(samples)):
-                    clip = clips[epoch, i]
-                    assert clip.video is not None, clip.problem
+                epoch = next(epochs)
+                for i in range(videos):
+                    read(epoch, i)
 
             return run
 
+        def take(clips: TrainClips) -> Callable[[], None]:
+            return each(lambda epoch, i: clips[epoch, i])
+
+        def raw(epoch: int, i: int) -> None:
+            raw_clip(samples[i], np.random.default_rng((0, epoch, i, 0)))  # begins where the clip of TrainClips does
+
         contenders: dict[str, Callable[[], Any]] = {
-            "raw decode": decode,
-            "decode, scale jitter, crop, flip": take(plain),
-            "the same, colour jitter, RandAugment": take(augmented),
+            "raw decode": each(raw),
+            "decode, scale jitter, crop, flip": take(clips_of(samples, AugmentConfig())),
+            "and colour jitter, RandAugment(2, 15)": take(clips_of(samples, AugmentConfig(**AUGMENTED))),
+            "scale jitter, crop, flip, without a manifest": take(clips_of(bare, AugmentConfig())),
+            "scale jitter, crop, flip, from a tar file": take(clips_of(packed(samples), AugmentConfig())),
         }
         times = interleave(contenders, clock)
         rows = [row("input", name, t, times["raw decode"], len(samples), cores=1) for name, t in times.items()]
-        loaders = {"loader": AugmentConfig(), "loader, augmented": AugmentConfig(**AUGMENTED)} if workers else {}
-        for name, augment in loaders.items():
-            per_clip = loader_seconds(clips_of(samples, augment, workers=workers), epochs=2 + clock.rounds)
-            t = Times(tuple(s * len(samples) for s in per_clip))
-            rows.append(row("input", f"{name}, {workers} workers", t, times["raw decode"], len(samples), cores=workers))
+        if workers and not clock.cpu_time:  # a loader's time passes in other processes
+            for name, augment in {"loader": AugmentConfig(), "loader, augmented": AugmentConfig(**AUGMENTED)}.items():
+                clips = clips_of(samples, augment, workers=workers)
+                t = Times(tuple(loader_seconds(clips) for _ in range(clock.rounds)))
+                rows.append(row("input", f"{name}, {workers} workers", t, times["raw decode"], videos, cores=workers))
     return rows
 
 
@@ -90,6 +97,18 @@ def kinetics_like(folder: Path, videos: int) -> list[Sample]:
     return samples
 
 
+def packed(samples: list[Sample]) -> list[Sample]:
+    """The same videos in one tar file beside them, as `vivit data prepare` packs them."""
+    path = Path(samples[0].path).with_name("videos.tar")
+    with tarfile.open(path, "w") as tar:
+        for sample in samples:
+            tar.add(sample.path, arcname=Path(sample.path).name)
+    with tarfile.open(path) as tar:
+        places = {member.name: member.offset_data for member in tar}
+    names = [Path(sample.path).name for sample in samples]
+    return [replace(s, path=f"{path}#{name}", offset=places[name]) for s, name in zip(samples, names)]
+
+
 def raw_clip(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     """The frames of a random clip at their own size, by PyAV alone: open, seek, decode, convert to RGB."""
     how = {"num_frames": CLIP.num_frames, "frame_stride": CLIP.preprocessing.frame_stride}
@@ -110,17 +129,20 @@ def raw_clip(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     return images
 
 
-def clips_of(samples: list[Sample], augment: AugmentConfig, *, workers: int) -> TrainClips:
+def clips_of(samples: list[Sample], augment: AugmentConfig, *, workers: int = 0) -> TrainClips:
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)
     data = DataConfig(root=str(Path(samples[0].path).parent), workers=workers)
     return TrainClips(samples, labels, model=CLIP, data=data, augment=augment, seed=0)
 
 
-def loader_seconds(clips: TrainClips, *, epochs: int) -> list[float]:
-    """Seconds a clip, epoch by epoch, of a loader whose batches are dropped as they come; the first two warm it up."""
-    batches = iter(train_loader(clips, batch_size=len(clips.samples), first_step=0, steps=epochs))
-    seconds = [Clock(1).time(lambda: next(batches)) for _ in range(epochs)]
-    return [s / len(clips.samples) for s in seconds[2:]]
+def loader_seconds(clips: TrainClips, batches: int = 8) -> float:
+    """Seconds a batch of all videos: from the arrival of the first to that of the last, dropped as they come."""
+    stream = iter(train_loader(clips, batch_size=len(clips.samples), first_step=0, steps=batches + 1))
+    next(stream)
+    began = time.perf_counter()
+    for _ in stream:
+        pass
+    return (time.perf_counter() - began) / batches
 
 
 @contextmanager

@@ -1,0 +1,119 @@
+"""vivit bench: what it counts and claims, on the smallest models; not how fast this machine is."""
+
+import json
+import math
+import shlex
+import statistics
+
+import pytest
+import torch
+from torch import nn
+
+from vivit.bench import bench, models, pipeline
+from vivit.bench.measure import Clock, Times, interleave, spread
+from vivit.bench.page import page, table
+from vivit.config import EvalConfig, ModelConfig
+
+ONCE = Clock(rounds=1)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """ViViT-Ti on 4 x 32 x 32 in place of every preset, and a small ceiling."""
+    real = models.preset
+    size = {"image_size": (32, 32), "num_frames": 4, "depth": 2}
+    monkeypatch.setattr(models, "preset", lambda name, **how: real(name, **how, **size))
+    x = torch.randn(64, 64)
+    monkeypatch.setattr(models, "matrix_product", lambda dtype, device: (lambda: x @ x, 2.0 * 64**3))
+
+
+def test_every_second_round_runs_backwards_after_one_call_to_warm_up():
+    calls = []
+    times = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, Clock(rounds=3))
+    assert "".join(calls) == "abc" + "abc" + "cba" + "abc"
+    assert all(len(t.seconds) == 3 for t in times.values())
+
+
+def test_ratios_are_medians_over_the_rounds_and_the_spread_is_half_of_what_lies_between_the_quartiles():
+    slow, fast = Times((2.0, 30.0, 4.0)), Times((1.0, 10.0, 1.0))
+    assert fast.over(slow) == statistics.median([2, 3, 4])
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert spread(values) == pytest.approx((4 - 2) / 2 / 3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_transformers_vivit_gives_the_same_logits_from_the_same_weights(precision):
+    pytest.importorskip("transformers")
+    ours, theirs = models.forward("ViViT-Ti/16x2", precision=precision, batch_size=2, compiled=False, clock=ONCE)
+    assert theirs["name"] == "transformers ViViT-Ti/16x2"
+    assert theirs["logits differ by"] < (1e-5 if precision == "float32" else 5e-2)
+    assert ours["batch"] == theirs["batch"] == 2
+
+
+def test_operations_are_those_of_the_formula():
+    """A linear layer is n · in · out multiply-adds, attention n² · D for each of its two products."""
+    config = models.preset("ViViT-Ti/16x2", classes={"a": ("x",)})
+    model, video = models.build(config, device=ONCE.device, batch_size=1)
+    c = model.config
+    n, d, pixels = math.prod(c.grid) + 1, c.embed_dim, 3 * math.prod(c.tubelet_size)
+    whole = n * 3 * d * d + 2 * n * n * d + n * d * d + 2 * n * d * 4 * d
+    last = n * 2 * d * d + d * d + 2 * n * d + d * d + 2 * d * 4 * d  # one query, and what follows of one token
+    assert models.operations_of(model, video) == 2 * ((n - 1) * pixels * d + whole * (c.depth - 1) + last + d)
+
+
+def test_a_training_step_lowers_the_loss_of_the_clip_it_sees():
+    model, video = models.build(
+        models.preset("ViViT-Ti/16x2 FE", classes={"a": ("x", "y")}), device=ONCE.device, batch_size=1
+    )
+    step = models.step(model, video, "float32")
+    losses = [step().item() for _ in range(5)]
+    assert losses[-1] < losses[0]
+
+
+def test_an_image_vit_stands_beside_model_2_only():
+    pytest.importorskip("timm")
+    rows = models.forward("ViViT-Ti/16x2 FE", precision="float32", batch_size=1, compiled=False, clock=ONCE)
+    assert [row["name"] for row in rows] == ["ViViT-Ti/16x2 FE", "timm ViT on 2 images"]
+    rows = models.forward("ViViT-Ti/16x2 FDP", precision="float32", batch_size=1, compiled=False, clock=ONCE)
+    assert [row["name"] for row in rows] == ["ViViT-Ti/16x2 FDP"]
+
+
+def test_the_views_of_a_video_decode_each_frame_once_and_one_to_begin_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "SECONDS", 3)
+    monkeypatch.setattr(pipeline, "SIZE", (36, 48))
+    [sample] = pipeline.kinetics_like(tmp_path, 1)
+    config = ModelConfig(num_frames=8, image_size=(32, 32), classes={"a": ("x",)})
+    decoded, needed, shown = pipeline.frames_counted(sample, config, EvalConfig())
+    assert shown == 13 * 8
+    assert needed <= (1 + 4) * 8  # the middle clip, and the clips that three crops share
+    assert decoded <= 3 * pipeline.RATE + 1  # the file once, and its first frame for the size
+
+
+def test_json_and_page_hold_every_row_and_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["vivit", "bench", "train", "forward"])
+    out, docs = tmp_path / "benchmarks.json", tmp_path / "benchmarks.md"
+    bench(("train", "forward"), preset=("ViViT-Ti/16x2 FE",), rounds=1, out=out, docs=docs)
+    results = json.loads(out.read_text())
+    assert [row["case"] for row in results["rows"]][:2] == ["train", "forward"]
+    assert {"date", "hardware", "versions", "threads"} <= set(results["conditions"])
+    text = docs.read_text()
+    assert text == page(results)
+    assert "`vivit bench train forward`" in text
+    assert "not yet measured" in text
+    assert all(row["name"] in text for row in results["rows"])
+    assert shlex.split(results["command"])[0] == "vivit"
+    assert "of ceiling" in capsys.readouterr().out
+
+
+def test_a_column_without_a_value_is_left_out():
+    lines = table(
+        [{"case": "x", "name": "a", "memory": None, "seconds": 1.5}, {"case": "x", "name": "b", "seconds": 2}]
+    )
+    assert lines[0] == "| name | seconds |"
+    assert lines[2:] == ["| a | 1.5 |", "| b | 2 |"]
+
+
+def test_models_that_hold_less_need_fewer_bytes():
+    model = nn.Linear(1024, 256, bias=False)
+    assert models.held(model) == 1
+    assert models.held(model.to(torch.bfloat16)) == 0.5

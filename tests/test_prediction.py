@@ -1,0 +1,61 @@
+"""In which precision a prediction is computed."""
+
+import pytest
+import torch
+
+import vivit
+from vivit import cli
+from vivit.data.synthetic import render, write_video
+from vivit.engine import device as device_module
+from vivit.engine.device import has_bfloat16_units, in_precision
+
+from .model import tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def file(tmp_path):
+    write_video(tmp_path / "video.mp4", render(0, "val", 0, num_frames=12)[0])
+    return tmp_path / "video.mp4"
+
+
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch):
+    for units in (("_is_amx_tile_supported",), ("_is_avx512_bf16_supported",), ()):
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda name=name, units=units: name in units)
+        assert has_bfloat16_units(CPU) == bool(units)
+
+
+@pytest.mark.parametrize("encoder", tiny.NAMES)
+def test_bfloat16_on_a_cpu_gives_what_a_bfloat16_model_gives_and_leaves_the_model_alone(encoder):
+    model = tiny.model(encoder)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    video = tiny.video(model)
+    with torch.no_grad():
+        exact = model(video)
+        half = in_precision(model, "bfloat16")(video)
+        assert half.dtype == torch.bfloat16
+        assert (half.float() - exact).abs().max() < 2**-6 * exact.abs().max()
+        assert bool((in_precision(model, "float32")(video) == exact).all())
+    assert all(bool((before[name] == p).all()) and p.dtype == torch.float32 for name, p in model.named_parameters())
+
+
+def test_predict_says_when_it_takes_bfloat16_and_not_otherwise(monkeypatch, file, tmp_path, capsys):
+    model = tiny.model()
+    model.save_pretrained(tmp_path / "weights")
+    for units, said in ((True, "computing in bfloat16"), (False, "")):
+        monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device, units=units: units)
+        monkeypatch.setattr("sys.argv", ["vivit", "predict", str(tmp_path / "weights"), str(file), "--device", "cpu"])
+        cli.main()
+        out, err = capsys.readouterr()
+        assert str(file) in out
+        assert err.startswith(said)
+        assert bool(err) == bool(said)
+
+
+def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_together(file):
+    model = tiny.model()
+    exact = dict(vivit.predict(model, file, precision="float32").classes["label"])
+    half = dict(vivit.predict(model, file, precision="bfloat16").classes["label"])
+    assert half == pytest.approx(exact, abs=0.02)
