@@ -27,8 +27,7 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 
     Without it, a ViViT-S FE on 16 frames spread over 2.7 seconds starts from noise, which takes thousands of clips.
 
-    Measured on made videos, three seeds, in docs/guides/finetune.md: above the frozen baseline and above training from
-    scratch. Not yet run by us on real data.
+    What was measured, on made videos, is in docs/guides/finetune.md. Not yet run by us on real data.
     """
     model = preset("ViViT-S/16x2 FE", num_frames=CLIP["num_frames"], drop_path=0.1)
     config = Config(
@@ -72,11 +71,11 @@ def from_weights(config: Config, init: str) -> Config:
 def schedule(clips: int) -> dict[str, float]:
     """How long to train on so many clips, and what of mixup.
 
-    Epochs: as many as show 6000 clips, but 10 to 60. Mixup 0.2 from 3000 clips on; with fewer the run is too short to
+    Epochs: as many as show 12 000 clips, but 10 to 100. Mixup 0.2 from 3000 clips on; with fewer the run is too short to
     make up for what mixing takes from it, and the start, the low rates of the lower layers and the choice of the best
     weights have to keep it from learning by heart.
     """
-    return {"epochs": float(min(max(round(6000 / clips), 10), 60)), "mixup": 0.2 if clips >= 3000 else 0.0}
+    return {"epochs": float(min(max(round(12_000 / clips), 10), 100)), "mixup": 0.2 if clips >= 3000 else 0.0}
 
 
 def fitting_stride(samples: Sequence[Sample], num_frames: int) -> int:
