@@ -11,7 +11,7 @@ import pytest
 from vivit.config import replace
 from vivit.engine.train import train
 
-from ..engine.tiny import assert_equal_runs, tiny_config, write_table
+from ..engine.tiny import assert_equal_runs, mixed_config, tiny_config, write_table
 
 
 def start(config) -> int:
@@ -54,7 +54,7 @@ def kill_and_go_on(config, *, kills: int, in_saves: int, rng: random.Random) -> 
 
 def drill(folder, *, epochs: int, kills: int, in_saves: int) -> int:
     root = write_table(folder / "data")
-    straight, killed = (tiny_config(root, folder / name) for name in ("straight", "killed"))
+    straight, killed = (mixed_config(tiny_config(root, folder / name)) for name in ("straight", "killed"))
     straight, killed = (replace(c, optim=replace(c.optim, epochs=epochs), eval_every=5) for c in (straight, killed))
     train(straight)
     hits = kill_and_go_on(killed, kills=kills, in_saves=in_saves, rng=random.Random(0))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ..config import Config, ModelConfig, from_dict, replace, to_dict
@@ -48,42 +49,19 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
 
 def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
     """`train`, as one of the processes of `world`."""
-    train_samples, val_samples = (
-        read(config.data.dataset, config.data.root, split, manifest=config.data.manifest)
-        for split in (config.data.train_split, config.data.eval_split)
-    )
-    classes = config.model.classes or official_classes(config.data.dataset, config.data.root)
-    classes = classes or class_names(train_samples)
-    config = replace(config, model=replace(config.model, classes=classes))
-    train_samples, known_unreadable = train_samples.readable()
-    if not len(train_samples):
-        lines = [f"{path}: {problem}" for path, problem in known_unreadable.items()]
-        raise DataError(listing("none of the training videos can be read", lines))
-    labels = encode_labels(train_samples, classes)
-    encode_labels(val_samples, classes)
+    config, train_samples, labels, val_samples, known_unreadable = read_videos(config)
     check_same_run(config)
 
     checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep)
     resumed, broken = checkpoints.newest()
     torch.manual_seed(config.seed)
     deterministic(config.deterministic)
-    # Activation and pixel normalisation came with init, which is not read again.
-    architecture = from_dict(ModelConfig, progress_of(resumed)["model"]) if resumed else config.model
-    if build is ViViT and config.init and not resumed:
-        vivit = create(architecture, init=config.init, kernel_init=config.kernel_init).to(world.device)
-    else:
-        vivit = build(architecture).to(world.device)
+    vivit = start_model(config, resumed, build).to(world.device)
     probed = config.probe and config.init is not None
     if probed and not resumed:
-        fit_head(
-            vivit,
-            train_samples,
-            labels,
-            world=world,
-            workers=config.data.workers,
-            precision=config.precision,
-            say=print if world.is_first else lambda line: None,
-        )
+        how = {"workers": config.data.workers, "precision": config.precision}
+        say = print if world.is_first else lambda line: None
+        fit_head(vivit, train_samples, labels, world=world, say=say, **how)
     freeze(vivit, config.optim.freeze)
     model = parallelise(vivit, config.scale, world, bfloat16=uses_bfloat16(world.device, config.precision))
     optimizer = build_optimizer(vivit, config.optim)
@@ -110,7 +88,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
     eval_steps = max(round(config.eval_every * epoch_steps), 1)
     save_steps = max(round(config.save_every * epoch_steps), 1)
-    sizes = [len(names) for names in classes.values()]
+    sizes = [len(names) for names in config.model.classes.values()]
 
     run = Run(config, world, step=step, steps=steps)
     for line in broken:
@@ -203,6 +181,37 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
             run.say(compared(config, baseline, best, best_step, steps))
         run.say(f"{run.folder}: {step} of {steps} steps done, 0 steps left; weights in {run.folder / 'weights'}")
     return run.folder
+
+
+def read_videos(
+    config: Config,
+) -> tuple[Config, Sequence[Sample], Tensor, Sequence[Sample], dict[str, str]]:
+    """The config with the classes of the data; training samples and their labels; validation samples; unreadable files.
+
+    Files that a check of the data found unreadable are in no list. Raises DataError for labels that do not fit.
+    """
+    train_samples, val_samples = (
+        read(config.data.dataset, config.data.root, split, manifest=config.data.manifest)
+        for split in (config.data.train_split, config.data.eval_split)
+    )
+    classes = config.model.classes or official_classes(config.data.dataset, config.data.root)
+    classes = classes or class_names(train_samples)
+    train_samples, unreadable = train_samples.readable()
+    if not len(train_samples):
+        lines = [f"{path}: {problem}" for path, problem in unreadable.items()]
+        raise DataError(listing("none of the training videos can be read", lines))
+    labels = encode_labels(train_samples, classes)
+    encode_labels(val_samples, classes)
+    return replace(config, model=replace(config.model, classes=classes)), train_samples, labels, val_samples, unreadable
+
+
+def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConfig], Any]) -> Any:
+    """The model of a run's first step, or one whose weights the checkpoint `resumed` is going to replace."""
+    if resumed:  # what came with init's weights, activation and pixel normalisation, comes from the checkpoint
+        return build(from_dict(ModelConfig, progress_of(resumed)["model"]))
+    if build is ViViT and config.init:
+        return create(config.model, init=config.init, kernel_init=config.kernel_init)
+    return build(config.model)
 
 
 def validate(
