@@ -20,6 +20,7 @@ from vivit.model.prior_art import PRIOR_ART, PriorArt
 from vivit.presets import preset
 from vivit.recipes import RECIPES
 from vivit.studies import jobs as jobs_module
+from vivit.studies import study as study_module
 from vivit.studies.jobs import Job, do_all, work_together
 from vivit.studies.numbers import compare, over_seeds, student
 from vivit.studies.rows import architecture, regularisation, tokenisation
@@ -41,8 +42,9 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture
-def config(table, tmp_path):
-    """One step, one view."""
+def config(table, tmp_path, monkeypatch):
+    """One step, one view, and times that are not worth much."""
+    monkeypatch.setattr(study_module, "speed", partial(study_module.speed, seconds=0.0))
     config = tiny_config(table, tmp_path / "study", eval_every=1, save_every=1)
     optim = replace(config.optim, epochs=0.5, warmup_epochs=0, ema=None)
     return replace(config, optim=optim, eval=replace(config.eval, temporal_views=1, spatial_views=1))

@@ -16,7 +16,8 @@ WIDTH, LEFT, LINE = 900, 290, 34
 def write_page(path: Path, results: Mapping[str, Any]) -> Path:
     """Write the page of what `study` returns."""
     sections = {
-        "Result": forest(results) + numbers(results),
+        "Result": forest(results),
+        "Numbers": numbers(results),
         "Curves": charts(results),
         "Differences": differences(results),
         "Left out, failed": problems(results),
@@ -102,12 +103,8 @@ def numbers(results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         took = row["speed"] or {}
         cells = [mean(row["top1"].get(name)) for name in sets]
-        cells += (
-            [f"{row['parameters'] / 1e6:.2f} M", f"{row['multiply_adds'] / 1e9:.3g} G"]
-            if "epochs" in row
-            else ["–"] * 2
-        )
-        cells += [f"{1e3 * took[name]:.1f} ms" if took else "–" for name in ("train_seconds", "test_seconds")]
+        cells += [amount(row.get(name)) for name in ("parameters", "multiply_adds")]
+        cells += [f"{1e3 * took[name]:.3g}\u00a0ms" if took else "–" for name in ("train_seconds", "test_seconds")]
         cells += [f"{row['epochs']:.3g}" if "epochs" in row else "–", f"{row['paper']:.1f}" if row["paper"] else "–"]
         body += f"<tr><th>{escape(row['title'])}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     note = (
@@ -203,10 +200,20 @@ def sheet(head: Sequence[str], body: str) -> str:
     return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def amount(number: float | None) -> str:
+    """A large number with three digits: 88.9 M."""
+    if number is None:
+        return "–"
+    unit, size = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if number >= s), ("", 1))
+    return f"{number / size:.3g}\u00a0{unit}"
+
+
 def mean(found: Mapping[str, float | None] | None) -> str:
+    """A mean and its interval, as far as that lies between 0 and 100 %."""
     if found is None or found["mean"] is None:
         return "–"
-    interval = "" if found["low"] is None else f"<small>{found['low']:.1%} to {found['high']:.1%}</small>"
+    low, high = found["low"], found["high"]
+    interval = "" if low is None or high is None else f"<small>{max(low, 0):.1%} to {min(high, 1):.1%}</small>"
     return f"<b>{found['mean']:.1%}</b>{interval}"
 
 
