@@ -28,11 +28,11 @@ REAL_LEVELS = LEVELS.astype(np.float32)
 
 def augment_clip(clip: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
     """Colour jitter and drop, then RandAugment, then erasing, as `augment` says; may change `clip` in place."""
-    jitter = augment.colour_jitter > 0 and rng.uniform() < augment.colour_jitter
-    drop = augment.colour_drop > 0 and rng.uniform() < augment.colour_drop
-    if not (jitter or drop or augment.rand_augment_layers or augment.erasing):
+    if not (augment.colour_jitter or augment.colour_drop or augment.rand_augment_layers or augment.erasing):
         return clip
     clip = clip.contiguous()
+    jitter = augment.colour_jitter > 0 and rng.uniform() < augment.colour_jitter
+    drop = augment.colour_drop > 0 and rng.uniform() < augment.colour_drop
     if jitter or drop:
         recolour(clip, random_colour(rng) if jitter else colour(), drop=drop)
     if augment.rand_augment_layers:

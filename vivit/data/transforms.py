@@ -68,8 +68,8 @@ def train_cut(
 
 
 def fit(frames: Tensor, *, image_size: tuple[int, int], mirrored: bool) -> Tensor:
-    """(n, C, H', W') → (n, C, H, W) contiguous: resized and perhaps mirrored."""
-    frames = resize(frames, image_size).contiguous()
+    """(n, C, H', W') → (n, C, H, W): resized and perhaps mirrored, colours side by side in memory as they came."""
+    frames = resize(frames, image_size)
     return frames.flip(-1) if mirrored else frames
 
 
