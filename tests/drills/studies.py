@@ -1,15 +1,22 @@
-"""What the three studies are run on: `python -m tests.drills.studies FOLDER`, about a minute.
+"""The three studies on the demo's world: `python -m tests.drills.studies FOLDER data|quick|full [STUDY]`, resumable.
 
-Writes into FOLDER the demo's videos (480 to train and 320 to test), labels-tenth.csv with a tenth of the demo's 1440
-training videos and the same test videos, and image.safetensors: an image ViT of the demo recipe's size under timm's
-names, trained here on still images of the demo's world (other scenes than those of the videos) to name the shape, its
-colour and which ninth of the picture it is in. docs/studies.md has the commands that come next.
+* data (about a minute): writes the demo's videos (480 to train and 320 to test), labels-tenth.csv with a tenth of the
+  demo's 1440 training videos and the same test videos, and image.safetensors: an image ViT of the demo recipe's size
+  under timm's names, trained here on still images of the demo's world (other scenes than those of the videos) to name
+  the shape, its colour and which ninth of the picture it is in.
+* quick: all three with --quick on the demo's own 1440 videos; prints the minutes of each.
+* full: the commands of docs/studies.md; results and pages go to docs/results/.
 """
 
 from __future__ import annotations
 
 import csv
+import os
+import shlex
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +27,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from vivit.data.synthetic import HUES, NOUNS, RANGE, render, track, write_dataset
+from vivit.recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS
 
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
 SEED, STILLS_SEED = 0, 1000
 TRAIN, TENTH, TEST = 480, 144, 320
 IMAGE = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
@@ -73,13 +83,58 @@ def write_tenth(root: Path) -> Path:
     return root / "labels-tenth.csv"
 
 
-def main(folder: str) -> None:
+TWO_CORES = ["--jobs", "2", "--data.workers", "0"]
+VIEWS = "--eval.temporal-views 2 --eval.spatial-views 1"
+FULL = {
+    "tokenisation": f"--data.root data/labels.csv --init data/image.safetensors --eval-every 9 --save-every 9 {VIEWS}",
+    "regularisation": "--data.root data/labels-tenth.csv --optim.epochs 30 --optim.warmup-epochs 2 --eval-every 30 "
+    f"--save-every 30 {VIEWS}",
+    "architecture": f"--data.root data/labels.csv --cnn-epochs 0.2 --eval-every 9 --save-every 9 {VIEWS}",
+}
+
+
+def run_study(name: str, settings: list[str], folder: Path) -> float:
+    """Run a study below `folder` by the command line; returns its minutes. An interrupted one goes on."""
+    since = time.monotonic()
+    command = [sys.executable, "-m", "vivit", "study", name, "demo", *settings, *TWO_CORES]
+    print("vivit", *command[3:], flush=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}, check=True)
+    return (time.monotonic() - since) / 60
+
+
+def quick(folder: Path, names: list[str]) -> None:
+    """All with --quick, in folders of their own."""
+    write_dataset(folder / "demo", seed=SEED, train=TRAIN_VIDEOS, val=TEST_VIDEOS)
+    settings = ["--data.root", "demo/labels.csv", "--init", "data/image.safetensors", "--quick"]
+    minutes = {name: run_study(name, [*settings, "--run", f"runs/quick/{name}"], folder) for name in names}
+    print(f"minutes: {minutes}, together {sum(minutes.values()):.1f}")
+
+
+def full(folder: Path, names: list[str], seeds: int = 3) -> None:
+    """All in full; a finished one goes to docs/results."""
+    for name in names:
+        run_study(name, ["--seeds", str(seeds), *shlex.split(FULL[name])], folder)
+        keep(folder / "runs" / "study" / name)
+
+
+def keep(run: Path) -> None:
+    """Copy a study's page and numbers to docs/results."""
+    RESULTS.mkdir(exist_ok=True)
+    shutil.copy(run / "report.html", RESULTS / f"study-{run.name}.html")
+    shutil.copy(run / "results.json", RESULTS / f"study-{run.name}.json")
+
+
+def main(folder: str, what: str, *names: str) -> None:
     torch.set_num_threads(1)
-    root = Path(folder)
-    write_dataset(root, seed=SEED, train=TRAIN, val=TEST)
-    write_tenth(root)
-    accuracies = train_image_model(root / "image.safetensors")
-    print("image model, on stills it has not seen: shape {:.1%}, colour {:.1%}, place {:.1%}".format(*accuracies))
+    root, chosen = Path(folder), [*names] or list(FULL)
+    if what == "data":
+        write_dataset(root / "data", seed=SEED, train=TRAIN, val=TEST)
+        write_tenth(root / "data")
+        accuracies = train_image_model(root / "data" / "image.safetensors")
+        print("image model, on stills it has not seen: shape {:.1%}, colour {:.1%}, place {:.1%}".format(*accuracies))
+    else:
+        {"quick": quick, "full": full}[what](root, chosen)
 
 
 if __name__ == "__main__":
