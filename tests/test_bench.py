@@ -93,16 +93,24 @@ def test_json_and_page_hold_every_row_and_the_command(tmp_path, monkeypatch, cap
     monkeypatch.setattr("sys.argv", ["vivit", "bench", "train", "forward"])
     out, docs = tmp_path / "benchmarks.json", tmp_path / "benchmarks.md"
     bench(("train", "forward"), preset=("ViViT-Ti/16x2 FE",), rounds=1, out=out, docs=docs)
-    results = json.loads(out.read_text())
+    everything = json.loads(out.read_text())
+    [results] = everything["runs"]
     assert [row["case"] for row in results["rows"]][:2] == ["train", "forward"]
     assert {"date", "hardware", "versions", "threads"} <= set(results["conditions"])
     text = docs.read_text()
-    assert text == page(results)
+    assert text == page(everything)
     assert "`vivit bench train forward`" in text
     assert "not yet measured" in text
     assert all(row["name"] in text for row in results["rows"])
     assert shlex.split(results["command"])[0] == "vivit"
     assert "of ceiling" in capsys.readouterr().out
+    for argv in (["vivit", "bench", "evaluation"], ["vivit", "bench", "train", "forward"]):  # another, and again
+        monkeypatch.setattr("sys.argv", argv)
+        bench((), out=out, docs=docs)
+        bench(("forward",), preset=("ViViT-Ti/16x2 FE",), rounds=1, out=out)
+    runs = json.loads(out.read_text())["runs"]
+    assert [run["command"] for run in runs] == ["vivit bench evaluation", "vivit bench train forward"]
+    assert [row["case"] for row in runs[1]["rows"]] == ["forward", "forward"]
 
 
 def test_a_column_without_a_value_is_left_out():

@@ -52,8 +52,8 @@ def bench(
         cpu_time: On a CPU that others use as well: one thread, and the time that it computes instead of what passes.
         videos: input: how many files.
         workers: input: processes of the loader.
-        out: Write JSON here.
-        docs: Write docs/benchmarks.md here.
+        out: Write JSON here, beside what other commands have measured there.
+        docs: Write a page of all that here: docs/benchmarks.md.
     """
     where = pick_device(device)
     if threads or cpu_time:
@@ -80,7 +80,7 @@ def bench(
         else:
             add(results, {"evaluation": evaluation, "startup": startup}[case](clock), out)
     if docs is not None:
-        docs.write_text(page(results), encoding="utf-8")
+        docs.write_text(page(with_earlier(results, out)), encoding="utf-8")
     return results
 
 
@@ -89,4 +89,10 @@ def add(results: dict[str, Any], rows: list[dict[str, Any]], out: Path | None) -
     print("\n".join(["", *table(rows)]), flush=True)
     results["rows"] += rows
     if out is not None:
-        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(with_earlier(results, out), indent=1) + "\n", encoding="utf-8")
+
+
+def with_earlier(results: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """{"runs": […]}: what the file holds of other commands, and this run."""
+    earlier = json.loads(out.read_text(encoding="utf-8"))["runs"] if out is not None and out.exists() else []
+    return {"runs": [*(run for run in earlier if run["command"] != results["command"]), results]}

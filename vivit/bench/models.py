@@ -121,7 +121,7 @@ def measure(
                 "precision": precision,
                 "batch": c.clips,
                 **numbers(times[name], c, times[CEILING], operations),
-                "faster": round(times[first].over(times[name]), 3) if name != first else None,
+                "time / ours": round(times[first].over(times[name]), 3) if name != first else None,
                 "memory MiB": round(c.held + extra) if extra is not None and c.held else None,
                 "logits differ by": distance(outputs[name], outputs[c.equals]) if c.equals else None,
             }

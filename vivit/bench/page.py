@@ -14,6 +14,11 @@ HEADINGS = {
     "startup": "Start-up",
 }
 
+GENERAL = [
+    "* All contenders of a run are timed in one process, one after the other in every round. The median is given; the "
+    "spread is half the distance between the quartiles as a share of it. Ratios are medians over the rounds.",
+]
+
 NOTES = {
     "forward": (
         "Without gradients. GFLOP: multiply-adds x 2 that are carried out, which in our models is less than "
@@ -21,7 +26,7 @@ NOTES = {
         "Of ceiling: TFLOP/s over those of a matrix product of two large square matrices in the same precision, timed "
         "in the same rounds. Memory: weights, and what one call needs on top. A peer named after one of our models has "
         "its weights and input; the difference is that of the logits, relative to the largest. A number in "
-        "`faster` says by what factor the first model of the table is faster than the row."
+        "`time / ours` above 1 says by what factor the model before it is faster than the row."
     ),
     "train": "Forward, loss, backward, SGD with momentum; operations as `vivit info` counts, x 3. The rest as above.",
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
@@ -35,27 +40,30 @@ NOTES = {
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """Markdown of all rows, a table a case."""
-    c = results["conditions"]
-    versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Measured on {c['date']} with `{results['command']}`; this page is made by that command.",
-        "",
-        f"* Hardware: {c['hardware']}; {c['cores']} cores, {c['threads']} threads"
-        + (f"; load before the start {c['load_at_start']}" if c.get("load_at_start") is not None else ""),
-        f"* Versions: Python {c['python']}, {versions}",
-        f"* Rounds: {results['rounds']}, all contenders of a table after one another in each; the median is given, and "
-        "the spread is half the distance of the quartiles as a share of it. Ratios are medians over the rounds.",
-        *(["* Seconds are those that one thread computes, not those that pass"] if c.get("cpu_time") else []),
-        f"* CUDA: {'this run' if c['device'] == 'cuda' else 'not yet measured; the same command with `--device cuda`'}",
-    ]
+    """Markdown of all runs that a JSON file holds: a section a case, with the command above each table."""
+    lines = ["# Benchmarks", "", "Made by `vivit bench`: every table names the command that measured it.", "", *GENERAL]
+    if all(run["conditions"]["device"] != "cuda" for run in results["runs"]):
+        lines.append("* CUDA: not yet measured; the same commands with `--device cuda`, timed by events.")
     for case, heading in HEADINGS.items():
-        rows = [row for row in results["rows"] if row["case"] == case]
-        if rows:
-            lines += ["", f"## {heading}", "", NOTES[case], "", *table(rows)]
+        runs = [run | {"rows": [row for row in run["rows"] if row["case"] == case]} for run in results["runs"]]
+        runs = [run for run in runs if run["rows"]]
+        if runs:
+            lines += ["", f"## {heading}", "", NOTES[case]]
+        for run in runs:
+            lines += ["", f"`{run['command']}`", "", conditions(run), "", *table(run["rows"])]
     return "\n".join(lines) + "\n"
+
+
+def conditions(run: Mapping[str, Any]) -> str:
+    """One sentence on when, where and how."""
+    c = run["conditions"]
+    clock = "time that the thread computes, not time that passes" if c["cpu_time"] else "time that passes"
+    load = f", load before the start {c['load_at_start']}" if c["load_at_start"] is not None else ""
+    versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
+    return (
+        f"{c['date']}, {c['hardware']}, {c['threads']} of {c['cores']} cores{load}; {run['rounds']} rounds, {clock}. "
+        f"Python {c['python']}, {versions}."
+    )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
