@@ -72,8 +72,8 @@ def schedule(clips: int) -> dict[str, float]:
     """How long to train on so many clips, and what of mixup.
 
     Epochs: as many as show 12 000 clips, but 10 to 100. Mixup 0.2 from 3000 clips on; with fewer the run is too short
-    to make up for what mixing takes from it, and the start, the low rates of the lower layers and the choice of the best
-    weights have to keep it from learning by heart.
+    to make up for what mixing takes from it. The start, the low rates of the lower layers and the choice of the best
+    weights then have to keep it from learning by heart.
     """
     return {"epochs": float(min(max(round(12_000 / clips), 10), 100)), "mixup": 0.2 if clips >= 3000 else 0.0}
 
