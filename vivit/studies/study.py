@@ -50,7 +50,8 @@ def study(
     config = shorter(config) if quick else config
     plan = STUDIES[kind](config, quick=quick, cnn_epochs=cnn_epochs)
     chosen = range(config.seed, config.seed + (min(seeds, QUICK_SEEDS) if quick else seeds))
-    jobs = {(row.name, seed): job(plan, row, seed, config.run) for row in plan.rows if row.config for seed in chosen}
+    # Seed by seed, so that what an interruption leaves can be compared.
+    jobs = {(row.name, seed): job(plan, row, seed, config.run) for seed in chosen for row in plan.rows if row.config}
 
     left = [one for one in jobs.values() if not whole(one)]
     print(f"{plan.title}: {len(plan.rows)} rows, {len(chosen)} seeds; {len(left)} of {len(jobs)} runs to do")
