@@ -40,10 +40,11 @@ def summary(results: Mapping[str, Any]) -> str:
     """What was run on what."""
     train, test = (facts["videos"] for facts in results["data"]["splits"].values())
     seeds, rows = len(results["seeds"]), sum(bool(row["top1"]) for row in results["rows"])
-    start = "an image model" if results["init"] else "a random start"
+    times = "once" if seeds == 1 else f"{seeds} times"
+    start = results["init"] or "a random start"
     quick = "; quick: a third of the epochs" if results["quick"] else ""
     return (
-        f"{rows} rows, each trained {seeds} times on {train} videos from {start} and tested on {test} others, "
+        f"{rows} rows, each trained {times} on {train} videos from {start} and tested on {test} others, "
         f"{results['protocol']} views{quick}."
     )
 
