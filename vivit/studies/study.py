@@ -215,7 +215,8 @@ def table(results: Mapping[str, Any]) -> str:
         notes += [f"{row['title']}: left out, {row['why_not']}"] if row["why_not"] else []
         notes += [f"{row['title']}, seed {seed} FAILED: {problem}" for seed, problem in row["problems"].items()]
     splits = ", ".join(f"{name} {facts['videos']}" for name, facts in results["data"]["splits"].items())
-    about = f"{results['title']}: seeds {', '.join(map(str, results['seeds']))}; videos: {splits}, {results['protocol']} views"
+    seeds = ", ".join(map(str, results["seeds"]))
+    about = f"{results['title']}: seeds {seeds}; videos: {splits}; {results['protocol']} views"
     blocks = [about, aligned(first), aligned(second) if len(second) > 1 else "", "\n".join(notes)]
     return "\n\n".join(filter(None, blocks))
 
