@@ -90,7 +90,7 @@ def test_the_views_of_a_video_decode_each_frame_once_and_one_to_begin_with(tmp_p
 
 
 def test_json_and_page_hold_every_row_and_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["vivit", "bench", "train", "forward"])
+    monkeypatch.setattr("sys.argv", ["vivit", "bench", "train", "--out", "here.json", "forward", "--docs", "x.md"])
     out, docs = tmp_path / "benchmarks.json", tmp_path / "benchmarks.md"
     bench(("train", "forward"), preset=("ViViT-Ti/16x2 FE",), rounds=1, out=out, docs=docs)
     everything = json.loads(out.read_text())

@@ -60,7 +60,7 @@ def bench(
         torch.set_num_threads(1 if cpu_time else threads or 1)
     clock = Clock(rounds, where, cpu_time)
     results: dict[str, Any] = {
-        "command": shlex.join(["vivit", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         "conditions": conditions(where) | {"device": where.type, "cpu_time": cpu_time},
         "rounds": rounds,
         "rows": [],
@@ -82,6 +82,12 @@ def bench(
     if docs is not None:
         docs.write_text(page(with_earlier(results, out)), encoding="utf-8")
     return results
+
+
+def command(args: list[str]) -> str:
+    """What was typed, without where the results go."""
+    places = {i + n for i, word in enumerate(args) if word in ("--out", "--docs") for n in (0, 1)}
+    return shlex.join(["vivit", *(word for i, word in enumerate(args) if i not in places)])
 
 
 def add(results: dict[str, Any], rows: list[dict[str, Any]], out: Path | None) -> None:
