@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -87,12 +88,19 @@ class Run:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one line to metrics.jsonl and send the same numbers to the other writers; NaN and Inf become null."""
-        if self.speaks:
-            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            with self.metrics.open("a") as file:
-                file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
-            for writer in self.writers:
+        if not self.speaks:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        try:
+            append_line(self.metrics, json.dumps({"step": step, **finite}, allow_nan=False))
+        except OSError as error:  # a full disk does not end a run of days; the next checkpoint will tell
+            self.say(f"metrics of step {step} NOT WRITTEN: {error}")
+        for writer in [*self.writers]:
+            try:
                 writer.write(step, values)
+            except OSError as error:
+                self.writers.remove(writer)
+                self.say(f"{type(writer).__name__.strip('_')} gets no more metrics: {error}")
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Show where training stands: a bar on a terminal, else a plain line."""
@@ -218,6 +226,19 @@ def write_json(path: Path, value: Any) -> None:
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(beside, path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, all of it or, where the disk is full, nothing."""
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        data = line.encode() + b"\n"
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def note_start(path: Path, *, step: int, processes: int) -> None:
