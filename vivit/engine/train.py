@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
             except WorkerDied:
                 if world.size > 1:  # the others wait in vain; torchrun starts all of them again
                     raise
+            gc.collect()  # the loader whose worker died: as long as it is there, PyTorch reports that death again
 
 
 def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
