@@ -16,7 +16,7 @@ LOOKED_AT = 32  # videos whose length is looked up
 
 
 def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config:  # noqa: B008
-    """One's own videos, from 50 clips up: from an image model, and never worse than a linear head on it.
+    """One's own videos, from 50 clips up: starts as a linear head on an image model's frames, keeps the better.
 
     vivit train finetune --data.root my_videos --init vit_small.safetensors
 
