@@ -14,7 +14,7 @@ usage: vivit COMMAND …
 
 Video classification with pure transformers: the ViViT family.
 
-  vivit demo                                  the whole story on made videos, one CPU, about two minutes
+  vivit demo                                  the whole story on made videos, one CPU, about three minutes
   vivit data check [DATASET] ROOT             read every video and label once, list what is wrong
   vivit data prepare [DATASET] ROOT DEST      write videos that load faster, as files or in tar files
   vivit data show RECIPE --data.root ROOT     what the model is fed, before and after augmentation: a page
