@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,14 @@ def split_name(split: str) -> str:
 
 
 # Files
+
+
+def labelled_split(split: str, files: Container[str]) -> str:
+    """`split_name`, where the owners publish labels of these splits only. Raises DataError for another."""
+    name = split_name(split)
+    if name not in files:
+        raise DataError(f"split {split!r}: the owners keep the labels of the test videos; use train or val")
+    return name
 
 
 def find_videos(root: str | Path, *, thorough: bool = False) -> list[str]:

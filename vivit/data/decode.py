@@ -187,11 +187,7 @@ class Video:
 
         A frame counts as shown from a microsecond before its stamp, so that i / fps finds frame i despite rounding.
         """
-        moments = np.array([float(second) for second in seconds], dtype=np.float64)
-        if np.isnan(moments).any():
-            raise ValueError(f"got times {moments.tolist()} for {self.path}; allowed are seconds, without NaN")
-        shown = np.searchsorted(self.times, moments + 1e-6, side="right") - 1
-        return self.frames(np.clip(shown, 0, None).tolist())
+        return self.frames(shown_at(seconds, self.times, self.path))
 
     def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """(index, frame) for the frames of `wanted` (ascending) that decode.
@@ -447,6 +443,14 @@ def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         return False, False, False
     a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5]  # x' = a x + c y,  y' = b x + d y
     return (True, bool(b < 0), bool(c < 0)) if abs(b) > abs(a) else (False, bool(d < 0), bool(a < 0))
+
+
+def shown_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int]:
+    """The numbers of the frames, which appear at `times`, that are shown at these seconds; see `Video.frames_at`."""
+    moments = np.array([float(second) for second in seconds], dtype=np.float64)
+    if np.isnan(moments).any():
+        raise ValueError(f"got times {moments.tolist()} for {path}; allowed are seconds, without NaN")
+    return np.clip(np.searchsorted(times, moments + 1e-6, side="right") - 1, 0, None).tolist()
 
 
 def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:

@@ -16,14 +16,14 @@ from .annotations import (
     empty,
     find_file,
     is_file_name,
+    labelled_split,
     name_of,
     part,
-    split_name,
     table_rows,
     unknown,
     videos_by,
 )
-from .sample import DataError, Sample
+from .sample import Sample
 
 LABEL_SETS = ("noun", "verb")  # the order of the official heads
 FILES = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
@@ -38,9 +38,7 @@ LAYOUTS = (
 
 def read_epic_kitchens(root: Path, split: str, missing: list[str]) -> list[Sample]:
     """The actions of a split whose videos are there, in the order of its CSV. Of file and frames, frames are taken."""
-    name = split_name(split)
-    if name not in FILES:
-        raise DataError(f"split {split!r}: the owners keep the labels of the test videos; use train or val")
+    name = labelled_split(split, FILES)
     found = Reading(root, missing, LAYOUTS)
     table = find_file(root, [FILES[name]], "the list of actions", found.problems)
     classes = _classes(root, found.problems)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image  # comes with torchvision
 
 from .annotations import IMAGE_SUFFIXES
-from .decode import Video, VideoError
+from .decode import Video, VideoError, shown_at
 from .packets import PacketIndex
 
 FPS = 25.0  # of a folder whose rate nobody says
@@ -95,11 +95,7 @@ class FrameFolder:
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
         """The frames shown at these times, as `Video.frames_at` gives them."""
-        moments = np.array([float(second) for second in seconds], dtype=np.float64)
-        if np.isnan(moments).any():
-            raise ValueError(f"got times {moments.tolist()} for {self.path}; allowed are seconds, without NaN")
-        shown = np.searchsorted(self.times, moments + 1e-6, side="right") - 1
-        return self.frames(np.clip(shown, 0, None).tolist())
+        return self.frames(shown_at(seconds, self.times, self.path))
 
     @cached_property
     def _size(self) -> tuple[int, int]:
