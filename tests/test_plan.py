@@ -11,7 +11,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from vivit import cli
-from vivit.config import Config, ModelConfig, OptimConfig, ScaleConfig, replace
+from vivit.config import AugmentConfig, Config, ModelConfig, OptimConfig, ScaleConfig, replace
 from vivit.engine.device import autocast
 from vivit.engine.distributed import World, parallelise
 from vivit.engine.optim import freeze
@@ -157,6 +157,8 @@ def test_speed_and_days_follow_from_operations_and_utilisation():
     assert p.clips_per_second == pytest.approx(8 * 500)
     assert p.frames_per_second == pytest.approx(8 * 500 * 32)
     assert p.days == pytest.approx(3 * 6400 / 4000 / 86400)
+    repeated = replace(run_with(epochs=3), augment=AugmentConfig(repeats=2))  # an epoch then has twice the clips
+    assert plan(repeated, NEEDS, gpus=8, num_samples=6400, hardware=hardware).days == pytest.approx(2 * p.days)
     assert p.sent_per_second * p.step_seconds == pytest.approx(2 * 4 * 600 * 7 / 8)  # a ring, there and back
 
 

@@ -100,7 +100,7 @@ def plan(config: Config, cost: Cost, *, gpus: int, num_samples: int, hardware: H
         clips_per_second=batch / seconds,
         frames_per_second=batch / seconds * config.model.num_frames,
         sent_per_second=sent(config, cost, gpus=gpus, accumulation=accumulation) / seconds,
-        days=round(config.optim.epochs * num_samples / batch) * seconds / 86400,
+        days=round(config.optim.epochs * num_samples * config.augment.repeats / batch) * seconds / 86400,
     )
 
 

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 
+from vivit.data import synthetic
 from vivit.data.synthetic import NOUNS, VERBS, render, scene, track, write_dataset
 
 OPPOSITE = dict(zip(VERBS, (VERBS[i ^ 1] for i in range(len(VERBS)))))
@@ -140,6 +141,14 @@ def test_the_files_are_h264_and_look_like_what_was_rendered(dataset):
     assert decoded.shape == rendered.shape
     error = np.mean((decoded.astype(float) - rendered) ** 2)
     assert 10 * np.log10(255**2 / error) > 28  # dB
+
+
+def test_processes_write_the_same_files(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "WORTH_PROCESSES", 2)
+    table = write_dataset(tmp_path, seed=1, train=3, val=1)
+    assert rows(table) == [row for row in rows(dataset) if row["path"] in {r["path"] for r in rows(table)}]
+    for row in rows(table):
+        assert (tmp_path / row["path"]).read_bytes() == (dataset.parent / row["path"]).read_bytes()
 
 
 def test_a_second_call_writes_nothing(dataset):

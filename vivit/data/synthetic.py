@@ -16,7 +16,6 @@ import csv
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,8 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
+
+from .parallel import cores, in_processes
 
 Floats = NDArray[np.floating]
 
@@ -50,6 +51,7 @@ STEP = np.array([0.06, 0.06, np.log(1.06), np.deg2rad(16)])  # a frame's motion:
 TREMBLE = 0.5  # the other ways' amplitude, in steps
 RADIUS = 0.27  # of the shape at mid size, of the height
 RANGE = STEP * HOP / 2  # how far x, y, log size and angle go from the middle: as far as a hop's motion carries
+WORTH_PROCESSES = 100  # videos; fewer are written sooner than processes start
 HUES, PLACES = 24, 10  # cells of the grids: around the colour wheel, along x and along y
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1), "towards": (2, 1), "away": (2, -1)}
 WAYS |= {"clockwise": (3, 1), "counter-clockwise": (3, -1)}  # (column of STEP, sign); y points down
@@ -148,7 +150,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], *, fps: int = 20, crf: in
     os.replace(partial_path, path)
 
 
-def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: int = 40, threads: int = 2) -> Path:
+def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: int = 40) -> Path:
     """Write root/videos/*.mp4 and root/labels.csv (path, noun, verb, split), and return the latter.
 
     Labels are balanced. A data set that is there already, whole and with these settings, is left as it is; labels.csv
@@ -171,14 +173,22 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
     (root / "videos").mkdir(parents=True, exist_ok=True)
     settings.write_text(json.dumps(wanted))
     keys = [(split, index) for split, count in zip(SPLITS, (train, val)) for index in range(count)]
-    with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(partial(_write_one, root, seed, num_frames), keys))
+    write = partial(_write_one, root, seed, num_frames)
+    if len(keys) < WORTH_PROCESSES:
+        rows = [write(key) for key in keys]
+    else:
+        made = in_processes(write, keys, workers=cores(), title="writing videos", killed=_killed)
+        rows = [row for _, row in made]
     with table.with_suffix(".part").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "noun", "verb", "split"])
         writer.writerows(rows)
     os.replace(table.with_suffix(".part"), table)
     return table
+
+
+def _killed(key: tuple[str, int]) -> tuple[str, str, str, str]:
+    raise RuntimeError(f"the process that wrote video {key[1]} of {key[0]!r} was killed; is there too little memory?")
 
 
 def _write_one(root: Path, seed: int, num_frames: int, key: tuple[str, int]) -> tuple[str, str, str, str]:

@@ -36,7 +36,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     """SGD with momentum, or AdamW, fused where the device has it.
 
     Norms, biases, positions and class tokens are not decayed. Every group has an `lr_scale`: with `layer_decay` d, a
-    layer l of L learns at d^(L − l) of the rate, the head at the full one.
+    layer l of L learns at d^(L − l) of the rate, the head and Model 2's layers over time at the full one.
     """
     layers = layer_numbers([name for name, _ in model.named_parameters()])
     top = max(layers.values())
@@ -63,15 +63,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 def layer_numbers(names: list[str]) -> dict[str, int]:
     """How deep each parameter lies, from names in the order of the forward pass.
 
-    0 for tokens, positions and class tokens before the first block, n for the n-th block and what follows it (Model 2's
-    temporal blocks come after the spatial ones), one more for the head.
+    0 for tokens, positions and class tokens before the first block, n for the n-th block and what follows it, one more
+    for the head. Model 2's layers over time count as the head: an image model has no counterpart of them, so there is
+    nothing that a low rate would protect.
     """
     numbers: dict[str, int] = {}
     blocks: list[str] = []
     for name in names:
-        if (match := re.match(r"(.*blocks\.\d+)\.", name)) and match[1] not in blocks:
+        new = name.startswith(("encoder.temporal.", "head."))
+        if not new and (match := re.match(r"(.*blocks\.\d+)\.", name)) and match[1] not in blocks:
             blocks.append(match[1])
-        numbers[name] = len(blocks) + name.startswith("head.")
+        numbers[name] = len(blocks) + new
     return numbers
 
 
