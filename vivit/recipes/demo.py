@@ -30,10 +30,10 @@ def demo() -> Config:
         ),
         data=DataConfig(root="demo/data/labels.csv"),
         augment=AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0),  # a flip would turn "left" into "right"
-        optim=OptimConfig(name="adamw", lr=2e-3, batch_size=16, epochs=9, warmup_epochs=0.7, weight_decay=0.05),
+        optim=OptimConfig(name="adamw", lr=1.5e-3, batch_size=16, epochs=8, warmup_epochs=0.7, weight_decay=0.05),
         eval=EvalConfig(temporal_views=4, spatial_views=3, batch_views=48),
         run="demo/run",
-        eval_every=3,
-        save_every=3,
+        eval_every=4,
+        save_every=4,
         log_every=30,
     )
