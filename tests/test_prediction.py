@@ -1,5 +1,7 @@
 """In which precision a prediction is computed."""
 
+import json
+
 import pytest
 import torch
 
@@ -59,3 +61,28 @@ def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_toget
     exact = dict(vivit.predict(model, file, precision="float32").classes["label"])
     half = dict(vivit.predict(model, file, precision="bfloat16").classes["label"])
     assert half == pytest.approx(exact, abs=0.02)
+
+
+def test_predict_takes_the_options_for_fewer_tokens_and_gives_what_the_shortened_model_gives(
+    monkeypatch, file, tmp_path, capsys
+):
+    model = tiny.model("spatiotemporal")
+    folder = str(model.save_pretrained(tmp_path / "weights"))
+    command = ["vivit", "predict", folder, str(file), "--device", "cpu", "--precision", "float32", "--json"]
+    options = {"merge_tokens": 3, "drop_static": 0.1}
+    shown = []
+    for given in ([], ["--merge-tokens", "3", "--drop-static", "0.1"]):
+        monkeypatch.setattr("sys.argv", [*command, *given])
+        cli.main()
+        shown.append(json.loads(capsys.readouterr().out))
+    assert shown[0] == vivit.predict(model, file, precision="float32").to_dict()
+    assert shown[1] == vivit.predict(vivit.shorten(model, **options), file, precision="float32").to_dict()
+    assert shown[0] != shown[1]
+
+
+def test_predict_refuses_fewer_tokens_for_another_encoder(monkeypatch, file, tmp_path, capsys):
+    tiny.model("factorised_encoder").save_pretrained(tmp_path / "weights")
+    monkeypatch.setattr("sys.argv", ["vivit", "predict", str(tmp_path / "weights"), str(file), "--merge-tokens", "3"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "this model is factorised_encoder" in capsys.readouterr().err

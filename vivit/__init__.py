@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .comparison import compare
+    from .model.shorten import shorten
     from .prediction import predict
     from .weights.load import create, from_pretrained
 
-__all__ = ["compare", "create", "from_pretrained", "predict"]
+__all__ = ["compare", "create", "from_pretrained", "predict", "shorten"]
 
 # Where the public names live. Imported at first use, so that `import vivit` and `vivit --help` do not wait for PyTorch.
 _HOMES = {
@@ -17,6 +18,7 @@ _HOMES = {
     "create": "vivit.weights.load",
     "from_pretrained": "vivit.weights.load",
     "predict": "vivit.prediction",
+    "shorten": "vivit.model.shorten",
 }
 
 

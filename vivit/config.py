@@ -260,10 +260,21 @@ class EvalConfig:
     """Views that go through the model together; changes memory and speed, not the result."""
     shuffle_frames: bool = False
     """Show the frames of every clip in random order: what a model still knows without motion."""
+    merge_tokens: int = 0
+    """Model 1 only, faster at a small loss: each layer merges this many tokens into others like them (see
+    vivit.model.shorten)."""
+    drop_static: float | None = None
+    """Model 1 only, faster at a small loss: leave out tubelets whose pixels differ from those of the tubelet before by
+    at most this on average, on the scale 0..1."""
 
     def __post_init__(self):
         _one_of(self, "spatial_views")
         _positive(self, "temporal_views", "batch_views")
+        _check(self.merge_tokens >= 0, f"merge_tokens is {self.merge_tokens}; it is 0 (off) or more tokens a layer")
+        _check(
+            self.drop_static is None or 0 <= self.drop_static <= 1,
+            f"drop_static is {self.drop_static}; it is None (off) or lies in [0, 1], where 1 is black to white",
+        )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from vivit.engine.evaluate import (
 )
 from vivit.engine.metrics import confusion
 from vivit.engine.train import train
+from vivit.model.shorten import shorten
 from vivit.model.vivit import ViViT
 from vivit.prediction import predict
 
@@ -177,6 +178,28 @@ def test_a_model_that_averages_over_time_does_not_see_shuffled_frames_and_one_wi
     assert bool((b.multi == c.multi).all())
 
 
+def test_fewer_tokens_are_in_the_logits_and_in_every_record_of_the_protocol(root, tmp_path, capsys):
+    model = random_model(encoder="spatiotemporal", depth=3)
+    weights = model.save_pretrained(tmp_path / "weights")
+    c = Config(run="", device="cpu", eval=replace(PROTOCOL, merge_tokens=2, drop_static=0.02))
+    result = evaluate_weights(str(weights), replace(c, data=replace(c.data, root=str(root), workers=0)))
+    views = eval_views(result.samples[0], model.config, PROTOCOL)
+    expected = shorten(model, merge_tokens=2, drop_static=0.02)(views)
+    torch.testing.assert_close(result.single[0], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.multi[0], expected[1:].mean(dim=0), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert (model(views) - expected).abs().max() > 1e-3
+    written = json.loads((weights / "results.json").read_text())["protocol"]
+    assert (written["merge_tokens"], written["drop_static"]) == (2, 0.02)
+    assert load_evaluation(weights / "predictions.npz").protocol == c.eval
+    assert "3 x 3 views, 2 tokens merged per layer, static tubelets dropped (up to 0.02)" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_do_with_fewer_tokens_says_so(samples):
+    with pytest.raises(ValueError, match="this model is factorised_encoder"):
+        evaluate(random_model(), samples, protocol=replace(PROTOCOL, merge_tokens=2))
+
+
 def test_evaluating_leaves_the_models_mode_as_it_was(samples):
     for training in (True, False):
         model = random_model(dropout=0.5).train(training)
@@ -217,7 +240,14 @@ def test_results_json_says_all_that_makes_the_numbers_comparable(root, samples, 
     run = train(quick(c))
     result = evaluate_weights(str(run), replace(c, eval=PROTOCOL))
     written = json.loads((run / "results.json").read_text(), parse_constant=pytest.fail)
-    assert written["protocol"] == {"temporal_views": 3, "spatial_views": 3, "batch_views": 4, "shuffle_frames": False}
+    assert written["protocol"] == {
+        "temporal_views": 3,
+        "spatial_views": 3,
+        "batch_views": 4,
+        "shuffle_frames": False,
+        "merge_tokens": 0,
+        "drop_static": None,
+    }
     assert (written["videos"], written["missing"]) == (4, 1)
     assert "broken-val0.mp4" in written["missing_videos"][0]
     assert written["list_hash"] == list_hash(read("folder", str(root), "val"))

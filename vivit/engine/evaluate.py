@@ -23,6 +23,7 @@ from ..data.dataset import EvalVideos
 from ..data.epic_subsets import subsets
 from ..data.loader import eval_loader
 from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing, read
+from ..model.shorten import shorten
 from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
 from .device import autocast
@@ -164,6 +165,7 @@ def evaluate(
     Raises DataError if a label is outside the model's classes. A video that cannot be read counts as missing.
     `progress` is called with the number of videos done by this process.
     """
+    run = shorten(model, merge_tokens=protocol.merge_tokens, drop_static=protocol.drop_static)
     world = world or World(0, 1, model.head.weight.device)
     labels = encode_labels(samples, model.config.classes)
     mine = list(range(world.rank, len(samples), world.size))
@@ -183,7 +185,7 @@ def evaluate(
         batch = list(islice(clips, group))
         views = torch.cat([black if c.video is None else c.video for c in batch] + [black] * (group - len(batch)))
         with autocast(world.device, precision):
-            parts = [model(part.to(world.device)).float().cpu() for part in views.split(protocol.batch_views)]
+            parts = [run(part.to(world.device)).float().cpu() for part in views.split(protocol.batch_views)]
         for clip, out in zip(batch, torch.cat(parts).split(num_views)):
             if clip.problem is None:
                 logits[mine[clip.index]] = out[0], (out[1:] if num_views > 1 else out).mean(dim=0)
@@ -301,8 +303,11 @@ def table(result: Evaluation) -> str:
 
 def views(protocol: EvalConfig) -> str:
     """A protocol in words."""
-    shuffled = ", frames shuffled" if protocol.shuffle_frames else ""
-    return f"{protocol.temporal_views} x {protocol.spatial_views} views{shuffled}"
+    words = [f"{protocol.temporal_views} x {protocol.spatial_views} views"]
+    words += ["frames shuffled"] if protocol.shuffle_frames else []
+    words += [f"{protocol.merge_tokens} tokens merged per layer"] if protocol.merge_tokens else []
+    words += [f"static tubelets dropped (up to {protocol.drop_static:g})"] if protocol.drop_static is not None else []
+    return ", ".join(words)
 
 
 def balanced(result: Evaluation) -> bool:

@@ -35,10 +35,7 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, …, D) → (B, D); seeds (B,)
         noise = draw(seeds, len(self.blocks) + 1, 6).unbind(1) if seeds is not None else None
-        x = tokens.flatten(1, -2)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = dropout(x + self.pos_embed, self.dropout, noise[-1][:, 0] if noise else None)
+        x = dropout(self.place(tokens), self.dropout, noise[-1][:, 0] if noise else None)
         *blocks, last = zip(self.blocks, noise or [None] * len(self.blocks))
         for block, part in blocks:
             x = block(x, part)
@@ -46,6 +43,13 @@ class Transformer(nn.Module):
         # Of the last block only the class token is read. Training computes the others as well, as `vivit plan` counts.
         x = block(x, part, first=1) if self.cls_token is not None and not torch.is_grad_enabled() else block(x, part)
         return self.read(x, norm=self.norm, pool=self.pool)
+
+    def place(self, tokens: Tensor) -> Tensor:
+        """(B, …, D) → (B, n, D): with the class token in front, if there is one, and the positions added."""
+        x = tokens.flatten(1, -2)
+        if self.cls_token is not None:
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
+        return x + self.pos_embed
 
     def resize(self, grid: tuple[int, int, int]) -> None:
         """Interpolate the positions to another grid (t, h, w); the class token's position stays."""

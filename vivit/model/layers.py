@@ -41,12 +41,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Every token sees every token of its sequence. Never a mask: cuDNN's backward fails with some."""
+def attend_all(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Every token sees every token of its sequence. `bias` (B, n) is added to what each key scores, at inference only:
+    training never has a mask, because cuDNN's backward fails with some."""
     q, k, v = (rearrange(x, "B n a k -> B a n k") for x in (q, k, v))
     if q.device.type == "cpu" and k.shape[2] > LONG:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "B a n k -> B n a k")
+    mask = None if bias is None else bias[:, None, None].to(q.dtype)
+    return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "B a n k -> B n a k")
 
 
 def attend_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:

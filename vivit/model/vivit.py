@@ -52,7 +52,7 @@ class ViViT(nn.Module):
         In training, `seeds` (B,) int64 decide what dropout and stochastic depth take from each clip; by default they
         are drawn from PyTorch's generator.
         """
-        self._check(video)
+        self.check(video)
         if not (self.training and (self.config.dropout or self.config.drop_path)):
             seeds = None
         elif seeds is None:
@@ -110,7 +110,8 @@ class ViViT(nn.Module):
 
         return push_to_hub(self, repo_id, results=results, recipe=recipe, license=license, private=private)
 
-    def _check(self, video: Tensor) -> None:
+    def check(self, video: Tensor) -> None:
+        """Raise ValueError unless the video has this model's shape, and pixels as uint8 or float."""
         c = self.config
         expected = (c.num_frames, 3, *c.image_size)
         if video.ndim != 5 or tuple(video.shape[1:]) != expected:
