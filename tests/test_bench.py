@@ -50,6 +50,42 @@ def test_transformers_vivit_gives_the_same_logits_from_the_same_weights(precisio
     assert ours["batch"] == theirs["batch"] == 2
 
 
+def test_fewer_tokens_are_less_work_and_options_that_do_nothing_are_none(monkeypatch):
+    monkeypatch.setattr(pipeline, "SECONDS", 1)
+    monkeypatch.setattr(pipeline, "SIZE", (36, 48))
+    how = {"trained": False, "precision": "float32", "batch_size": 2, "clock": ONCE}
+    plain, off, nothing, _ = models.shortened("ViViT-Ti/16x2", merge_tokens=0, drop_static=0, **how)
+    assert plain["case"] == "shorten"
+    assert plain["same top-1"] is None
+    assert (off["logits differ by"], off["same top-1"]) == (0, 1)
+    assert nothing["logits differ by"] < 1e-5
+    monkeypatch.setattr(models, "measure", lambda case, contenders, **_: [c.operations for c in contenders.values()])
+    plain, merged, dropped, both = models.shortened("ViViT-Ti/16x2", merge_tokens=1, drop_static=1, **how)
+    assert plain > merged > dropped > both > 0  # of 8 tubelets dropping leaves 4
+
+
+def test_trained_weights_can_stand_in_for_a_preset_and_other_models_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "SECONDS", 1)
+    monkeypatch.setattr(pipeline, "SIZE", (36, 48))
+    model, _ = models.build(models.preset("ViViT-Ti/16x2", classes={"a": ("x", "y")}), device=ONCE.device, batch_size=1)
+    weights = str(model.save_pretrained(tmp_path / "weights"))
+    names = [row["name"] for row in bench(("shorten",), weights=weights, rounds=1, merge_tokens=1)["rows"]]
+    assert names[0] == weights
+    assert [name.removeprefix(weights) for name in names[1:]] == [
+        ", 1 merged per layer",
+        ", static dropped at 0.01",
+        ", both",
+    ]
+    assert bench(("shorten",), preset=("ViViT-Ti/16x2 FE",), rounds=1)["rows"] == []
+
+
+def test_agreement_is_the_share_of_clips_with_the_same_best_class():
+    a = torch.tensor([[1.0, 2], [2, 1], [3, 1], [0, 1]])
+    assert models.agreement(a, a) == 1
+    assert models.agreement(a, -a) == 0
+    assert models.agreement(a, torch.tensor([[5.0, 6], [6, 5], [6, 5], [6, 5]])) == 0.75
+
+
 def test_operations_are_those_of_the_formula():
     """A linear layer is n · in · out multiply-adds, attention n² · D for each of its two products."""
     config = models.preset("ViViT-Ti/16x2", classes={"a": ("x",)})

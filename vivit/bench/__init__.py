@@ -17,7 +17,7 @@ from .page import page, table
 from .pipeline import evaluation, input_speed
 from .startup import startup
 
-Case = Literal["forward", "train", "peers", "input", "evaluation", "startup"]
+Case = Literal["forward", "shorten", "train", "peers", "input", "evaluation", "startup"]
 QUICK: tuple[Case, ...] = ("startup", "evaluation", "input", "forward")
 
 
@@ -34,14 +34,18 @@ def bench(
     cpu_time: bool = False,
     videos: int = 4,
     workers: int = 2,
+    merge_tokens: int = 200,
+    drop_static: float = 0.01,
+    weights: str | None = None,
     out: Path | None = None,
     docs: Path | None = None,
 ) -> dict[str, Any]:
     """Measure, print tables, and write the numbers where `out` says. The default takes a few minutes on two cores.
 
     Args:
-        cases: forward and train: each preset, with its peer where one is installed; peers: the presets beside other
-            video models; input: from files to clips; evaluation: the views of a test video; startup: imports and help.
+        cases: forward and train: each preset, with its peer where one is installed; shorten: those of Model 1 on fewer
+            tokens, and what that loses; peers: the presets beside other video models; input: from files to clips;
+            evaluation: the views of a test video; startup: imports and help.
         preset: Models to time.
         precision: float32, bfloat16 or both.
         batch_size: Clips in a forward pass or training step.
@@ -52,6 +56,9 @@ def bench(
         cpu_time: On a CPU that others use as well: one thread, and the time that it computes instead of what passes.
         videos: input: how many files.
         workers: input: processes of the loader.
+        merge_tokens: shorten: how many tokens a layer merges.
+        drop_static: shorten: up to which difference a tubelet counts as static, on the scale 0..1.
+        weights: shorten: a trained Model 1 instead of presets at random, as vivit eval takes it.
         out: Write JSON here, beside what other commands have measured there.
         docs: Write a page of all that here: docs/benchmarks.md.
     """
@@ -72,6 +79,12 @@ def bench(
                 for one in precision:
                     how = {"precision": one, "batch_size": batch_size, "compiled": compile}
                     add(results, measure(name, **how, clock=clock), out)
+        elif case == "shorten":
+            option = {"merge_tokens": merge_tokens, "drop_static": drop_static, "trained": weights is not None}
+            for name in [weights] if weights else [n for n in preset if models.preset(n).encoder == "spatiotemporal"]:
+                for one in precision:
+                    rows = models.shortened(name, **option, precision=one, batch_size=batch_size, clock=clock)
+                    add(results, rows, out)
         elif case == "peers":
             for one in precision:
                 add(results, models.peers(preset, precision=one, clock=clock), out)

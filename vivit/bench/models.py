@@ -21,17 +21,22 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import ModelConfig, OptimConfig
+from ..data.dataset import eval_views
 from ..engine.device import autocast
+from ..engine.evaluate import SINGLE_VIEW, load_weights
 from ..engine.optim import build_optimizer
 from ..model.cost import count
+from ..model.shorten import shorten
 from ..model.vivit import ViViT
 from ..presets import preset
 from ..weights.convert import save_huggingface
 from .measure import Clock, Times, interleave, matrix_product, peak_memory
+from .pipeline import kinetics_like
 
 Precision = Literal["float32", "bfloat16"]
 CLASSES = {"label": tuple(str(i) for i in range(400))}
 CEILING = "matrix product"
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Contender:
     """Of one call."""
     clips: int = 1
     equals: str | None = None
-    """The contender whose logits it should give, with the same weights and input."""
+    """The contender whose logits it should give, exactly or nearly, with the same weights and input."""
     held: float = 0.0
     """MiB that stay between two calls: weights, and in training the momentum; gradients are made anew."""
 
@@ -74,6 +79,39 @@ def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, c
     contenders |= {k: replace(c, operations=operations, equals=None) for k, c in peers.items()}
     contenders = {k: replace(c, held=2 * held(model)) for k, c in contenders.items()}  # and momentum; not gradients
     return measure("train", contenders, precision=precision, clock=clock, gradients=True)
+
+
+def shortened(
+    source: str,
+    *,
+    trained: bool,
+    merge_tokens: int,
+    drop_static: float,
+    precision: Precision,
+    batch_size: int,
+    clock: Clock,
+) -> list[dict[str, Any]]:
+    """A Model 1 without gradients, plain and on fewer tokens, on made videos: noise would have nothing to drop.
+
+    `source` is a preset, or trained weights as `vivit eval` takes them.
+    """
+    random = None if trained else build(preset(source, classes=CLASSES), device=clock.device, batch_size=1)[0]
+    plain = in_precision(random or load_weights(source).to(clock.device), precision)
+    models = {
+        source: plain,
+        f"{source}, {merge_tokens} merged per layer": shorten(plain, merge_tokens=merge_tokens),
+        f"{source}, static dropped at {drop_static:g}": shorten(plain, drop_static=drop_static),
+        f"{source}, both": shorten(plain, merge_tokens=merge_tokens, drop_static=drop_static),
+    }
+    with TemporaryDirectory() as folder:
+        samples = kinetics_like(Path(folder), batch_size)
+        video = torch.cat([eval_views(sample, plain.config, SINGLE_VIEW) for sample in samples]).to(clock.device)
+    contenders = {}
+    for name, model in models.items():
+        operations = operations_of(model, video, device=clock.device)
+        equals = None if name == source else source
+        contenders[name] = Contender(partial(model, video), operations, batch_size, equals, held(model))
+    return measure("shorten", contenders, precision=precision, clock=clock, gradients=False)
 
 
 def peers(names: Sequence[str], *, precision: Precision, clock: Clock) -> list[dict[str, Any]]:
@@ -124,6 +162,7 @@ def measure(
                 "time / ours": round(times[first].over(times[name]), 3) if name != first else None,
                 "memory MiB": round(c.held + extra) if extra is not None and c.held else None,
                 "logits differ by": distance(outputs[name], outputs[c.equals]) if c.equals else None,
+                "same top-1": agreement(outputs[name], outputs[c.equals]) if c.equals else None,
             }
         )
     return rows
@@ -145,6 +184,11 @@ def numbers(times: Times, c: Contender, ceiling: Times, operations: float) -> di
 def distance(logits: Tensor, expected: Tensor) -> float:
     """Largest difference, as a share of the largest logit."""
     return float(f"{(logits - expected).abs().max() / expected.abs().max():.1e}")
+
+
+def agreement(logits: Tensor, expected: Tensor) -> float:
+    """Share of the clips with the same best class."""
+    return round((logits.argmax(dim=1) == expected.argmax(dim=1)).float().mean().item(), 3)
 
 
 def build(config: ModelConfig, *, device: torch.device, batch_size: int) -> tuple[ViViT, Tensor]:
@@ -252,12 +296,12 @@ def image_vit(model: ViViT, video: Tensor, *, name: str, precision: Precision) -
     return {label: Contender(lambda: vit(images), operations_of(vit, images), len(video), None, held(vit))}
 
 
-def operations_of(model: nn.Module, *inputs: Tensor) -> float:
-    """As PyTorch counts them, without computing."""
+def operations_of(model: nn.Module, *inputs: Tensor, device: torch.device = META) -> float:
+    """As PyTorch counts them; without computing, unless how much there is to do depends on the input."""
     counter = FlopCounterMode(display=False)
-    shadow = copy.deepcopy(model).to("meta")
+    shadow = copy.deepcopy(model).to(device)
     with counter, torch.no_grad():
-        shadow(*(x.to("meta") for x in inputs))
+        shadow(*(x.to(device) for x in inputs))
     return float(counter.get_total_flops())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 HEADINGS = {
     "forward": "Forward pass",
+    "shorten": "Fewer tokens",
     "train": "Training step",
     "peers": "What else one could run",
     "input": "Input",
@@ -27,6 +28,13 @@ NOTES = {
         "in the same rounds. Memory: weights, and what one call needs on top. A peer named after one of our models has "
         "its weights and input; the difference is that of the logits, relative to the largest. A number in "
         "`time / ours` above 1 says by what factor the model before it is faster than the row."
+    ),
+    "shorten": (
+        "Model 1 as it is and with the options of `vivit.model.shorten`, on made videos, which are those of the input "
+        "below; how many of their tubelets are static says nothing about other videos. GFLOP: carried out on these "
+        "clips. `time / ours` below 1: the share of the plain model's time. Logits differ by, same top-1: from the "
+        "plain model's on the clips of the batch. With random weights that is no loss of accuracy; with trained ones "
+        "(`--weights`) it bounds it on these clips, and `vivit eval` with and without the option measures it on yours."
     ),
     "train": "Forward, loss, backward, SGD with momentum; operations as `vivit info` counts, x 3. The rest as above.",
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
