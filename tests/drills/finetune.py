@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path("runs/finetune-drill"), help="goes on where it stopped")
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="some of the data sets only")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="some of the seeds only")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="some of the seeds only")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.home.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The three studies on the demo's world: `python -m tests.drills.studies FOLDER data|quick|full [STUDY]`, resumable.
 
-* data (about a minute): writes the demo's videos (480 to train and 320 to test), labels-tenth.csv with a tenth of the
+* data (about a minute): writes the demo's videos (480 to train and 240 to test), labels-tenth.csv with a tenth of the
   demo's 1440 training videos and the same test videos, and image.safetensors: an image ViT of the demo recipe's size
   under timm's names, trained here on still images of the demo's world (other scenes than those of the videos) to name
   the shape, its colour and which ninth of the picture it is in.
@@ -32,7 +32,7 @@ from vivit.recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 SEED, STILLS_SEED = 0, 1000
-TRAIN, TENTH, TEST = 480, 144, 320
+TRAIN, TENTH, TEST = 480, 144, 240
 IMAGE = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
 SIZES = (len(NOUNS), HUES // 2, 9)  # shape, colour, place
 
@@ -84,12 +84,11 @@ def write_tenth(root: Path) -> Path:
 
 
 TWO_CORES = ["--jobs", "2", "--data.workers", "0"]
-VIEWS = "--eval.temporal-views 2 --eval.spatial-views 1"
+ONCE = "--eval-every 100 --save-every 100 --eval.temporal-views 1 --eval.spatial-views 1"
 FULL = {
-    "tokenisation": f"--data.root data/labels.csv --init data/image.safetensors --eval-every 9 --save-every 9 {VIEWS}",
-    "regularisation": "--data.root data/labels-tenth.csv --optim.epochs 30 --optim.warmup-epochs 2 --eval-every 30 "
-    f"--save-every 30 {VIEWS}",
-    "architecture": f"--data.root data/labels.csv --cnn-epochs 0.2 --eval-every 9 --save-every 9 {VIEWS}",
+    "tokenisation": f"--data.root data/labels.csv --init data/image.safetensors {ONCE}",
+    "regularisation": f"--data.root data/labels-tenth.csv --optim.epochs 30 --optim.warmup-epochs 2 {ONCE}",
+    "architecture": f"--data.root data/labels.csv --cnn-epochs 0.1 {ONCE}",
 }
 
 
