@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 SEED, STILLS_SEED = 0, 1000
 TRAIN, TENTH, TEST = 480, 144, 240
-IMAGE = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
+IMAGE = {"img_size": 48, "patch_size": 12, "embed_dim": 96, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
 SIZES = (len(NOUNS), HUES // 2, 9)  # shape, colour, place
 
 

@@ -15,7 +15,7 @@ def demo() -> Config:
     return Config(
         model=ModelConfig(
             encoder="factorised_encoder",
-            tubelet_size=(2, 8, 8),
+            tubelet_size=(2, 12, 12),
             num_frames=16,
             image_size=(48, 48),
             embed_dim=96,
@@ -30,10 +30,10 @@ def demo() -> Config:
         ),
         data=DataConfig(root="demo/data/labels.csv"),
         augment=AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0),  # a flip would turn "left" into "right"
-        optim=OptimConfig(name="adamw", lr=1.5e-3, batch_size=16, epochs=8, warmup_epochs=0.7, weight_decay=0.05),
+        optim=OptimConfig(name="adamw", lr=1.5e-3, batch_size=16, epochs=10, warmup_epochs=0.7, weight_decay=0.05),
         eval=EvalConfig(temporal_views=4, spatial_views=3, batch_views=48),
         run="demo/run",
-        eval_every=4,
-        save_every=4,
+        eval_every=5,
+        save_every=5,
         log_every=30,
     )
