@@ -33,7 +33,7 @@ def demo() -> Config:
         optim=OptimConfig(name="adamw", lr=1.5e-3, batch_size=16, epochs=10, warmup_epochs=0.7, weight_decay=0.05),
         eval=EvalConfig(temporal_views=4, spatial_views=3, batch_views=48),
         run="demo/run",
-        eval_every=5,
+        eval_every=2.5,
         save_every=5,
         log_every=30,
     )
