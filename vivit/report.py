@@ -27,7 +27,7 @@ from .attention import attention_maps, overlay
 from .config import ALL, Config
 from .data.dataset import eval_views
 from .data.sample import Sample
-from .engine.evaluate import SINGLE_VIEW, Evaluation
+from .engine.evaluate import SINGLE_VIEW, Evaluation, views
 from .engine.metrics import joint_name, most_confused
 from .engine.run import read_config
 from .model.vivit import ViViT
@@ -134,7 +134,7 @@ def facts(config: Config, environment: Mapping[str, Any], evaluation: Evaluation
         "Model": f"width {m.embed_dim}, {m.num_heads} heads, layers: {layers}; tokens {tubelet}, grid {grid}",
         "Clip": f"{m.num_frames} frames, {size}, " + (f"{seconds} seconds" if seconds else f"frame stride {stride:g}"),
         "Training": f"{o.name}, rate {o.lr:g}, {o.batch_size} clips a step, seed {config.seed}",
-        "Test": f"{p.temporal_views} × {p.spatial_views} views, list {evaluation.list_hash}",
+        "Test": f"{views(p)}, list {evaluation.list_hash}",
         "Data": config.data.root,
         "Hardware": f"{hardware(environment)}; {environment['machine']}",
         "Software": ", ".join([f"Python {environment['python']}", *map(" ".join, environment["packages"].items())]),
@@ -162,10 +162,13 @@ def tiles(evaluation: Evaluation, shuffled: Evaluation | None) -> str:
 
 def results(evaluation: Evaluation, shuffled: Evaluation | None) -> str:
     """Single view, multi view and shuffled side by side, what that proves, and which videos are missing."""
-    views = f"{evaluation.protocol.temporal_views} × {evaluation.protocol.spatial_views} views"
-    tests = {"single view": (evaluation, evaluation.single_view_accuracy), views: (evaluation, evaluation.accuracy)}
+    many_views = views(evaluation.protocol)
+    tests = {
+        "single view": (evaluation, evaluation.single_view_accuracy),
+        many_views: (evaluation, evaluation.accuracy),
+    }
     if shuffled:
-        tests[f"{views}, frames shuffled"] = shuffled, shuffled.accuracy
+        tests[f"{many_views}, frames shuffled"] = shuffled, shuffled.accuracy
     guess, body = chance(evaluation), ""
     for name in evaluation.accuracy:
         names = evaluation.classes.get(name)

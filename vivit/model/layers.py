@@ -58,10 +58,14 @@ def attend_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
 
 
 def attend_time(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
-    """Every token sees the tokens of its own spatial position."""
-    s = q.shape[1] // t
-    q, k, v = (rearrange(x, "B (t s) a k -> (B s) t a k", t=t) for x in (q, k, v))
-    return rearrange(attend_all(q, k, v), "(B s) t a k -> B (t s) a k", s=s)
+    """Every token sees the tokens of its own spatial position.
+
+    Positions and heads together are the heads of one attention over time: tokens that lie in memory as (B, t, s, a, k)
+    then stay where they are. (With positions as a batch they would have to be transposed and back.)
+    """
+    heads = q.shape[2]
+    q, k, v = (rearrange(x, "B (t s) a k -> B (s a) t k", t=t) for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "B (s a) t k -> B (t s) a k", a=heads)
 
 
 def attend_time_and_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
@@ -98,19 +102,24 @@ def drop_rows(x: Tensor, rate: float, noise: Tensor | None) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+    """Multi-head self-attention with one fused projection for queries, keys and values.
 
-    def __init__(self, config: ModelConfig, attend: Attend = attend_all):
+    With `apart`, the parts of its kernel are applied one after the other, so that queries, keys and values each lie in
+    one piece; `attend_time` needs no copies then.
+    """
+
+    def __init__(self, config: ModelConfig, attend: Attend = attend_all, *, apart: bool = False):
         super().__init__()
         self.num_heads = config.num_heads
         self.attend = attend
+        self.apart = apart
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
         self.dropout = config.dropout
 
     def heads(self, x: Tensor, first: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, n, D) → queries, keys, values, each (B, n, a, k); queries of the `first` tokens only, if said."""
-        if first is None:
+        if first is None and not self.apart:
             q, k, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, a=self.num_heads)
             return q, k, v
         (w, *ws), (b, *bs) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
@@ -168,7 +177,7 @@ class TimeSpaceBlock(nn.Module):
     def __init__(self, config: ModelConfig, *, t: int, drop_path: float = 0.0):
         super().__init__()
         self.norm_time = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn_time = Attention(config, partial(attend_time, t=t))
+        self.attn_time = Attention(config, partial(attend_time, t=t), apart=True)
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.attn = Attention(config, partial(attend_space, t=t))
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)

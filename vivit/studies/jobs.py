@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..config import Config, EvalConfig, ModelConfig
+from ..config import Config, EvalConfig, ModelConfig, replace
 from ..data.sample import DataError, listing, read
 from ..engine.device import autocast, pick_device
 from ..engine.evaluate import PREDICTIONS, evaluate, load_evaluation, load_weights
@@ -83,9 +83,7 @@ def tested(path: Path, protocol: EvalConfig) -> bool:
     """Whether the file holds the predictions of this protocol."""
     if not path.is_file():
         return False
-    done = load_evaluation(path).protocol
-    names = ("temporal_views", "spatial_views", "shuffle_frames")
-    return all(getattr(done, name) == getattr(protocol, name) for name in names)
+    return replace(load_evaluation(path).protocol, batch_views=protocol.batch_views) == protocol
 
 
 def test(job: Job, path: Path, protocol: EvalConfig) -> None:
