@@ -225,7 +225,7 @@ class OptimConfig:
     """sgd: momentum; adamw: beta1."""
     weight_decay: float = 0.0
     layer_decay: float = 1.0
-    """Learning rate of each layer, as a factor of the one above it; 1 gives all the same."""
+    """Learning rate of each layer, as a factor of the one above it; Model 2's layers over time learn at the head's."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are, by the beginning of their names: encoder.spatial, tokenizer."""
     ema: float | None = None
