@@ -86,7 +86,9 @@ def write_tenth(root: Path) -> Path:
 TWO_CORES = ["--jobs", "2", "--data.workers", "0"]
 ONCE = "--eval-every 100 --save-every 100 --eval.temporal-views 1 --eval.spatial-views 1"
 FULL = {
-    "tokenisation": f"--data.root data/labels.csv --init data/image.safetensors {ONCE}",
+    # Every frame: a tubelet that starts as one frame can then follow a motion, which lasts six frames.
+    "tokenisation": f"--data.root data/labels.csv --init data/image.safetensors {ONCE} "
+    "--model.preprocessing.frame-stride 1",
     "regularisation": f"--data.root data/labels-tenth.csv --optim.epochs 30 --optim.warmup-epochs 2 {ONCE}",
     "architecture": f"--data.root data/labels.csv --cnn-epochs 0.1 {ONCE}",
 }
