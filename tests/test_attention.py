@@ -8,6 +8,7 @@ from vivit.model.encoders import FactorisedEncoder, Transformer
 from vivit.model.layers import Attention, TimeSpaceBlock
 from vivit.model.vivit import ViViT
 
+HEADS = 4
 MODELS = [
     {"encoder": "spatiotemporal", "pool": "cls"},
     {"encoder": "spatiotemporal", "pool": "mean"},
@@ -23,7 +24,7 @@ every_model = pytest.mark.parametrize("how", MODELS, ids=lambda how: "-".join(ma
 
 def build(**how) -> ViViT:
     """A grid of t, h, w = 3, 2, 4, and attention far from uniform."""
-    small = {"num_frames": 6, "image_size": (16, 32), "tubelet_size": (2, 8, 8), "embed_dim": 16, "num_heads": 4}
+    small = {"num_frames": 6, "image_size": (16, 32), "tubelet_size": (2, 8, 8), "embed_dim": 16, "num_heads": HEADS}
     config = ModelConfig(classes={"what": ("a", "b")}, **{**small, "depth": 2, "temporal_depth": 2, **how})
     model = ViViT(config).eval()
     for module in model.modules():
@@ -43,9 +44,8 @@ def attentions(model: ViViT) -> list[Attention]:
 
 def sees(module: Attention, tokens: int, head: int) -> torch.Tensor:
     """(n, n): which token may look at which, read off the names of the module's pattern."""
-    pattern = getattr(module.attend, "func", module.attend).__name__
-    if pattern == "attend_time_and_space":
-        pattern = "attend_time" if head < module.num_heads // 2 else "attend_space"
+    attend = module.patterns[head * len(module.patterns) // HEADS]
+    pattern = getattr(attend, "func", attend).__name__
     if pattern == "attend_all":
         return torch.ones(tokens, tokens, dtype=torch.bool)
     t, s = (torch.arange(tokens) // (tokens // 3), torch.arange(tokens) % (tokens // 3))
@@ -57,8 +57,8 @@ def naive_weights(module: Attention, x: torch.Tensor) -> torch.Tensor:
     """softmax(q kᵀ / √k), one head at a time, with a mask."""
     width = x.shape[-1]
     queries, keys = module.qkv(x)[..., :width], module.qkv(x)[..., width : 2 * width]
-    size, heads = width // module.num_heads, []
-    for head in range(module.num_heads):
+    size, heads = width // HEADS, []
+    for head in range(HEADS):
         part = slice(head * size, (head + 1) * size)
         scores = queries[..., part] @ keys[..., part].transpose(1, 2) / size**0.5
         heads.append(scores.masked_fill(~sees(module, x.shape[1], head), -torch.inf).softmax(dim=-1))

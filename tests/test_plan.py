@@ -67,9 +67,10 @@ def test_the_activations_of_model_1_are_those_counted_by_hand():
     attention = d + 3 * d + d + heads  # its input, queries keys values, its result, log of the sum
     mlp = d + 4 * d + 4 * d  # its input, before and after the GELU
     block = norm + attention + norm + mlp
-    last = norm + d  # the norm and its result, of which the head saves a part
+    seen = norm + d + 2 * d  # what the last block's class token attends to: norm, its result, keys and values
+    read = d + (d + heads) + norm + mlp + norm + d  # the class token: query, result, MLP, the last norm and its result
     tubelets = (n - 1) * 3 * 2 * 8 * 8
-    assert saved_bytes(config, 1) == 4 * (tubelets + n * (depth * block + last))
+    assert saved_bytes(config, 1) == 4 * (tubelets + n * (depth - 1) * block + n * seen + read)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,8 @@ def test_frozen_layers_below_the_trained_ones_keep_nothing():
 def test_operations_are_those_of_the_matrix_products_by_hand():
     n, d = 2 * 4 * 4 + 1, 32
     block = n * (3 * d * d + d * d + 8 * d * d) + 2 * n * n * d  # projections and MLP; queries x keys, weights x values
-    forward = (n - 1) * 3 * 2 * 8 * 8 * d + 3 * block + d * 2
+    last = n * 2 * d * d + (d * d + d * d + 8 * d * d) + 2 * n * d  # of which only the class token is computed
+    forward = (n - 1) * 3 * 2 * 8 * 8 * d + 2 * block + last + d * 2
     assert cost(config_of("spatiotemporal")).flops_per_clip == 3 * 2 * forward
     assert cost(config_of("spatiotemporal", checkpointed=True)).flops_per_clip == 4 * 2 * forward
 

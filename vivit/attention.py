@@ -103,8 +103,11 @@ def _rollout(transformer: Transformer, weights: dict[nn.Module, Tensor]) -> tupl
 
 def attend(attention: Attention, x: Tensor, values: Tensor) -> Tensor:
     """What the queries and keys of `x` (B, n, D) do to other values (B, n, m), in each head: (B, n, a, m)."""
-    q, k, _ = attention.heads(x)
-    return attention.attend(q, k, values[:, :, None].expand(-1, -1, q.shape[2], -1).to(q.dtype))
+    parts = []
+    for i, see in enumerate(attention.patterns):
+        q, k, _ = attention.heads(x, pattern=i)
+        parts.append(see(q, k, values[:, :, None].expand(-1, -1, q.shape[2], -1).to(q.dtype)))
+    return torch.cat(parts, dim=2)
 
 
 def attention_weights(attention: Attention, x: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def cost(config: Config) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops_per_clip=2 * passes * count(config.model)[-1].multiply_adds,
+        flops_per_clip=2 * passes * count(config.model, as_computed=True)[-1].multiply_adds,
         kept=3 * two - 2 * three,
         kept_per_clip=three - two,
     )

@@ -14,7 +14,6 @@ from vivit.model.layers import (
     attend_all,
     attend_space,
     attend_time,
-    attend_time_and_space,
     draw,
     drop_rows,
     dropout,
@@ -51,10 +50,6 @@ CASES = {
     "all": (attend_all, lambda i, j, a: True),
     "space": (partial(attend_space, t=T_), same_time),
     "time": (partial(attend_time, t=T_), same_place),
-    "time and space": (
-        partial(attend_time_and_space, t=T_),
-        lambda i, j, a: (same_place if a < 2 else same_time)(i, j),
-    ),
 }
 
 
@@ -66,7 +61,7 @@ def test_each_kind_of_attention_sees_the_tokens_it_should(name):
 
 
 def test_the_fused_projection_holds_queries_keys_and_values_head_by_head():
-    ours = Attention(tiny.config()).double()
+    ours = Attention(tiny.config(), attend_all).double()
     theirs = nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64)
     theirs.load_state_dict(
         {
@@ -78,6 +73,17 @@ def test_the_fused_projection_holds_queries_keys_and_values_head_by_head():
     )
     x = torch.randn(2, 7, 16, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("names", [("all",), ("time", "space"), ("space", "time"), ("all", "all")])
+@torch.no_grad()
+def test_patterns_share_the_heads_in_equal_parts_in_their_order(names):
+    patterns, sees = zip(*(CASES[name] for name in names))
+    attention = Attention(tiny.config(), *patterns, apart=True).double()
+    x = torch.randn(2, T_ * S_, 16, dtype=torch.float64)
+    q, k, v = attention.qkv(x).view(2, T_ * S_, 3, 4, 4).unbind(dim=2)
+    seen = attend_with_loops(q, k, v, lambda i, j, a: sees[a * len(names) // 4](i, j, a))
+    torch.testing.assert_close(attention(x), attention.proj(seen.flatten(2)))
 
 
 @pytest.mark.parametrize("order", ["time_space", "space_time"])

@@ -83,7 +83,7 @@ def test_merging_keeps_the_mean_and_the_number_of_what_tokens_stand_for():
 
 
 def test_a_token_of_size_n_counts_in_attention_as_n_equal_tokens_do():
-    attention = Attention(tiny.config()).eval()
+    attention = Attention(tiny.config(), attend_all).eval()
     x, size = torch.randn(2, 5, 16), torch.tensor([[1, 3, 1, 2, 4], [2, 1, 1, 1, 1]])
     out = attend_all(*attention.heads(x), size.log())
     for tokens, sizes, one in zip(x, size, out):

@@ -4,17 +4,20 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from vivit.model import layers
-from vivit.model.layers import attend_all
+from vivit.model import kernels, layers
+from vivit.model.cost import compute_all, count
 
 from . import tiny
 
 
 def plain(model, video):
-    """With gradients nothing is left out, folded or overwritten; pixels are normalised beforehand."""
+    """Nothing left out; with gradients nothing is folded or overwritten; pixels are normalised beforehand."""
+    model = copy.deepcopy(model)
+    compute_all(model)
     with torch.enable_grad():
-        return model(model.normalise(video)).detach()
+        return model(model.normalise(video))
 
 
 def made(encoder, **changes):
@@ -26,24 +29,94 @@ def made(encoder, **changes):
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
 @pytest.mark.parametrize("encoder", tiny.NAMES)
 def test_without_gradients_the_logits_are_those_of_the_plain_model(encoder, activation, monkeypatch):
-    monkeypatch.setattr(layers, "LONG", 4)
+    monkeypatch.setattr(kernels, "LONG", 4)
     model = made(encoder, activation=activation)
     video = tiny.video(model)
     with torch.no_grad():
-        torch.testing.assert_close(model(video), plain(model, video), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(video), plain(model, video).detach(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("forced", [False, True])
 @pytest.mark.parametrize("encoder", tiny.NAMES)
-def test_bfloat16_is_off_by_no_more_than_bfloat16(encoder):
+def test_bfloat16_is_off_by_no_more_than_bfloat16(encoder, forced, monkeypatch):
+    """`forced` takes the kernels for CPUs with bfloat16 units on any CPU."""
+    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: forced)
+    monkeypatch.setattr(kernels, "PIECE", 100)
+    if forced and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", written_out)
     model = made(encoder)
     video = tiny.video(model)
-    exact = plain(copy.deepcopy(model).double(), video)
+    exact = plain(copy.deepcopy(model).double(), video).detach()
     half = copy.deepcopy(model).bfloat16()
     plain_error = (plain(half, video).double() - exact).abs().max()
     with torch.no_grad():
         error = (half(video).double() - exact).abs().max()
     scale = exact.abs().max()
     assert error < max(2 * plain_error, 2**-7 * scale), (error / scale, plain_error / scale)
+
+
+def written_out(x, weight, bias, name, scalars, approximate):
+    assert (name, scalars) == ("gelu", [])
+    return F.gelu(F.linear(x, weight, bias), approximate=approximate)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 40, 100, 2**20])
+@pytest.mark.parametrize(("queries", "keys"), [(11, 11), (1, 11), (16, 5)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_in_pieces_is_attention(queries, keys, biased, piece, monkeypatch):
+    monkeypatch.setattr(kernels, "PIECE", piece)
+    q, k, v = (torch.randn(2, n, 3, 8, dtype=torch.float64).transpose(1, 2) for n in (queries, keys, keys))
+    bias = torch.randn(2, keys, dtype=torch.float64) if biased else None
+    scores = q @ k.mT / 8**0.5 + (bias[:, None, None] if biased else 0)
+    with torch.no_grad():
+        torch.testing.assert_close(kernels.in_pieces(q, k, v, bias), scores.softmax(dim=-1) @ v)
+
+
+def test_attention_in_pieces_is_off_by_what_rounded_scores_are(monkeypatch):
+    """Large scores, at which rounding them counts most: as near to float64 as attention written out in bfloat16."""
+    q, k, v = (3 * torch.randn(2, 300, 3, 64).bfloat16().transpose(1, 2) for _ in range(3))
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    with torch.no_grad():
+        error = (kernels.in_pieces(q, k, v).double() - exact).square().mean().sqrt()
+        written = ((q @ k.mT * 64**-0.5).softmax(dim=-1) @ v).double()
+    assert error < 1.1 * (written - exact).square().mean().sqrt()
+
+
+def test_kernels_for_bfloat16_are_taken_only_where_they_are_faster(monkeypatch):
+    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: True)
+    x = torch.zeros(2)
+    with torch.no_grad():
+        assert kernels.written_for(x.bfloat16())
+        assert not kernels.written_for(x)
+        assert not kernels.written_for(x.to("meta", torch.bfloat16))
+    assert not kernels.written_for(x.bfloat16())  # with gradients
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_a_linear_layer_and_gelu_in_one_are_the_two_in_bfloat16(approximate):
+    linear = torch.nn.Linear(48, 96).bfloat16()
+    x = (2 * torch.randn(2, 5, 48)).bfloat16()
+    kept = x.clone()
+    exact = F.gelu(copy.deepcopy(linear).double()(x.double()), approximate=approximate)
+    with torch.no_grad():
+        out = kernels.linear_gelu(x, linear, approximate)
+    assert out.dtype == torch.bfloat16
+    assert (out.double() - exact).abs().max() < 2**-7 * exact.abs().max()
+    assert bool((x == kept).all())
+
+
+@pytest.mark.parametrize("encoder", tiny.NAMES)
+def test_leaving_out_what_nobody_reads_changes_no_gradient(encoder):
+    """In training as well, with everything that is random: what is dropped is a function of clip and place."""
+    model = made(encoder, dropout=0.3, drop_path=0.2).double().train()
+    whole = copy.deepcopy(model)
+    compute_all(whole)
+    video, seeds = tiny.video(model, batch=3), torch.arange(3)
+    for each in (model, whole):
+        each(video, seeds).square().sum().backward()
+    expected = dict(whole.named_parameters())
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name].grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_pixels_folded_into_the_kernel_give_the_tokens_of_normalised_pixels():
@@ -66,17 +139,38 @@ def test_a_block_computes_its_first_tokens_as_it_computes_all():
     torch.testing.assert_close(dropping(x, noise, first=1), dropping(x, noise)[:, :1], atol=1e-6, rtol=1e-5)
 
 
-def test_activations_keep_their_input_while_gradients_are_wanted():
-    x = torch.randn(7, requires_grad=True)
-    for make in layers.ACTIVATIONS.values():
-        kept = x.detach().clone()
-        make()(x * 1).sum().backward()
-        make()(kept)
-        torch.testing.assert_close(kept, x.detach())
+def test_gelu_keeps_its_input_while_gradients_are_wanted():
+    linear = torch.nn.Linear(7, 9)
+    x = torch.randn(3, 7, requires_grad=True)
+    for approximate in layers.GELU.values():
+        plain = F.gelu(linear(x), approximate=approximate)
+        out = kernels.linear_gelu(x, linear, approximate)
+        for ours, theirs in zip(torch.autograd.grad(out.sum(), [x]), torch.autograd.grad(plain.sum(), [x])):
+            torch.testing.assert_close(ours, theirs)
+        with torch.no_grad():
+            torch.testing.assert_close(kernels.linear_gelu(x, linear, approximate), plain)
 
 
 def test_copied_heads_attend_as_strided_ones_do(monkeypatch):
-    q, k, v = torch.randn(2, 11, 3, 4, 8, dtype=torch.float64).unbind(2)
-    strided = attend_all(q, k, v)
-    monkeypatch.setattr(layers, "LONG", 4)
-    torch.testing.assert_close(attend_all(q, k, v), strided)
+    q, k, v = torch.randn(2, 11, 3, 4, 8, dtype=torch.float64).transpose(1, 3).unbind(2)
+    strided = kernels.attention(q, k, v)
+    monkeypatch.setattr(kernels, "LONG", 4)
+    torch.testing.assert_close(kernels.attention(q, k, v), strided)
+
+
+@pytest.mark.parametrize("encoder", tiny.NAMES)
+def test_what_is_left_out_is_counted_by_hand(encoder):
+    """Of a block with n tokens of width D: one projection and one MLP of all but one, and one row of scores."""
+    config = tiny.config(encoder)
+    (t, h, w), d = config.grid, config.embed_dim
+
+    def left_out(n):
+        unread = (n - 1) * (d * d + d * d + 2 * d * 4 * d)  # queries, projection, MLP
+        return unread + 2 * n * (n - 1) * d  # scores, and what they weigh
+
+    expected = {
+        "spatiotemporal": left_out(1 + t * h * w),
+        "factorised_encoder": t * left_out(1 + h * w) + left_out(1 + t),
+    }
+    paper, here = (count(config, as_computed=computed)[-1].multiply_adds for computed in (False, True))
+    assert paper - here == expected.get(encoder, 0)

@@ -1,8 +1,7 @@
 """Forward pass and training step of the four models, against the matrix-product ceiling and beside their peers.
 
-Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out: without gradients ours leaves
-out what nobody reads. In a training step it is those of `vivit info` x 2 x 3, because a backward pass does twice the
-work of a forward pass. The share of the ceiling is operations per second over those of a large matrix product in the
+Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out: ours leaves out what nobody
+reads. In a training step it is those x 3, because a backward pass does twice the work of a forward pass. The share of the ceiling is operations per second over those of a large matrix product in the
 same precision, round by round.
 """
 
@@ -25,7 +24,6 @@ from ..data.dataset import eval_views
 from ..engine.device import autocast
 from ..engine.evaluate import SINGLE_VIEW, load_weights
 from ..engine.optim import build_optimizer
-from ..model.cost import count
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
 from ..presets import preset
@@ -70,13 +68,13 @@ def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool,
 def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
     """One optimiser step of a preset (SGD with momentum), with transformers' ViViT doing the same beside Model 1."""
     model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
-    operations = 6.0 * count(model.config)[-1].multiply_adds * batch_size
+    operations = 3 * operations_of(model, video)
     contenders = {name: Contender(step(copy.deepcopy(model), video, precision), operations, batch_size)}
     if compiled:
         fast = compiled_blocks(copy.deepcopy(model))
         contenders[f"{name} compiled"] = Contender(step(fast, video, precision), operations, batch_size)
     peers = transformers_vivit(model, video, name=name, precision="float32", wrap=partial(step, precision=precision))
-    contenders |= {k: replace(c, operations=operations, equals=None) for k, c in peers.items()}
+    contenders |= {k: replace(c, operations=3 * c.operations, equals=None) for k, c in peers.items()}
     contenders = {k: replace(c, held=2 * held(model)) for k, c in contenders.items()}  # and momentum; not gradients
     return measure("train", contenders, precision=precision, clock=clock, gradients=True)
 

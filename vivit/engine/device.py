@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..model.kernels import has_units
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """The named device; auto takes CUDA, then Apple's MPS, then the CPU. Raises ValueError for one that is not here."""
@@ -36,9 +38,7 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware; without, a CPU takes several times as long."""
     if device.type != "cpu":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    # PyTorch asks the processor, but has no public name for the answer.
-    tests = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(test() for test in tests if test is not None)
+    return has_units("amx_tile") or has_units("avx512_bf16")
 
 
 def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor], Tensor]:

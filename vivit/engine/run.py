@@ -126,7 +126,7 @@ class Meter:
     def __init__(self, world: World, config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT):
         self.world = world
         # A backward pass does twice the work of a forward pass; a multiply-add is two operations.
-        self.flops_per_clip = 6 * count(config, build)[-1].multiply_adds
+        self.flops_per_clip = 6 * count(config, build, as_computed=True)[-1].multiply_adds
         self.all_clips, self.first_memory = 0.0, (0.0, 0.0)
         self.restart()
 

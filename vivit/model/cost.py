@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import ModelConfig
+from .encoders import Transformer
 from .vivit import ViViT
 
 
@@ -22,16 +24,22 @@ class Part:
     multiply_adds: int
 
 
-def count(config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT) -> list[Part]:
+def count(
+    config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT, *, as_computed: bool = False
+) -> list[Part]:
     """Tokenizer, the parts of the encoder, head, and the total, as PyTorch counts them in a forward pass.
 
-    Of another model that `build` makes: its parts, and the total.
+    As the paper counts, every block computes all of its tokens. `as_computed` leaves out what is not computed here,
+    because nobody reads it: the last block's tokens but the class token. Of another model that `build` makes: its
+    parts, and the total.
     """
     with torch.device("meta"):
         model = build(config).eval()
+        if not as_computed:
+            compute_all(model)
         video = torch.zeros(1, config.num_frames, 3, *config.image_size)
     counter = FlopCounterMode(display=False)
-    with counter, torch.enable_grad():  # the plain model; without gradients it leaves out what nobody reads
+    with counter, torch.no_grad():
         model(video)
     flops = counter.get_flop_counts()
 
@@ -47,3 +55,14 @@ def count(config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT
         halves = [name for name, _ in encoder.named_children() if name in ("spatial", "temporal")]
         names = ["tokenizer", *([f"encoder.{half}" for half in halves] or ["encoder"]), "head"]
     return [part(name, model.get_submodule(name)) for name in [*names, ""]]
+
+
+def compute_all(model: nn.Module) -> None:
+    """Make every last block compute all of its tokens, also those that nobody reads."""
+
+    def whole(forward: Callable[..., Tensor], x: Tensor, noise: Tensor | None = None, first: None = None) -> Tensor:
+        return forward(x, noise)
+
+    for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
+        last = transformer.blocks[-1]
+        last.forward = partial(whole, last.forward)

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .layers import Block, TimeSpaceBlock, attend_time_and_space, draw, dropout
+from .layers import Block, TimeSpaceBlock, attend_space, attend_time, draw, dropout
 
 
 class Transformer(nn.Module):
@@ -40,8 +40,7 @@ class Transformer(nn.Module):
         for block, part in blocks:
             x = block(x, part)
         block, part = last
-        # Of the last block only the class token is read. Training computes the others as well, as `vivit plan` counts.
-        x = block(x, part, first=1) if self.cls_token is not None and not torch.is_grad_enabled() else block(x, part)
+        x = block(x, part, first=1) if self.cls_token is not None else block(x, part)  # nobody reads the others
         return self.read(x, norm=self.norm, pool=self.pool)
 
     def place(self, tokens: Tensor) -> Tensor:
@@ -125,9 +124,9 @@ def factorised_self_attention(config: ModelConfig) -> Transformer:
 
 
 def factorised_dot_product(config: ModelConfig) -> Transformer:
-    """Model 4: half of the heads of every attention see time, the other half space."""
-    attend = partial(attend_time_and_space, t=config.grid[0])
-    blocks = [Block(config, attend=attend, drop_path=p) for p in drop_path_rates(config, config.depth)]
+    """Model 4: the first half of the heads of every attention sees time, the second space."""
+    patterns = [partial(attend, t=config.grid[0]) for attend in (attend_time, attend_space)]
+    blocks = [Block(config, *patterns, drop_path=p) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 

@@ -20,35 +20,21 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .kernels import attention, linear_gelu
 
 MASK = 2**32 - 1
-LONG = 512  # tokens; from here on a CPU's caches miss so often between strided rows that copying the heads is faster
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values and result are (B, n, a, k)
 
 
-class Gelu(nn.GELU):
-    """In place where no gradient is asked for: a CPU takes as long to get fresh memory as to fill it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return super().forward(input)
-        return torch.ops.aten.gelu_(input, approximate=self.approximate)
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu_tanh": partial(Gelu, approximate="tanh"),  # the official code's
-    "gelu": Gelu,  # PyTorch image models'
-}
+# config.activation → PyTorch's name: the official code's, and PyTorch image models'.
+GELU = {"gelu_tanh": "tanh", "gelu": "none"}
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Every token sees every token of its sequence. `bias` (B, n) is added to what each key scores, at inference only:
     training never has a mask, because cuDNN's backward fails with some."""
     q, k, v = (rearrange(x, "B n a k -> B a n k") for x in (q, k, v))
-    if q.device.type == "cpu" and k.shape[2] > LONG:
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    mask = None if bias is None else bias[:, None, None].to(q.dtype)
-    return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "B a n k -> B n a k")
+    return rearrange(attention(q, k, v, bias), "B a n k -> B n a k")
 
 
 def attend_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
@@ -65,13 +51,7 @@ def attend_time(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
     """
     heads = q.shape[2]
     q, k, v = (rearrange(x, "B (t s) a k -> B (s a) t k", t=t) for x in (q, k, v))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "B (s a) t k -> B (t s) a k", a=heads)
-
-
-def attend_time_and_space(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
-    """The first half of the heads attends over time, the second over space (paper, section 3.3, Model 4)."""
-    (q_time, q_space), (k_time, k_space), (v_time, v_space) = (x.chunk(2, dim=2) for x in (q, k, v))
-    return torch.cat((attend_time(q_time, k_time, v_time, t=t), attend_space(q_space, k_space, v_space, t=t)), dim=2)
+    return rearrange(attention(q, k, v), "B (s a) t k -> B (t s) a k", a=heads)
 
 
 def draw(seeds: Tensor, *shape: int) -> Tensor:
@@ -102,34 +82,46 @@ def drop_rows(x: Tensor, rate: float, noise: Tensor | None) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values.
+    """Multi-head self-attention with one kernel for the projection to queries, keys and values.
 
-    With `apart`, the parts of its kernel are applied one after the other, so that queries, keys and values each lie in
-    one piece; `attend_time` needs no copies then.
+    Several `patterns` share the heads evenly; the first has the first heads. With `apart`, and for several patterns,
+    the parts of the kernel are applied one after the other, so that the queries, keys and values of a pattern each lie
+    in one piece; `attend_time` needs no copies then.
     """
 
-    def __init__(self, config: ModelConfig, attend: Attend = attend_all, *, apart: bool = False):
+    def __init__(self, config: ModelConfig, *patterns: Attend, apart: bool = False):
         super().__init__()
-        self.num_heads = config.num_heads
-        self.attend = attend
-        self.apart = apart
+        self.head_width = config.embed_dim // config.num_heads
+        self.patterns = patterns
+        self.apart = apart or len(patterns) > 1
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
         self.dropout = config.dropout
 
-    def heads(self, x: Tensor, first: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, n, D) → queries, keys, values, each (B, n, a, k); queries of the `first` tokens only, if said."""
+    def heads(self, x: Tensor, first: int | None = None, pattern: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, n, D) → queries, keys, values of a pattern, each (B, n, a, k); queries of the `first` tokens, if said."""
+        k = self.head_width
         if first is None and not self.apart:
-            q, k, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, a=self.num_heads)
-            return q, k, v
-        (w, *ws), (b, *bs) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        pairs = [(x[:, :first], w, b), *((x, w, b) for w, b in zip(ws, bs))]
-        q, k, v = (rearrange(F.linear(x, w, b), "B n (a k) -> B n a k", a=self.num_heads) for x, w, b in pairs)
-        return q, k, v
+            q, keys, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, k=k)
+            return q, keys, v
+        whole = self.qkv.weight, self.qkv.bias
+        weights, biases = (p.unflatten(0, (3, len(self.patterns), -1))[:, pattern] for p in whole)
+        parts = zip((x[:, :first], x, x), weights, biases)
+        q, keys, v = (rearrange(F.linear(part, w, b), "B n (a k) -> B n a k", k=k) for part, w, b in parts)
+        return q, keys, v
 
     def forward(self, x: Tensor, noise: Tensor | None = None, first: int | None = None) -> Tensor:  # noise (B,)
-        out = rearrange(self.attend(*self.heads(x, first)), "B n a k -> B n (a k)")
-        return dropout(self.proj(out), self.dropout, noise)
+        x = as_autocast(x)  # once; each product would cast it again, and keep what it made
+        seen = (attend(*self.heads(x, first, i)) for i, attend in enumerate(self.patterns))
+        out = [rearrange(part, "B n a k -> B n (a k)") for part in seen]
+        return dropout(self.proj(torch.cat(out, dim=2) if len(out) > 1 else out[0]), self.dropout, noise)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """In the type in which autocast, where it is on, computes products."""
+    device = x.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if on else x
 
 
 class Mlp(nn.Module):
@@ -139,25 +131,27 @@ class Mlp(nn.Module):
         super().__init__()
         hidden = round(config.embed_dim * config.mlp_ratio)
         self.fc1 = nn.Linear(config.embed_dim, hidden)
-        self.act = ACTIVATIONS[config.activation]()
+        self.gelu = GELU[config.activation]
         self.fc2 = nn.Linear(hidden, config.embed_dim)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:  # noise (B,)
-        hidden = dropout(self.act(self.fc1(x)), self.dropout, noise)
+        hidden = dropout(linear_gelu(x, self.fc1, self.gelu), self.dropout, noise)
         return dropout(self.fc2(hidden), self.dropout, None if noise is None else noise + 1)
 
 
 class Block(nn.Module):
     """Pre-norm transformer block; `drop_path` is the probability that a sample skips a branch.
 
+    Its heads attend by the `patterns`, in equal parts, by default all of them to all tokens.
+
     `first` says that only so many tokens of the result are wanted; they are the same, and the rest is not computed.
     """
 
-    def __init__(self, config: ModelConfig, *, attend: Attend = attend_all, drop_path: float = 0.0):
+    def __init__(self, config: ModelConfig, *patterns: Attend, drop_path: float = 0.0):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn = Attention(config, attend)
+        self.attn = Attention(config, *patterns or (attend_all,))
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config)
         self.drop_path = drop_path
