@@ -104,8 +104,9 @@ def test_data_and_model_never_import_each_other():
             assert not {part(other) for other in imported(module)} & ({"data", "model"} - {part(module)})
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+def run(code: str, folder: Path | None = None) -> str:
+    how = {"capture_output": True, "text": True, "timeout": 120, "check": False, "cwd": folder}
+    done = subprocess.run([sys.executable, "-c", code], **how)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -138,4 +139,23 @@ def test_public_names_are_what_they_say_whichever_modules_were_imported_before()
         "assert vivit.predict is vivit.prediction.predict\n"
         "import sys\n"
         "assert not {'torchvision', 'torch._dynamo'} & set(sys.modules)\n"  # they take seconds
+    )
+
+
+def test_a_prediction_waits_for_nothing_that_only_training_needs(tmp_path):
+    """FSDP and the compiler take seconds to import, and a computation on the meta device imports the compiler."""
+    run(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from vivit.cli import main\n"
+        "from vivit.data.synthetic import render, write_video\n"
+        "from vivit.presets import preset\n"
+        "from vivit.weights.load import create\n"
+        "small = {'image_size': (32, 32), 'num_frames': 4, 'depth': 1, 'temporal_depth': 1}\n"
+        "create(preset('ViViT-Ti/16x2 FE', classes={'label': ('a', 'b')}, **small)).save_pretrained('weights')\n"
+        "write_video(Path('video.mp4'), render(0, 'val', 0, num_frames=8)[0])\n"
+        "sys.argv = ['vivit', 'predict', 'weights', 'video.mp4']\n"
+        "main()\n"
+        "assert not {'torchvision', 'torch._dynamo', 'torch.distributed.fsdp', 'sympy'} & set(sys.modules)\n",
+        folder=tmp_path,
     )

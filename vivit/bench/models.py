@@ -1,8 +1,8 @@
 """Forward pass and training step of the four models, against the matrix-product ceiling and beside their peers.
 
-Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out: ours leaves out what nobody
-reads. In a training step it is those x 3, because a backward pass does twice the work of a forward pass. The share of the ceiling is operations per second over those of a large matrix product in the
-same precision, round by round.
+Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out; ours leaves out what nobody
+reads. In a training step it is those x 3, because a backward pass does twice the work of a forward pass. The share of
+the ceiling is operations per second over those of a large matrix product in the same precision, round by round.
 """
 
 from __future__ import annotations

@@ -17,9 +17,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -96,6 +93,9 @@ def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bo
         if config.compile:
             block.compile()
     if config.shard == "fsdp" and world.size > 1:
+        from torch.distributed.device_mesh import init_device_mesh  # FSDP takes seconds to import
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
         # Inputs stay float32, as under DDP: autocast decides what is computed in bfloat16.
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -117,6 +117,8 @@ def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bo
 
 def synchronised(model: nn.Module, last: bool) -> AbstractContextManager:
     """Exchange gradients in the `last` micro-batch of a step only."""
+    from torch.distributed.fsdp import FSDPModule
+
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
     elif isinstance(model, DistributedDataParallel) and not last:
@@ -126,6 +128,8 @@ def synchronised(model: nn.Module, last: bool) -> AbstractContextManager:
 
 def clip_gradients(model: nn.Module, most: float | None) -> float:
     """Scale all gradients together to an L2 norm of at most `most`; returns the norm before, over all shards."""
+    from torch.distributed.tensor import DTensor
+
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(parameters, most or float("inf"))
     return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()

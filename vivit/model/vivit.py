@@ -135,8 +135,11 @@ class Head(nn.Linear):
 
 def pixel_affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """(scale, shift), each (3, 1, 1), such that uint8 pixels · scale + shift = (pixels / 255 − mean) / std."""
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
-    return 1 / (255 * std), -mean / std
+    pairs = [
+        *zip(preprocessing.mean, preprocessing.std)
+    ]  # no tensors yet: of models without contents they cost seconds
+    scale, shift = torch.tensor([1 / (255 * s) for _, s in pairs]), torch.tensor([-m / s for m, s in pairs])
+    return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
 
 @torch.no_grad()
@@ -156,6 +159,8 @@ def init_weights(model: ViViT) -> None:
 
     Parameters on the meta device take no values and no random numbers.
     """
+    if model.head.weight.is_meta:
+        return
     for module in model.modules():
         if isinstance(module, Tokenizer):
             std = 1 / math.sqrt(module.proj.weight[0].numel()) / 0.8796  # of a normal cut off at ±2
