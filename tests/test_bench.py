@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from vivit.bench import bench, models, pipeline
+from vivit.bench import attention, bench, models, pipeline
 from vivit.bench.measure import Clock, Times, interleave, spread
 from vivit.bench.page import page, table
-from vivit.config import EvalConfig, ModelConfig
+from vivit.config import Config, EvalConfig, ModelConfig
+from vivit.model import layers
+from vivit.model.vivit import ViViT
+from vivit.plan import saved_bytes
 
 ONCE = Clock(rounds=1)
 
@@ -46,7 +49,7 @@ def test_transformers_vivit_gives_the_same_logits_from_the_same_weights(precisio
     pytest.importorskip("transformers")
     ours, theirs = models.forward("ViViT-Ti/16x2", precision=precision, batch_size=2, compiled=False, clock=ONCE)
     assert theirs["name"] == "transformers ViViT-Ti/16x2"
-    assert theirs["logits differ by"] < (1e-5 if precision == "float32" else 5e-2)
+    assert theirs["differs by"] < (1e-5 if precision == "float32" else 5e-2)
     assert ours["batch"] == theirs["batch"] == 2
 
 
@@ -57,8 +60,8 @@ def test_fewer_tokens_are_less_work_and_options_that_do_nothing_are_none(monkeyp
     plain, off, nothing, _ = models.shortened("ViViT-Ti/16x2", merge_tokens=0, drop_static=0, **how)
     assert plain["case"] == "shorten"
     assert plain["same top-1"] is None
-    assert (off["logits differ by"], off["same top-1"]) == (0, 1)
-    assert nothing["logits differ by"] < 1e-5
+    assert (off["differs by"], off["same top-1"]) == (0, 1)
+    assert nothing["differs by"] < 1e-5
     monkeypatch.setattr(models, "measure", lambda case, contenders, **_: [c.operations for c in contenders.values()])
     plain, merged, dropped, both = models.shortened("ViViT-Ti/16x2", merge_tokens=1, drop_static=1, **how)
     assert plain > merged > dropped > both > 0  # of 8 tubelets dropping leaves 4
@@ -161,3 +164,40 @@ def test_models_that_hold_less_need_fewer_bytes():
     model = nn.Linear(1024, 256, bias=False)
     assert models.held(model) == 1
     assert models.held(model.to(torch.bfloat16)) == 0.5
+
+
+def test_training_keeps_what_the_plan_counts_and_transformers_keeps_more():
+    pytest.importorskip("transformers")
+    name = "ViViT-Ti/16x2"
+    ours, theirs = models.train(name, precision="bfloat16", batch_size=2, compiled=False, clock=ONCE)
+    config = Config(model=models.preset(name, classes=models.CLASSES), precision="bfloat16")
+    assert ours["activations MiB"] == round(saved_bytes(config, 2) / 2**20)
+    assert theirs["name"] == f"transformers {name}"
+    assert theirs["activations MiB"] > ours["activations MiB"]
+
+
+@pytest.mark.parametrize("name", ["ViViT-Ti/16x2", "ViViT-Ti/16x2 FE", "ViViT-Ti/16x2 FSA", "ViViT-Ti/16x2 FDP"])
+def test_attention_is_timed_at_the_sizes_at_which_the_model_calls_it(name, monkeypatch):
+    config, seen = models.preset(name, classes=models.CLASSES), []
+    real = layers.attention
+
+    def note(q, k, v, bias=None):
+        seen.append((q.shape[0], k.shape[2], *q.shape[1::2]))
+        return real(q, k, v, bias)
+
+    monkeypatch.setattr(layers, "attention", note)
+    ViViT(config)(torch.zeros(3, config.num_frames, 3, *config.image_size))
+    assert set(attention.shapes(config, 3).values()) == {shape for shape in seen if shape[1:2] != (3,)}  # not over time
+    rows = attention.attentions([name], precision="float32", batch_size=1, clock=ONCE)
+    assert len(rows) == 2 * len(attention.shapes(config, 1))
+    assert all(row["differs by"] < 1e-5 for row in rows if row["differs by"] is not None)
+
+
+def test_a_prediction_is_timed_beside_the_same_views_through_transformers(monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(pipeline, "SECONDS", 1)
+    monkeypatch.setattr(pipeline, "SIZE", (36, 48))
+    rows = models.prediction("ViViT-Ti/16x2", clock=ONCE)
+    assert [row["name"] for row in rows] == ["vivit.predict, ViViT-Ti/16x2", "transformers ViViT-Ti/16x2"]
+    assert rows[1]["time / ours"] > 0
+    assert len(models.prediction("ViViT-Ti/16x2 FE", clock=ONCE)) == 1

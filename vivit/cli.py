@@ -292,12 +292,13 @@ def predict_files(
     from json import dumps
 
     from .data.decode import VideoError
-    from .engine.device import has_bfloat16_units, pick_device
+    from .engine.device import choose_attention, has_bfloat16_units, pick_device
     from .engine.evaluate import load_weights
     from .model.shorten import shorten
     from .prediction import predict
 
     where = pick_device(device)
+    choose_attention(where)
     model = shorten(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
     if precision == "auto" and has_bfloat16_units(where):
         print("computing in bfloat16, for which this device has units; --precision float32 is exact", file=sys.stderr)

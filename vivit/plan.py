@@ -5,7 +5,7 @@ Nothing here is timed. Speed follows from a utilisation that is assumed, and exc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakSet
@@ -157,7 +157,7 @@ class Kept:
 
 
 def saved_bytes(config: Config, clips: int) -> int:
-    """Bytes that a forward pass in training keeps for the backward pass, each tensor once and without the parameters.
+    """Bytes that a forward pass in training keeps for the backward pass, without computing anything.
 
     The tensors have no contents, so this takes neither memory nor time. They count as the CPU's, whose fused attention
     keeps what CUDA's do: queries, keys, values, the result and one float32 per query and head. With
@@ -166,12 +166,6 @@ def saved_bytes(config: Config, clips: int) -> int:
     with torch.device("meta"):
         model = ViViT(config.model).train()
     freeze(model, config.optim.freeze)
-    held: WeakSet[Kept] = WeakSet()
-
-    def keep(tensor: Tensor) -> Kept:
-        held.add(kept := Kept(tensor))
-        return kept
-
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
@@ -180,13 +174,24 @@ def saved_bytes(config: Config, clips: int) -> int:
             if config.scale.checkpoint_activations and block is not whole:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
         video = torch.empty(clips, config.model.num_frames, 3, *config.model.image_size, dtype=torch.uint8)
-        bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=config.precision != "float32")
-        with saved_tensors_hooks(keep, lambda kept: kept.tensor), bfloat16:
-            logits = model(video)
-        parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-        storages = {s._cdata: s.nbytes() for kept in held for s in [kept.tensor.untyped_storage()]}
-        del logits  # which has held the rest
-    return sum(size for address, size in storages.items() if address not in parameters)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision != "float32"):
+            return kept_bytes(partial(model, video), model.parameters())
+
+
+def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps of a forward pass until its backward pass: each tensor once, without the parameters."""
+    held: WeakSet[Kept] = WeakSet()
+
+    def keep(tensor: Tensor) -> Kept:
+        held.add(kept := Kept(tensor))
+        return kept
+
+    with saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        result = forward()
+    known = {p.untyped_storage()._cdata for p in parameters}
+    storages = {s._cdata: s.nbytes() for kept in held for s in [kept.tensor.untyped_storage()]}
+    del result  # which has held the rest
+    return sum(size for storage, size in storages.items() if storage not in known)
 
 
 def table(config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Hardware, markdown: bool = False) -> str:

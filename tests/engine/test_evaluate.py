@@ -217,7 +217,7 @@ def test_predictions_are_the_softmax_of_the_evaluations_logits(samples):
     model = random_model()
     result = evaluate(model, samples[:2], protocol=PROTOCOL)
     for sample, logits in zip(samples, result.multi):
-        prediction = predict(model, sample.path, temporal_views=3, spatial_views=3, top_k=2)
+        prediction = predict(model, sample.path, temporal_views=3, top_k=2, precision="float32")
         for (label_set, names), part in zip(model.config.classes.items(), logits.split([2, 3])):
             p = part.softmax(0)
             best = sorted(range(len(names)), key=lambda i: -p[i])[:2]
@@ -231,7 +231,7 @@ def test_a_prediction_of_a_part_equals_the_evaluation_of_that_part(samples):
     model = random_model()
     part = replace(samples[0], start=0.08, end=0.24)
     logits = evaluate(model, [part], protocol=PROTOCOL).multi[0, :2]
-    prediction = predict(model, part.path, temporal_views=3, start=0.08, end=0.24)
+    prediction = predict(model, part.path, temporal_views=3, start=0.08, end=0.24, precision="float32")
     assert dict(prediction.classes["colour"])["green"] == pytest.approx(logits.softmax(0)[0].item(), abs=1e-5)
 
 

@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 import torch
 
-from ..engine.device import pick_device
+from ..engine.device import choose_attention, pick_device
 from . import models
+from .attention import attentions
 from .measure import Clock, conditions
 from .page import page, table
 from .pipeline import evaluation, input_speed
 from .startup import startup
 
-Case = Literal["forward", "shorten", "train", "peers", "input", "evaluation", "startup"]
+Case = Literal["forward", "attention", "shorten", "train", "predict", "peers", "input", "evaluation", "startup"]
 QUICK: tuple[Case, ...] = ("startup", "evaluation", "input", "forward")
 
 
@@ -43,9 +44,10 @@ def bench(
     """Measure, print tables, and write the numbers where `out` says. The default takes a few minutes on two cores.
 
     Args:
-        cases: forward and train: each preset, with its peer where one is installed; shorten: those of Model 1 on fewer
-            tokens, and what that loses; peers: the presets beside other video models; input: from files to clips;
-            evaluation: the views of a test video; startup: imports and help.
+        cases: forward and train: each preset, with its peer where one is installed; attention: its attentions, by the
+            kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
+            predict: a video from file to classes, as by default; peers: the presets beside other video models; input:
+            from files to clips; evaluation: the views of a test video; startup: imports and help.
         preset: Models to time.
         precision: float32, bfloat16 or both.
         batch_size: Clips in a forward pass or training step.
@@ -68,7 +70,8 @@ def bench(
     clock = Clock(rounds, where, cpu_time)
     results: dict[str, Any] = {
         "command": command(sys.argv[1:]),
-        "conditions": conditions(where) | {"device": where.type, "cpu_time": cpu_time},
+        "conditions": conditions(where)
+        | {"device": where.type, "attention": choose_attention(where), "cpu_time": cpu_time},
         "rounds": rounds,
         "rows": [],
     }
@@ -85,6 +88,12 @@ def bench(
                 for one in precision:
                     rows = models.shortened(name, **option, precision=one, batch_size=batch_size, clock=clock)
                     add(results, rows, out)
+        elif case == "attention":
+            for one in precision:
+                add(results, attentions(preset, precision=one, batch_size=batch_size, clock=clock), out)
+        elif case == "predict":
+            for name in preset:
+                add(results, models.prediction(name, clock=clock), out)
         elif case == "peers":
             for one in precision:
                 add(results, models.peers(preset, precision=one, clock=clock), out)

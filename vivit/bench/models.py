@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import ModelConfig, OptimConfig
+from ..config import EvalConfig, ModelConfig, OptimConfig
 from ..data.dataset import eval_views
 from ..engine.device import autocast
 from ..engine.evaluate import SINGLE_VIEW, load_weights
 from ..engine.optim import build_optimizer
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
+from ..plan import kept_bytes
+from ..prediction import predict
 from ..presets import preset
 from ..weights.convert import save_huggingface
 from .measure import Clock, Times, interleave, matrix_product, peak_memory
@@ -60,23 +62,32 @@ def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool,
     if compiled:
         fast = compiled_blocks(in_precision(model, precision))
         contenders[f"{name} compiled"] = Contender(lambda: fast(video), operations, batch_size, name, held(fast))
-    for add in (transformers_vivit, image_vit):
-        contenders |= add(model, video, name=name, precision=precision)
+    if peer := transformers_vivit(model):
+        peer, pixels = peer.to(getattr(torch, precision)), model.normalise(video).to(getattr(torch, precision))
+        work = operations_of(peer, pixels)
+        contenders[f"transformers {name}"] = Contender(lambda: peer(pixels), work, batch_size, name, held(peer))
+    contenders |= image_vit(model, video, precision=precision)
     return measure("forward", contenders, precision=precision, clock=clock, gradients=False)
 
 
 def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
     """One optimiser step of a preset (SGD with momentum), with transformers' ViViT doing the same beside Model 1."""
     model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
-    operations = 3 * operations_of(model, video)
-    contenders = {name: Contender(step(copy.deepcopy(model), video, precision), operations, batch_size)}
+    models: dict[str, tuple[nn.Module, Tensor]] = {name: (copy.deepcopy(model), video)}
     if compiled:
-        fast = compiled_blocks(copy.deepcopy(model))
-        contenders[f"{name} compiled"] = Contender(step(fast, video, precision), operations, batch_size)
-    peers = transformers_vivit(model, video, name=name, precision="float32", wrap=partial(step, precision=precision))
-    contenders |= {k: replace(c, operations=3 * c.operations, equals=None) for k, c in peers.items()}
-    contenders = {k: replace(c, held=2 * held(model)) for k, c in contenders.items()}  # and momentum; not gradients
-    return measure("train", contenders, precision=precision, clock=clock, gradients=True)
+        models[f"{name} compiled"] = compiled_blocks(copy.deepcopy(model)), video
+    if peer := transformers_vivit(model):
+        models[f"transformers {name}"] = peer, model.normalise(video)
+    contenders, kept = {}, {}
+    for label, (one, pixels) in models.items():
+        work = 3 * operations_of(one if one is peer else model, pixels)
+        held_between = 2 * held(one)  # and momentum; not gradients
+        contenders[label] = Contender(step(one, pixels, precision), work, batch_size, held=held_between)
+        if "compiled" not in label:
+            with autocast(clock.device, precision):
+                kept[label] = round(kept_bytes(partial(one, pixels), one.parameters()) / 2**20)
+    rows = measure("train", contenders, precision=precision, clock=clock, gradients=True)
+    return [row | {"activations MiB": kept.get(row["name"])} for row in rows]
 
 
 def shortened(
@@ -110,6 +121,36 @@ def shortened(
         equals = None if name == source else source
         contenders[name] = Contender(partial(model, video), operations, batch_size, equals, held(model))
     return measure("shorten", contenders, precision=precision, clock=clock, gradients=False)
+
+
+def prediction(name: str, *, clock: Clock) -> list[dict[str, Any]]:
+    """`vivit.predict` as it is by default, on one video, beside the same views through transformers' ViViT as it is.
+
+    Both decode the file and read 4 x 3 views; transformers' default is float32, ours what the device has units for.
+    """
+    model, _ = build(preset(name, classes=CLASSES), device=clock.device, batch_size=1)
+    with TemporaryDirectory() as folder, torch.no_grad():
+        [sample] = kinetics_like(Path(folder), 1)
+
+        def through(peer: nn.Module) -> None:
+            for view in eval_views(sample, model.config, EvalConfig())[1:].split(1):
+                peer(model.normalise(view.to(clock.device)))
+
+        contenders: dict[str, Callable[[], Any]] = {f"vivit.predict, {name}": partial(predict, model, sample.path)}
+        if peer := transformers_vivit(model):
+            contenders[f"transformers {name}"] = partial(through, peer)
+        times = interleave(contenders, clock)
+    first = next(iter(times.values()))
+    return [
+        {
+            "case": "predict",
+            "name": label,
+            "seconds": round(t.median, 3),
+            "spread": round(t.spread, 3),
+            "time / ours": round(first.over(t), 3) if t is not first else None,
+        }
+        for label, t in times.items()
+    ]
 
 
 def peers(names: Sequence[str], *, precision: Precision, clock: Clock) -> list[dict[str, Any]]:
@@ -159,7 +200,7 @@ def measure(
                 **numbers(times[name], c, times[CEILING], operations),
                 "time / ours": round(times[first].over(times[name]), 3) if name != first else None,
                 "memory MiB": round(c.held + extra) if extra is not None and c.held else None,
-                "logits differ by": distance(outputs[name], outputs[c.equals]) if c.equals else None,
+                "differs by": distance(outputs[name], outputs[c.equals]) if c.equals else None,
                 "same top-1": agreement(outputs[name], outputs[c.equals]) if c.equals else None,
             }
         )
@@ -244,33 +285,22 @@ class Logits(nn.Module):
         return self.model(pixel_values=video).logits
 
 
-def transformers_vivit(
-    model: ViViT,
-    video: Tensor,
-    *,
-    name: str,
-    precision: Precision,
-    wrap: Callable[[nn.Module, Tensor], Callable[[], Tensor]] | None = None,
-) -> dict[str, Contender]:
-    """transformers' ViViT with the weights of a Model 1, on the same pixels, normalised; empty where it cannot be."""
+def transformers_vivit(model: ViViT) -> Logits | None:
+    """transformers' ViViT with the weights of a Model 1, in float32; None where it is not installed or has no such."""
     try:
         from transformers import VivitForVideoClassification
     except ImportError:
-        return {}
+        return None
     c = model.config
     if (c.encoder, c.tokenizer, c.pool) != ("spatiotemporal", "tubelet", "cls"):
-        return {}
+        return None
     with TemporaryDirectory() as folder:
         save_huggingface(model, Path(folder))
         theirs = VivitForVideoClassification.from_pretrained(folder)
-    dtype = getattr(torch, precision)
-    peer = Logits(theirs).eval().to(video.device, dtype)
-    pixels = model.normalise(video).to(dtype)
-    run = wrap(peer, pixels) if wrap else lambda: peer(pixels)
-    return {f"transformers {name}": Contender(run, operations_of(peer, pixels), len(video), name, held(peer))}
+    return Logits(theirs).eval().to(model.head.weight.device)
 
 
-def image_vit(model: ViViT, video: Tensor, *, name: str, precision: Precision) -> dict[str, Contender]:
+def image_vit(model: ViViT, video: Tensor, *, precision: Precision) -> dict[str, Contender]:
     """timm's ViT on one image a temporal position: the floor for Model 2, whose spatial part is such a ViT."""
     try:
         import timm

@@ -7,8 +7,10 @@ from typing import Any
 
 HEADINGS = {
     "forward": "Forward pass",
+    "attention": "Attention",
     "shorten": "Fewer tokens",
     "train": "Training step",
+    "predict": "Prediction",
     "peers": "What else one could run",
     "input": "Input",
     "evaluation": "Evaluation",
@@ -22,7 +24,7 @@ GENERAL = [
 
 NOTES = {
     "forward": (
-        "Without gradients. GFLOP: multiply-adds x 2 that are carried out, which in our models is less than "
+        "Without gradients. GFLOP: multiply-adds x 2 that are carried out, which in Models 1 and 2 is less than "
         "`vivit info` says, because of the last block only the class token is computed. "
         "Of ceiling: TFLOP/s over those of a matrix product of two large square matrices in the same precision, timed "
         "in the same rounds. Memory: weights, and what one call needs on top. A peer named after one of our models has "
@@ -36,7 +38,18 @@ NOTES = {
         "plain model's on the clips of the batch. With random weights that is no loss of accuracy; with trained ones "
         "(`--weights`) it bounds it on these clips, and `vivit eval` with and without the option measures it on yours."
     ),
-    "train": "Forward, loss, backward, SGD with momentum; operations as `vivit info` counts, x 3. The rest as above.",
+    "attention": (
+        "Attention alone at the sizes of a model, on queries, keys and values as its layers give them: the kernel that "
+        "is chosen on this device, and the others that PyTorch has."
+    ),
+    "train": (
+        "Forward, loss, backward, SGD with momentum; operations: three times those of the forward pass. Activations: "
+        "what autograd keeps for the backward pass, counted. The rest as above; in bfloat16 by autocast."
+    ),
+    "predict": (
+        "One video of ten seconds from its file to classes, 4 x 3 views: `vivit.predict` as it is by default, and the "
+        "same views through transformers' ViViT as it is by default, in float32."
+    ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (
         "Clips of 32 x 224 x 224 from made videos of 256 x 340, 30 frames/s, ten seconds, in H.264; one thread. Raw "
@@ -67,10 +80,11 @@ def conditions(run: Mapping[str, Any]) -> str:
     c = run["conditions"]
     clock = "time that the thread computes, not time that passes" if c["cpu_time"] else "time that passes"
     load = f", load before the start {c['load_at_start']}" if c["load_at_start"] is not None else ""
+    attention = f", attention by {c['attention']}" if c["device"] == "cuda" else ""
     versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
     return (
-        f"{c['date']}, {c['hardware']}, {c['threads']} of {c['cores']} cores{load}; {run['rounds']} rounds, {clock}. "
-        f"Python {c['python']}, {versions}."
+        f"{c['date']}, {c['hardware']}, {c['threads']} of {c['cores']} cores{load}{attention}; {run['rounds']} rounds, "
+        f"{clock}. Python {c['python']}, {versions}."
     )
 
 

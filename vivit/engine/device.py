@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import activate_flash_attention_impl
 
 from ..model.kernels import has_units
 
@@ -72,6 +73,33 @@ def deterministic(on: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = False
+
+
+# PyTorch's name of a newer FlashAttention, and the devices, by the first number of their capability, that it is for.
+FLASH = {"FA4": (9, 10), "FA3": (9,)}
+
+
+def choose_attention(device: torch.device) -> str:
+    """Have this process compute attention by the fastest kernel at hand; returns which, and why.
+
+    On CUDA, in half precision: FlashAttention-4 or -3 where it is installed and made for the device, else what PyTorch
+    prefers: cuDNN on Hopper and Blackwell, FlashAttention-2 on what came before. A deterministic run keeps
+    FlashAttention-2, because the backward passes of the others add in any order. Elsewhere see `vivit.model.kernels`.
+    """
+    if device.type != "cuda":
+        return f"PyTorch's for {device.type}"
+    if torch.are_deterministic_algorithms_enabled():
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        return "FlashAttention-2, because the run is deterministic"
+    generation = torch.cuda.get_device_capability(device)[0]
+    for name in (name for name, generations in FLASH.items() if generation in generations):
+        try:
+            activate_flash_attention_impl(name)
+        except (ImportError, RuntimeError, ValueError):  # not installed, another version, unknown to this PyTorch
+            continue
+        torch.backends.cuda.enable_cudnn_sdp(False)  # which PyTorch would prefer
+        return f"{name}, because it is installed"
+    return "cuDNN, as PyTorch prefers here" if generation in (9, 10) else "FlashAttention-2, as PyTorch prefers here"
 
 
 # Dense bfloat16 matrix products in TFLOP/s, from the makers' data sheets; the first name that is part of the device's.

@@ -26,7 +26,7 @@ from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash,
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
-from .device import autocast
+from .device import autocast, choose_attention
 from .distributed import World, start
 from .metrics import accuracies, class_accuracies, confusion, most_confused, numbers, right, split, worst_classes
 from .run import environment, write_json
@@ -228,6 +228,7 @@ def evaluate_weights(source: str, config: Config) -> Evaluation:
     samples = read(config.data.dataset, config.data.root, config.data.eval_split, manifest=config.data.manifest)
     with start(config.device) as world, Progress(transient=True, disable=not world.is_first) as bar:
         model = model.to(world.device)
+        choose_attention(world.device)
         task = bar.add_task("evaluating", total=math.ceil(len(samples) / world.size))
         result = evaluate(
             model,

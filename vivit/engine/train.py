@@ -21,7 +21,7 @@ from ..data.sample import DataError, Sample, class_names, encode_labels, list_ha
 from ..model.vivit import ViViT
 from ..weights.load import create, from_pretrained, save_pretrained
 from .checkpoint import Checkpoints, progress_of
-from .device import autocast, deterministic, uses_bfloat16
+from .device import autocast, choose_attention, deterministic, uses_bfloat16
 from .distributed import World, clip_gradients, parallelise, start, synchronised
 from .evaluate import SINGLE_VIEW, Evaluation, evaluate
 from .losses import cross_entropy
@@ -58,6 +58,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     resumed, broken = checkpoints.newest()
     torch.manual_seed(config.seed)
     deterministic(config.deterministic)
+    attention = choose_attention(world.device)
     vivit = start_model(config, resumed, build).to(world.device)
     probed = config.probe and config.init is not None
     if probed and not resumed:
@@ -96,6 +97,8 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     for line in broken:
         run.say(f"broken checkpoint skipped: {line}")
     run.say(headline(config, vivit, train_samples, val_samples, world, resumed, step, steps))
+    if world.device.type == "cuda":
+        run.say(f"attention: {attention}")
     if known_unreadable:
         lines = [f"{path}: {problem}" for path, problem in known_unreadable.items()]
         run.say(listing("left out, unreadable when vivit data check looked at them", lines))
