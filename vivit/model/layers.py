@@ -119,9 +119,8 @@ class Attention(nn.Module):
 
 def as_autocast(x: Tensor) -> Tensor:
     """In the type in which autocast, where it is on, computes products."""
-    device = x.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return x.to(torch.get_autocast_dtype(device)) if on else x
+    on = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    return x.to(torch.get_autocast_dtype(x.device.type)) if on else x
 
 
 class Mlp(nn.Module):
