@@ -122,8 +122,8 @@ def test_the_views_of_a_video_decode_each_frame_once_and_one_to_begin_with(tmp_p
     monkeypatch.setattr(pipeline, "SIZE", (36, 48))
     [sample] = pipeline.kinetics_like(tmp_path, 1)
     config = ModelConfig(num_frames=8, image_size=(32, 32), classes={"a": ("x",)})
-    decoded, needed, shown = pipeline.frames_counted(sample, config, EvalConfig())
-    assert shown == 13 * 8
+    decoded, needed, views = pipeline.frames_counted(sample, config, EvalConfig())
+    assert views.shape[:2] == (13, 8)
     assert needed <= (1 + 4) * 8  # the middle clip, and the clips that three crops share
     assert decoded <= 3 * pipeline.RATE + 1  # the file once, and its first frame for the size
 

@@ -55,7 +55,10 @@ NOTES = {
         "Clips of 32 x 224 x 224 from made videos of 256 x 340, 30 frames/s, ten seconds, in H.264; one thread. Raw "
         "decode is a bare PyAV loop over the same kind of clip: open, seek, decode, convert to RGB."
     ),
-    "evaluation": "Frames are counted, not timed.",
+    "evaluation": (
+        "Clips of 32 frames, stride 2: the middle one and four more, these with three crops. Frames and temporal "
+        "positions are counted, not timed; of the positions the factorised encoder encodes those that differ."
+    ),
     "startup": "Fresh processes, files in the page cache.",
 }
 

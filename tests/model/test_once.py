@@ -1,0 +1,88 @@
+"""Model 2 encodes equal temporal positions once: how many it encodes, and that it changes nothing."""
+
+import copy
+
+import pytest
+import torch
+
+from vivit.data.clips import clip_frames, view_starts
+from vivit.model.cost import compute_all
+from vivit.model.encoders import once
+
+from . import tiny
+
+
+def encoded(model, video):
+    """(logits, how many temporal positions went through the transformer over space)."""
+    rows = []
+    handle = model.encoder.spatial.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    with torch.no_grad():
+        logits = model(video)
+    handle.remove()
+    [number] = rows
+    return logits, number
+
+
+def plain(model, video):
+    model = copy.deepcopy(model)
+    compute_all(model)
+    with torch.enable_grad():
+        return model(video).detach()
+
+
+def naive_count(model, video):
+    c = model.config
+    tubelets = video.unflatten(1, (-1, c.tubelet_size[0])).flatten(0, 1)
+    return len({tubelet.numpy().tobytes() for tubelet in tubelets})
+
+
+@pytest.mark.parametrize("frames", [3, 6, 12, 40])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_views_that_overlap_share_their_temporal_positions(frames, stride):
+    """6-frame clips of videos shorter and longer than one: looped, overlapping, apart."""
+    model = tiny.model()
+    pixels = torch.randint(0, 256, (frames, 3, 16, 24), dtype=torch.uint8)
+    how = {"num_frames": 6, "frame_stride": stride}
+    starts = view_starts(frames, **how, views=4)
+    views = torch.stack([pixels[clip_frames(s, frames, **how)] for s in starts])
+    logits, number = encoded(model, views)
+    assert number == naive_count(model, views)
+    assert (number == 12) == (frames == 40)
+    torch.testing.assert_close(logits, plain(model, views), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_equal_frames_inside_a_clip_are_encoded_once_in_any_precision(dtype):
+    model = tiny.model().to(dtype)
+    video = tiny.video(model)
+    video[:, 2:4] = video[:, :2]
+    _, number = encoded(model, video)
+    assert number == 4
+
+
+@pytest.mark.parametrize("change", ["one bit", "order", "sign"])
+def test_rows_that_differ_in_little_are_told_apart(change):
+    row = torch.randn(64, 32)
+    row[1] = row[0]
+    if change == "one bit":
+        rows = torch.stack([row.flatten().view(torch.int32) ^ (torch.arange(2048) == i).int() for i in range(2048)])
+        rows = rows.view(torch.float32).unflatten(1, (64, 32))
+    elif change == "order":
+        rows = torch.stack([row.roll(i, dims=0) for i in range(64)])
+    else:
+        rows = torch.stack([row, -row, torch.zeros_like(row), torch.ones_like(row), -torch.ones_like(row)])
+    seen = []
+    with torch.no_grad():
+        out = once(lambda x: seen.append(len(x)) or x, torch.cat([rows, rows]))
+    assert seen == [len(rows)]
+    assert torch.equal(out, torch.cat([rows, rows]))
+
+
+def test_with_gradients_every_row_is_encoded():
+    model = tiny.model().train()
+    video = tiny.video(model)
+    video[1] = video[0]
+    rows = []
+    model.encoder.spatial.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    model(video)
+    assert rows == [6]
