@@ -16,8 +16,9 @@ from vivit.data.sample import Sample
 from vivit.engine.evaluate import Evaluation
 from vivit.engine.run import environment, write_json
 from vivit.model.vivit import ViViT
+from vivit.pages import jpeg, ticks
 from vivit.prediction import Prediction
-from vivit.report import answers, chance, is_wrong, jpeg, pick, proof, ticks, write_report
+from vivit.report import answers, chance, is_wrong, pick, proof, write_report
 
 from .data.videos import counter_frames, write_video
 

@@ -8,7 +8,7 @@ from vivit import cli
 from vivit.config import AugmentConfig
 from vivit.data.dataset import TrainClips
 from vivit.data.sample import DataError, class_names, encode_labels, read
-from vivit.report import jpeg
+from vivit.pages import jpeg
 from vivit.show import film, show
 
 from .engine.tiny import tiny_config, write_table

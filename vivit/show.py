@@ -14,7 +14,7 @@ from .config import AugmentConfig, Config, differences, replace
 from .data.dataset import Clip, TrainClips
 from .data.sample import DataError, class_names, encode_labels, listing, read
 from .engine.mix import draw, mixed
-from .report import enlarge, jpeg
+from .pages import enlarge, jpeg
 
 PLAIN = AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0)
 

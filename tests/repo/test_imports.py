@@ -22,6 +22,7 @@ TOOLS = {
     "plan",
     "runs",
     "attention",
+    "pages",
     "report",
     "demo",
     "studies",

@@ -1,4 +1,4 @@
-"""A study as one HTML page that opens from disk, in the look of vivit.report."""
+"""A study as one HTML page that opens from disk, in the look of vivit.pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..report import PAGE, figure, hardware, line_chart, ticks
+from ..pages import PAGE, figure, line_chart, ticks
+from ..report import hardware
 
 WIDTH, LEFT, LINE = 900, 290, 34
 
