@@ -78,6 +78,17 @@ def test_the_weights_are_the_softmax_of_queries_and_keys_and_give_the_modules_ou
         torch.testing.assert_close(output, module(x))
 
 
+def test_every_temporal_position_has_its_map_also_where_frames_repeat():
+    model = build(encoder="factorised_encoder", pool="cls")
+    video = clip()
+    video[2:4] = video[:2]
+    maps = attention_maps(model, video)
+    assert maps.space.shape == (3, 2, 4)
+    torch.testing.assert_close(maps.space[0], maps.space[1])
+    assert not torch.allclose(maps.space[0], maps.space[2])
+    assert model.encoder.share
+
+
 def naive_rollout(transformer: Transformer, tokens: torch.Tensor) -> torch.Tensor:
     """(B, n): the product of (1 + A) / 2 over the layers, its row of the class token or its mean row."""
     x = tokens.flatten(1, -2)

@@ -65,6 +65,27 @@ def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_toget
     assert half == pytest.approx(exact, abs=0.02)
 
 
+def test_uniformly_sampled_frames_have_temporal_positions_too(file):
+    model = tiny.model(tokenizer="uniform_frames", tubelet_size=(1, 8, 8), num_frames=8, sampled_frames=3)
+    assert vivit.predict(model, file).classes["label"]
+
+
+@pytest.mark.parametrize("encoder", tiny.NAMES)
+def test_views_of_model_2_that_overlap_go_together_and_others_one_by_one(encoder, tmp_path, monkeypatch):
+    model = tiny.model(encoder)
+    batches = []
+    model.register_forward_hook(lambda module, args, out: batches.append(len(args[0])))
+    for frames, together in ((6, [12]), (200, [1] * 12)):
+        batches.clear()
+        write_video(tmp_path / "video.mp4", render(0, "val", 0, num_frames=frames, size=(32, 40))[0])
+        prediction = vivit.predict(model, tmp_path / "video.mp4", precision="float32")
+        assert batches == (together if encoder == "factorised_encoder" else [1] * 12)
+        with monkeypatch.context() as m:
+            m.setattr("vivit.prediction.overlap", lambda model, views: False)
+            apart = vivit.predict(model, tmp_path / "video.mp4", precision="float32")
+        assert dict(prediction.classes["label"]) == pytest.approx(dict(apart.classes["label"]), abs=1e-5)
+
+
 def test_predict_takes_the_options_for_fewer_tokens_and_gives_what_the_shortened_model_gives(
     monkeypatch, file, tmp_path, capsys
 ):

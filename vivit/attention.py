@@ -74,6 +74,8 @@ def rollouts(model: ViViT) -> Iterator[dict[nn.Module, Tensor]]:
     """While open, a forward pass fills {Transformer: (B, n)}, the weight of each of its tokens in its features."""
     weights: dict[nn.Module, Tensor] = {}
     handles: list[RemovableHandle] = []
+    if isinstance(model.encoder, FactorisedEncoder):
+        model.encoder.share = False  # every temporal position has its map, also one that repeats another
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
         mix, finish = _rollout(transformer, weights)
         handles += [m.register_forward_hook(mix) for m in transformer.modules() if isinstance(m, Attention)]
@@ -81,6 +83,8 @@ def rollouts(model: ViViT) -> Iterator[dict[nn.Module, Tensor]]:
     try:
         yield weights
     finally:
+        if isinstance(model.encoder, FactorisedEncoder):
+            model.encoder.share = True
         for handle in handles:
             handle.remove()
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import attention
 
 from vivit.engine import device
 from vivit.engine.device import choose_attention
@@ -11,59 +12,88 @@ CUDA = torch.device("cuda")
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU of a generation, with some FlashAttentions installed; returns what was done to PyTorch."""
+    """PyTorch on a GPU of a generation, with some FlashAttentions installed: its state, and what it picks."""
 
     def make(generation: int, installed: tuple[str, ...] = ()) -> dict[str, object]:
-        done: dict[str, object] = {"activated": None, "cudnn": True}
+        state: dict[str, object] = {"flash": None, "cudnn": True}
 
         def activate(name: str) -> None:
             if name not in installed:
                 raise ModuleNotFoundError(name)
-            done["activated"] = name
+            state["flash"] = name
 
+        def picked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> int:
+            if q.dtype == torch.float32:
+                return attention.SDPBackend.EFFICIENT_ATTENTION.value
+            cudnn = generation in (9, 10) and state["cudnn"] and not torch.are_deterministic_algorithms_enabled()
+            return (attention.SDPBackend.CUDNN_ATTENTION if cudnn else attention.SDPBackend.FLASH_ATTENTION).value
+
+        real = torch.empty
+        monkeypatch.setattr(torch, "empty", lambda *shape, device, dtype: real(*shape, dtype=dtype))
+        monkeypatch.setattr(torch, "_fused_sdp_choice", picked)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda of: (generation, 0))
-        monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: done.update(cudnn=on))
+        monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: state.update(cudnn=on))
         monkeypatch.setattr(device, "activate_flash_attention_impl", activate)
-        return done
+        monkeypatch.setattr(device, "current_flash_attention_impl", lambda: state["flash"])
+        monkeypatch.setattr(device, "restore_flash_attention_impl", lambda: state.update(flash=None))
+        return state
 
     return make
 
 
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize(
-    ("generation", "installed", "activated", "cudnn", "says"),
+    ("generation", "installed", "picked"),
     [
-        (9, (), None, True, "cuDNN"),
-        (8, (), None, True, "FlashAttention-2"),
-        (9, ("FA3",), "FA3", False, "FA3"),
-        (9, ("FA3", "FA4"), "FA4", False, "FA4"),
-        (10, ("FA3",), None, True, "cuDNN"),  # made for Hopper only
-        (8, ("FA3", "FA4"), None, True, "FlashAttention-2"),
+        (9, (), "CUDNN_ATTENTION"),
+        (8, (), "FLASH_ATTENTION"),
+        (9, ("FA3",), "FLASH_ATTENTION by FA3"),
+        (9, ("FA4",), "FLASH_ATTENTION by FA4"),
+        (9, ("FA3", "FA4"), "FLASH_ATTENTION by FA3"),
+        (10, ("FA3", "FA4"), "FLASH_ATTENTION by FA4"),
+        (10, ("FA3",), "CUDNN_ATTENTION"),  # made for Hopper only
+        (8, ("FA3", "FA4"), "FLASH_ATTENTION"),
     ],
 )
-def test_the_newest_flash_attention_made_for_the_device_comes_before_what_pytorch_prefers(
-    gpu, generation, installed, activated, cudnn, says
+def test_a_newer_flash_attention_made_for_the_device_comes_before_what_pytorch_prefers(
+    gpu, generation, installed, picked
 ):
-    done = gpu(generation, installed)
-    assert choose_attention(CUDA).startswith(says)
-    assert done == {"activated": activated, "cudnn": cudnn}
+    state = gpu(generation, installed)
+    assert choose_attention(CUDA) == picked
+    assert state["cudnn"] is (state["flash"] is None)
 
 
-def test_a_deterministic_run_keeps_flash_attention_2(gpu):
-    done = gpu(9, ("FA3", "FA4"))
+def test_in_float32_no_flash_attention_is_named(gpu):
+    gpu(9, ("FA3",))
+    assert choose_attention(CUDA, "float32") == "EFFICIENT_ATTENTION"
+
+
+def test_a_deterministic_run_leaves_it_to_pytorch_also_after_another_run(gpu, deterministic):
+    state = gpu(9, ("FA3",))
+    torch.use_deterministic_algorithms(False)
+    assert choose_attention(CUDA) == "FLASH_ATTENTION by FA3"
     torch.use_deterministic_algorithms(True)
-    try:
-        assert choose_attention(CUDA).startswith("FlashAttention-2")
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert done == {"activated": None, "cudnn": False}
+    assert choose_attention(CUDA) == "FLASH_ATTENTION"
+    assert state == {"flash": None, "cudnn": True}
 
 
-def test_pytorch_knows_the_names_and_says_when_a_package_is_missing():
-    assert set(device.FLASH) <= set(torch.nn.attention.list_flash_attention_impls())
-    for name in device.FLASH:
-        with pytest.raises(ImportError):
-            torch.nn.attention.activate_flash_attention_impl(name)
+def test_pytorch_knows_the_names():
+    assert {name for names in device.FLASH.values() for name in names} <= set(attention.list_flash_attention_impls())
 
 
-def test_without_cuda_nothing_is_chosen():
-    assert choose_attention(torch.device("cpu")) == "PyTorch's for cpu"
+def test_a_package_that_is_not_installed_is_passed_over(monkeypatch):
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(device, "activate_flash_attention_impl", missing)
+    assert not device.activated("FA3")
+
+
+def test_on_a_cpu_it_is_what_pytorch_picks():
+    assert choose_attention(torch.device("cpu")) == "FLASH_ATTENTION"

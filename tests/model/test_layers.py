@@ -10,6 +10,7 @@ from torch import nn
 from vivit.model.encoders import drop_path_rates
 from vivit.model.layers import (
     Attention,
+    Mlp,
     TimeSpaceBlock,
     attend_all,
     attend_space,
@@ -84,6 +85,40 @@ def test_patterns_share_the_heads_in_equal_parts_in_their_order(names):
     q, k, v = attention.qkv(x).view(2, T_ * S_, 3, 4, 4).unbind(dim=2)
     seen = attend_with_loops(q, k, v, lambda i, j, a: sees[a * len(names) // 4](i, j, a))
     torch.testing.assert_close(attention(x), attention.proj(seen.flatten(2)))
+
+
+class Wrapped(nn.Module):
+    """As adapters wrap a layer: its weights are there to be seen, and what it computes is something else."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, x):
+        return self.layer(2 * x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", [("all",), ("time", "space")])
+@pytest.mark.parametrize("first", [None, 1])
+def test_a_layer_that_is_wrapped_is_called(names, first):
+    attention = Attention(tiny.config(), *(CASES[name][0] for name in names), apart=True).double()
+    x = torch.randn(2, T_ * S_, 16, dtype=torch.float64)
+    if first and len(names) > 1:
+        pytest.skip("Models 3 and 4 read every token")
+    expected = attention(2 * x, first=first)
+    attention.qkv = Wrapped(attention.qkv)
+    torch.testing.assert_close(attention(x, first=first), expected)
+    mlp = Mlp(tiny.config()).bfloat16()
+    expected = mlp(2 * x.bfloat16())
+    mlp.fc1 = Wrapped(mlp.fc1)
+    torch.testing.assert_close(mlp(x.bfloat16()), expected, atol=0.02, rtol=0.02)
+
+
+def test_float64_stays_under_autocast_as_it_does_in_every_layer():
+    attention = Attention(tiny.config(), attend_all).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(torch.randn(1, 3, 16, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("order", ["time_space", "space_time"])

@@ -42,7 +42,7 @@ def test_bfloat16_is_off_by_no_more_than_bfloat16(encoder, forced, monkeypatch):
     """`forced` takes the kernels for CPUs with bfloat16 units on any CPU."""
     monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: forced)
     monkeypatch.setattr(kernels, "PIECE", 100)
-    if forced and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if forced and not kernels.has_units("avx512_bf16"):
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", written_out)
     model = made(encoder)
     video = tiny.video(model, batch=32)

@@ -53,6 +53,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """The chosen kernel and those that PyTorch has for this device, on tensors as a layer gives them."""
     sequences, tokens, heads, width = shape
+    # Queries, keys and values of all tokens of a sequence: a view of one tensor, as a fused projection gives them.
     x = torch.randn(sequences, tokens, 3, heads, width, device=clock.device, dtype=getattr(torch, precision))
     wanted = torch.randn(sequences, heads, tokens, width, device=x.device, dtype=x.dtype)
 

@@ -39,12 +39,13 @@ NOTES = {
         "(`--weights`) it bounds it on these clips, and `vivit eval` with and without the option measures it on yours."
     ),
     "attention": (
-        "Attention alone at the sizes of a model, on queries, keys and values as its layers give them: the kernel that "
+        "Attention alone at the sizes of a model, on queries, keys and values from one projection: the kernel that "
         "is chosen on this device, and the others that PyTorch has."
     ),
     "train": (
         "Forward, loss, backward, SGD with momentum; operations: three times those of the forward pass. Activations: "
-        "what autograd keeps for the backward pass, counted. The rest as above; in bfloat16 by autocast."
+        "what autograd keeps for the backward pass, counted; in bfloat16, which is by autocast, with its copies of the "
+        "weights. The rest as above."
     ),
     "predict": (
         "One video of ten seconds from its file to classes, 4 x 3 views: `vivit.predict` as it is by default, and the "
@@ -57,7 +58,7 @@ NOTES = {
     ),
     "evaluation": (
         "Clips of 32 frames, stride 2: the middle one and four more, these with three crops. Frames and temporal "
-        "positions are counted, not timed; of the positions the factorised encoder encodes those that differ."
+        "positions are counted, not timed; in `vivit eval` the factorised encoder encodes those that differ."
     ),
     "startup": "Fresh processes, files in the page cache.",
 }

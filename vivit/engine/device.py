@@ -11,7 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import activate_flash_attention_impl
+from torch.nn.attention import (
+    SDPBackend,
+    activate_flash_attention_impl,
+    current_flash_attention_impl,
+    restore_flash_attention_impl,
+)
 
 from ..model.kernels import has_units
 
@@ -75,31 +80,42 @@ def deterministic(on: bool) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-# PyTorch's name of a newer FlashAttention, and the devices, by the first number of their capability, that it is for.
-FLASH = {"FA4": (9, 10), "FA3": (9,)}
+# Newer FlashAttentions by PyTorch's names, in order of preference, by the first number of the device's capability.
+FLASH = {9: ("FA3", "FA4"), 10: ("FA4",)}
 
 
-def choose_attention(device: torch.device) -> str:
-    """Have this process compute attention by the fastest kernel at hand; returns which, and why.
+def choose_attention(device: torch.device, precision: str = "auto") -> str:
+    """Have this process compute attention by the fastest kernel at hand; returns which one, of PyTorch's names.
 
-    On CUDA, in half precision: FlashAttention-4 or -3 where it is installed and made for the device, else what PyTorch
-    prefers: cuDNN on Hopper and Blackwell, FlashAttention-2 on what came before. A deterministic run keeps
-    FlashAttention-2, because the backward passes of the others add in any order. Elsewhere see `vivit.model.kernels`.
+    On CUDA that is FlashAttention-3 or -4, where it is installed and made for the device, else what PyTorch prefers: in
+    bfloat16 cuDNN on Hopper and Blackwell, FlashAttention-2 before them. Deterministic runs leave it to PyTorch, which
+    takes FlashAttention-2 then. On a CPU see `vivit.model.kernels` for what is done without gradients.
     """
-    if device.type != "cuda":
+    if device.type not in ("cpu", "cuda"):
         return f"PyTorch's for {device.type}"
-    if torch.are_deterministic_algorithms_enabled():
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        return "FlashAttention-2, because the run is deterministic"
-    generation = torch.cuda.get_device_capability(device)[0]
-    for name in (name for name, generations in FLASH.items() if generation in generations):
-        try:
-            activate_flash_attention_impl(name)
-        except (ImportError, RuntimeError, ValueError):  # not installed, another version, unknown to this PyTorch
-            continue
-        torch.backends.cuda.enable_cudnn_sdp(False)  # which PyTorch would prefer
-        return f"{name}, because it is installed"
-    return "cuDNN, as PyTorch prefers here" if generation in (9, 10) else "FlashAttention-2, as PyTorch prefers here"
+    extra = ""
+    if device.type == "cuda":
+        if current_flash_attention_impl():
+            restore_flash_attention_impl()
+            torch.backends.cuda.enable_cudnn_sdp(True)
+        newer = FLASH.get(torch.cuda.get_device_capability(device)[0], ())
+        if not torch.are_deterministic_algorithms_enabled() and (name := next(filter(activated, newer), "")):
+            torch.backends.cuda.enable_cudnn_sdp(False)  # which PyTorch would prefer
+            extra = f" by {name}"
+    q = torch.empty(
+        1, 1, 64, 64, device=device, dtype=(torch.float32, torch.bfloat16)[uses_bfloat16(device, precision)]
+    )
+    kernel = SDPBackend(torch._fused_sdp_choice(q, q, q)).name  # type: ignore[reportPrivateImportUsage]
+    return kernel + (extra if kernel == "FLASH_ATTENTION" else "")
+
+
+def activated(name: str) -> bool:
+    """Whether PyTorch now computes its FlashAttention by the package of this name."""
+    try:
+        activate_flash_attention_impl(name)
+    except (ImportError, RuntimeError, ValueError):  # not installed, of another version, unknown to this PyTorch
+        return False
+    return True
 
 
 # Dense bfloat16 matrix products in TFLOP/s, from the makers' data sheets; the first name that is part of the device's.

@@ -58,7 +58,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     resumed, broken = checkpoints.newest()
     torch.manual_seed(config.seed)
     deterministic(config.deterministic)
-    attention = choose_attention(world.device)
+    attention = choose_attention(world.device, config.precision)
     vivit = start_model(config, resumed, build).to(world.device)
     probed = config.probe and config.init is not None
     if probed and not resumed:

@@ -60,7 +60,9 @@ def count(
 def compute_all(model: nn.Module) -> None:
     """Make every last block compute all of its tokens, also those that nobody reads."""
 
-    def whole(forward: Callable[..., Tensor], x: Tensor, noise: Tensor | None = None, first: None = None) -> Tensor:
+    def whole(
+        forward: Callable[..., Tensor], x: Tensor, noise: Tensor | None = None, first: int | None = None
+    ) -> Tensor:
         return forward(x, noise)
 
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):

@@ -81,7 +81,8 @@ def spatiotemporal(config: ModelConfig) -> Transformer:
 class FactorisedEncoder(nn.Module):
     """Model 2: a transformer over space for each temporal position, then one over time on their features.
 
-    Without gradients, equal temporal positions of all clips of a batch go through the first one once.
+    Without gradients, equal temporal positions of all clips of a batch go through the first one once (see `once`),
+    unless `share` is off.
 
     With `temporal_depth=0` the features are averaged over time instead, the paper's baseline. With `temporal_skip` that
     average is added to what the transformer over time gives, which starts at zero (see init_weights).
@@ -90,6 +91,7 @@ class FactorisedEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         t, h, w = config.grid
+        self.share = True
         spatial = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
         self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial])
         self.temporal: nn.Module = MeanOverTime()
@@ -101,7 +103,10 @@ class FactorisedEncoder(nn.Module):
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, t, s, D) → (B, D); seeds (B,)
         t = tokens.shape[1]
         frames = rearrange(tokens, "B t s D -> (B t) s D")
-        frames = once(self.spatial, frames) if seeds is None else self.spatial(frames, draw(seeds, t).flatten())
+        if self.share and seeds is None:
+            frames = once(self.spatial, frames)
+        else:
+            frames = self.spatial(frames, None if seeds is None else draw(seeds, t).flatten())
         frames = rearrange(frames, "(B t) D -> B t D", t=t)
         out = self.temporal(frames, seeds)
         return out if self.skip is None else out + self.skip(frames)
@@ -117,10 +122,10 @@ class FactorisedEncoder(nn.Module):
 def once(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """encode(x) row by row, where rows that are equal to the bit are encoded once; with gradients all are.
 
-    Test views overlap, a short video is repeated to fill a clip, and converted videos hold frames twice. Rows are
-    compared by 64 bits: the sum of their numbers, taken as integers, by random factors.
+    Test views overlap, a short video is repeated to fill a clip, and converted videos hold frames twice. Which rows may
+    be equal, a sum of their numbers, taken as integers, by random factors says; then they are compared.
     """
-    if torch.is_grad_enabled() or x.is_meta or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling():
         return encode(x)
     rows = x.flatten(1).view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
     high, low = draw(torch.arange(2, device=x.device), rows.shape[1])
@@ -130,7 +135,8 @@ def once(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if len(found) == len(x):
         return encode(x)
     place = torch.empty_like(found).scatter_(0, which, torch.arange(len(x), device=x.device))
-    return encode(x[place])[which]
+    distinct = x[place]
+    return encode(distinct)[which] if torch.equal(distinct[which], x) else encode(x)
 
 
 class MeanOverTime(nn.Module):

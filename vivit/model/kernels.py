@@ -1,13 +1,13 @@
 """Which kernel computes attention and the MLP's first layer, by device. All of them compute the same.
 
-| device | attention | because |
-|---|---|---|
-| CUDA | what PyTorch picks: cuDNN on Hopper and Blackwell, FlashAttention-2 before them and in | `engine.device` |
-|      | deterministic mode; FlashAttention-3 or -4 where installed | |
-| CPU, float32 | PyTorch's, heads of long sequences copied first | a head's rows lie far apart |
-| CPU, bfloat16 | two matrix products and a softmax, piece by piece | PyTorch's is slow there |
-
-What is written here for CPUs is for inference. Training takes PyTorch's kernels everywhere.
+| device                              | attention                                        |
+|-------------------------------------|--------------------------------------------------|
+| CUDA                                | PyTorch's, see `engine.device.choose_attention`  |
+| CPU with bfloat16 units, but no AMX | in bfloat16 without gradients: two matrix        |
+|                                     | products and a softmax, piece by piece, because  |
+|                                     | PyTorch's is less than half as fast as products  |
+| CPU                                 | else PyTorch's; heads of long sequences, whose   |
+|                                     | rows lie far apart, are copied first             |
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:
     """
     if torch.is_grad_enabled():
         return F.gelu(linear(x), approximate=approximate)
-    if written_for(x) and x.dtype == linear.weight.dtype:
+    if written_for(x) and type(linear) is nn.Linear and x.dtype == linear.weight.dtype:
         # What torch.compile calls for the same two layers; it has no public name.
         return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], approximate)
     return torch.ops.aten.gelu_(linear(x), approximate=approximate)

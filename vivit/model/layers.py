@@ -1,7 +1,7 @@
 """Attention, MLP and the transformer block. Parameter names are timm's, so that an image ViT loads with a prefix.
 
 Sequences are (B, n, D). Encoders that attend over space or time only keep the tokens of a clip in one sequence of
-n = t·s, time first, and differ in the `attend` function of their blocks.
+n = t·s, time first, and differ in the attention patterns of their blocks.
 
 Dropout and stochastic depth are functions of an argument, `noise`: random integers of each row, drawn from the seed of
 its clip. So a clip loses the same in whatever batch it is, on any number of devices, and when its activations are
@@ -101,9 +101,12 @@ class Attention(nn.Module):
     def heads(self, x: Tensor, first: int | None = None, pattern: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """(B, n, D) → queries, keys, values of a pattern, each (B, n, a, k); queries of the `first` tokens, if said."""
         k = self.head_width
-        if first is None and not self.apart:
-            q, keys, v = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, k=k)
-            return q, keys, v
+        if (first is None and not self.apart) or type(
+            self.qkv
+        ) is not nn.Linear:  # what wraps a layer wants to be called
+            qkv = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, k=k)
+            q, keys, v = qkv.chunk(len(self.patterns), dim=3)[pattern]
+            return q[:, :first], keys, v
         whole = self.qkv.weight, self.qkv.bias
         weights, biases = (p.unflatten(0, (3, len(self.patterns), -1))[:, pattern] for p in whole)
         parts = zip((x[:, :first], x, x), weights, biases)
@@ -119,7 +122,7 @@ class Attention(nn.Module):
 
 def as_autocast(x: Tensor) -> Tensor:
     """In the type in which autocast, where it is on, computes products."""
-    on = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    on = not x.is_meta and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
     return x.to(torch.get_autocast_dtype(x.device.type)) if on else x
 
 

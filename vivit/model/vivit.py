@@ -135,9 +135,8 @@ class Head(nn.Linear):
 
 def pixel_affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """(scale, shift), each (3, 1, 1), such that uint8 pixels · scale + shift = (pixels / 255 − mean) / std."""
-    pairs = [
-        *zip(preprocessing.mean, preprocessing.std)
-    ]  # no tensors yet: of models without contents they cost seconds
+    # Computed before there are tensors: on the meta device, arithmetic imports PyTorch's compiler, which takes seconds.
+    pairs = [*zip(preprocessing.mean, preprocessing.std)]
     scale, shift = torch.tensor([1 / (255 * s) for _, s in pairs]), torch.tensor([-m / s for m, s in pairs])
     return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
