@@ -50,6 +50,8 @@ def test_transformers_vivit_gives_the_same_logits_from_the_same_weights(precisio
     ours, theirs = models.forward("ViViT-Ti/16x2", precision=precision, batch_size=2, compiled=False, clock=ONCE)
     assert theirs["name"] == "transformers ViViT-Ti/16x2"
     assert theirs["differs by"] < (1e-5 if precision == "float32" else 5e-2)
+    if precision == "bfloat16":  # ours differs from float32 as well, by about as much
+        assert 0 < ours["differs by"] < 2 * theirs["differs by"] + 1e-3
     assert ours["batch"] == theirs["batch"] == 2
 
 

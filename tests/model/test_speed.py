@@ -120,13 +120,27 @@ def test_leaving_out_what_nobody_reads_changes_no_gradient(encoder):
 
 def test_pixels_folded_into_the_kernel_give_the_tokens_of_normalised_pixels():
     model = made("spatiotemporal")
-    model.pixel_scale.mul_(torch.tensor([0.5, 1.0, 3.0]).view(3, 1, 1))  # every channel its own
-    model.pixel_shift.add_(torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1))
+    model.pixels.scale.mul_(torch.tensor([0.5, 1.0, 3.0]).view(3, 1, 1))  # every channel its own
+    model.pixels.shift.add_(torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1))
     video = tiny.video(model)
     before = video.clone()
     with torch.no_grad():
         torch.testing.assert_close(model.tokens(video), model.tokenizer(model.normalise(video)), atol=1e-5, rtol=1e-5)
     assert bool((video == before).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_in_another_precision_normalises_pixels_as_before(dtype):
+    model = tiny.model()
+    video = tiny.video(model)
+    x = (video.double() / 255 - 0.5) / 0.5
+    other = copy.deepcopy(model).to(dtype)
+    torch.testing.assert_close(other.normalise(video), x.to(dtype), atol=1e-6, rtol=torch.finfo(dtype).eps)
+    with torch.no_grad():
+        exact = copy.deepcopy(other).double().tokenizer(x)
+        folded = (other.tokens(video).double() - exact).mean(dim=(0, 1, 2))  # rounding to one side would add up
+        plain = (other.tokenizer(x.to(dtype)).double() - exact).mean(dim=(0, 1, 2))
+    assert folded.norm() < 3 * plain.norm() + 1e-6
 
 
 def test_a_block_computes_its_first_tokens_as_it_computes_all():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vivit.config import Preprocessing
-from vivit.model.vivit import ViViT
+from vivit.model.vivit import ViViT, init_weights
 
 from . import tiny
 
@@ -219,3 +219,12 @@ def test_mean_pooling_with_the_norm_after_it_is_the_norm_of_the_mean():
     features = made.features(tiny.video(made))
     norm = nn.functional.layer_norm(seen[0].mean(1), (16,), made.encoder.norm.weight, made.encoder.norm.bias, 1e-6)
     torch.testing.assert_close(features, norm)
+
+
+def test_a_parameter_that_is_there_starts_at_random_beside_others_on_the_meta_device():
+    with torch.device("meta"):
+        model = ViViT(tiny.config())
+    model.encoder.spatial.pos_embed = torch.nn.Parameter(torch.full(model.encoder.spatial.pos_embed.shape, torch.nan))
+    init_weights(model)
+    assert 0.01 < model.encoder.spatial.pos_embed.std() < 0.03
+    assert model.head.weight.is_meta

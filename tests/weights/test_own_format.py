@@ -31,7 +31,7 @@ def test_a_saved_model_comes_back_with_its_bits_its_classes_and_its_preprocessin
     model.save_pretrained(tmp_path)
     back = vivit.from_pretrained(tmp_path)
     assert back.config == model.config
-    assert back.pixel_shift[0] == pytest.approx(-0.8)
+    assert back.pixels.shift[0] == pytest.approx(-0.8)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.state_dict().items())
     assert set(back.load_report.names("loaded")) == set(model.state_dict())
     assert_once(back, model.state_dict())

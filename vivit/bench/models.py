@@ -47,8 +47,8 @@ class Contender:
     operations: float
     """Of one call."""
     clips: int = 1
-    equals: str | None = None
-    """The contender whose result it should give, exactly or nearly, with the same weights and input."""
+    equals: str | Tensor | None = None
+    """What it should give, exactly or nearly: the result of another contender, or this."""
     held: float = 0.0
     """MiB that stay between two calls: weights, and in training the momentum; gradients are made anew."""
 
@@ -57,15 +57,19 @@ def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool,
     """One preset without gradients, with its peer: transformers' ViViT for Model 1, an image ViT for Model 2."""
     model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
     operations = operations_of(model, video)
-    plain = in_precision(model, precision)
-    contenders = {name: Contender(lambda: plain(video), operations, batch_size, None, held(plain))}
+    plain, exact = in_precision(model, precision), None
+    if precision != "float32":  # then everyone is held to our logits in float32
+        with torch.no_grad():
+            exact = model(video)
+    contenders = {name: Contender(lambda: plain(video), operations, batch_size, exact, held(plain))}
+    same = name if exact is None else exact
     if compiled:
-        fast = compiled_blocks(in_precision(model, precision))
-        contenders[f"{name} compiled"] = Contender(lambda: fast(video), operations, batch_size, name, held(fast))
+        fast = compiled_blocks(copy.deepcopy(plain))
+        contenders[f"{name} compiled"] = Contender(lambda: fast(video), operations, batch_size, same, held(fast))
     if peer := transformers_vivit(model):
         peer, pixels = peer.to(getattr(torch, precision)), model.normalise(video).to(getattr(torch, precision))
         work = operations_of(peer, pixels)
-        contenders[f"transformers {name}"] = Contender(lambda: peer(pixels), work, batch_size, name, held(peer))
+        contenders[f"transformers {name}"] = Contender(lambda: peer(pixels), work, batch_size, same, held(peer))
     contenders |= image_vit(model, video, precision=precision)
     return measure("forward", contenders, precision=precision, clock=clock, gradients=False)
 
@@ -192,7 +196,7 @@ def measure(
     first = next(iter(contenders))
     rows = []
     for name, c in contenders.items():
-        extra = memory[name]
+        extra, expected = memory[name], outputs[c.equals] if isinstance(c.equals, str) else c.equals
         rows.append(
             {
                 "case": case,
@@ -202,8 +206,8 @@ def measure(
                 **numbers(times[name], c, times[CEILING], operations),
                 "time / ours": round(times[first].over(times[name]), 3) if name != first else None,
                 "memory MiB": round(c.held + extra) if extra is not None and c.held else None,
-                "differs by": distance(outputs[name], outputs[c.equals]) if c.equals else None,
-                "same top-1": agreement(outputs[name], outputs[c.equals]) if c.equals else None,
+                "differs by": distance(outputs[name], expected.cpu()) if expected is not None else None,
+                "same top-1": agreement(outputs[name], expected.cpu()) if expected is not None else None,
             }
         )
     return rows

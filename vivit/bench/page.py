@@ -28,8 +28,9 @@ NOTES = {
         "`vivit info` says, because of the last block only the class token is computed. "
         "Of ceiling: TFLOP/s over those of a matrix product of two large square matrices in the same precision, timed "
         "in the same rounds. Memory: weights, and what one call needs on top. A peer named after one of our models has "
-        "its weights and input; the difference is that of the logits, relative to the largest. A number in "
-        "`time / ours` above 1 says by what factor the model before it is faster than the row."
+        "its weights and input. Differs by: of the logits, relative to the largest; in float32 from ours, in bfloat16, "
+        "ours too, from ours in float32. A number in `time / ours` above 1 says by what factor the model before it is "
+        "faster than the row."
     ),
     "shorten": (
         "Model 1 as it is and with the options of `vivit.model.shorten`, on made videos, which are those of the input "

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Self
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, from_dict, to_dict
 from ..install_check import check_torchvision
-from .vivit import Head, pixel_affine
+from .vivit import Head, Normalise
 
 check_torchvision()
 from torchvision.models import video as networks  # noqa: E402
@@ -32,17 +31,12 @@ class PriorArt(nn.Module):
     Of `config` the classes, the preprocessing, the clip's length and the frame's size count.
     """
 
-    pixel_scale: Tensor
-    pixel_shift: Tensor
-
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.network, width = self.make()
         self.head = Head(width, config.num_classes)
-        scale, shift = pixel_affine(config.preprocessing)
-        self.register_buffer("pixel_scale", scale, persistent=False)
-        self.register_buffer("pixel_shift", shift, persistent=False)
+        self.pixels = Normalise(config.preprocessing)
 
     @staticmethod
     def make() -> tuple[nn.Module, int]:
@@ -54,9 +48,7 @@ class PriorArt(nn.Module):
 
     def features(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, D)
         """The input of the head. Nothing here is left to chance, so `seeds` do not matter."""
-        if video.dtype == torch.uint8:
-            video = video * self.pixel_scale + self.pixel_shift
-        return self.network(video.transpose(1, 2))
+        return self.network(self.pixels(video).transpose(1, 2))
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write model.safetensors and config.json into `folder`; `load` of the same class reads them."""

@@ -41,10 +41,11 @@ class Tokenizer(nn.Module):
         """
         weight, bias = self.proj.weight, self.proj.bias
         assert bias is not None
-        kernel = weight.float() * scale[:, None].float()
-        offset = (weight.float() * (shift + 128 * scale)[:, None].float()).sum(dim=(1, 2, 3, 4))
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        kernel = wide * scale[:, None]
+        offset = (wide * (shift.to(wide.dtype) + 128 * scale)[:, None]).sum(dim=(1, 2, 3, 4))
         centred = (self.boxes(video) ^ 128).view(torch.int8).to(weight.dtype)
-        return F.linear(centred, kernel.flatten(1).to(weight.dtype), (bias.float() + offset).to(weight.dtype))
+        return F.linear(centred, kernel.flatten(1).to(weight.dtype), (bias + offset).to(weight.dtype))
 
 
 def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:

@@ -27,8 +27,6 @@ class ViViT(nn.Module):
     several label sets stand side by side in the order of `config.classes`.
     """
 
-    pixel_scale: Tensor
-    pixel_shift: Tensor
     load_report: LoadReport | None = None
     """What loading did to every tensor; None for a random start."""
 
@@ -38,9 +36,7 @@ class ViViT(nn.Module):
         self.tokenizer = Tokenizer(config)
         self.encoder = ENCODERS[config.encoder](config)
         self.head = Head(config.embed_dim, config.num_classes)
-        scale, shift = pixel_affine(config.preprocessing)
-        self.register_buffer("pixel_scale", scale, persistent=False)
-        self.register_buffer("pixel_shift", shift, persistent=False)
+        self.pixels = Normalise(config.preprocessing)
         init_weights(self)
 
     def forward(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, K)
@@ -61,14 +57,13 @@ class ViViT(nn.Module):
 
     def tokens(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, t, s, D)
         if video.dtype == torch.uint8 and not torch.is_grad_enabled():
-            return self.tokenizer.from_pixels(video, scale=self.pixel_scale, shift=self.pixel_shift)
+            return self.tokenizer.from_pixels(video, scale=self.pixels.scale, shift=self.pixels.shift)
         return self.tokenizer(self.normalise(video))
 
     def normalise(self, video: Tensor) -> Tensor:
         """uint8 pixels → (x / 255 − mean) / std in the model's dtype; float videos count as normalised."""
-        if video.dtype == torch.uint8:
-            video = video * self.pixel_scale + self.pixel_shift
-        return video.to(self.head.weight.dtype)
+        dtype = self.head.weight.dtype
+        return self.pixels(video, torch.promote_types(dtype, torch.float32)).to(dtype)
 
     def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | None = None) -> Self:
         """Change the clip length and frame size (H, W) in place, interpolating the positions; returns the model."""
@@ -133,12 +128,32 @@ class Head(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-def pixel_affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """(scale, shift), each (3, 1, 1), such that uint8 pixels · scale + shift = (pixels / 255 − mean) / std."""
-    # Computed before there are tensors: on the meta device, arithmetic imports PyTorch's compiler, which takes seconds.
-    pairs = [*zip(preprocessing.mean, preprocessing.std)]
-    scale, shift = torch.tensor([1 / (255 * s) for _, s in pairs]), torch.tensor([-m / s for m, s in pairs])
-    return scale.view(3, 1, 1), shift.view(3, 1, 1)
+class Normalise(nn.Module):
+    """uint8 pixels (…, 3, H, W) → (x / 255 − mean) / std, as x · scale + shift.
+
+    The numbers are kept as the bits of float32, which no `model.bfloat16()` rounds: a scale of 2 / 255 that is off by a
+    thousandth moves all pixels of all tokens to the same side.
+    """
+
+    bits: Tensor
+
+    def __init__(self, p: Preprocessing):
+        super().__init__()
+        # Computed before there are tensors: arithmetic on the meta device imports PyTorch's compiler, in seconds.
+        numbers = [[1 / (255 * std) for std in p.std], [-mean / std for mean, std in zip(p.mean, p.std)]]
+        self.register_buffer("bits", torch.tensor(numbers).view(torch.int32).view(2, 3, 1, 1), persistent=False)
+
+    @property
+    def scale(self) -> Tensor:  # (3, 1, 1) float32
+        return self.bits[0].view(torch.float32)
+
+    @property
+    def shift(self) -> Tensor:  # (3, 1, 1) float32
+        return self.bits[1].view(torch.float32)
+
+    def forward(self, video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """uint8 → dtype, computed in it; a float video as it is."""
+        return video * self.scale.to(dtype) + self.shift.to(dtype) if video.dtype == torch.uint8 else video
 
 
 @torch.no_grad()
@@ -158,7 +173,7 @@ def init_weights(model: ViViT) -> None:
 
     Parameters on the meta device take no values and no random numbers.
     """
-    if model.head.weight.is_meta:
+    if all(p.is_meta for p in model.parameters()):
         return
     for module in model.modules():
         if isinstance(module, Tokenizer):

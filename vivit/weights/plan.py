@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..model.vivit import ViViT, init_weights, pixel_affine
+from ..model.vivit import Normalise, ViViT, init_weights
 from .report import LoadReport, Row, Status, rows_once
 
 
@@ -138,7 +138,7 @@ def fill(
     init_weights(model)  # the parameters that are still on the meta device take no values and no random numbers
     tensors = {name: piece.tensor.to(torch.float32).contiguous() for name, piece in pieces.items()}
     model.load_state_dict(tensors, strict=not missing, assign=True)
-    model.pixel_scale, model.pixel_shift = pixel_affine(config.preprocessing)
+    model.pixels = Normalise(config.preprocessing)
 
     rows = [Row(p.status, p.sources, (name,), p.reason) for name, p in pieces.items()]
     rows += [Row("initialised", (), (name,), reasons[name] or "") for name in missing]
