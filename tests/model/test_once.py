@@ -1,15 +1,13 @@
 """Model 2 encodes equal temporal positions once: how many it encodes, and that it changes nothing."""
 
-import copy
-
 import pytest
 import torch
 
 from vivit.data.clips import clip_frames, view_starts
-from vivit.model.cost import compute_all
 from vivit.model.encoders import once
 
 from . import tiny
+from .test_speed import plain
 
 
 def encoded(model, video):
@@ -21,13 +19,6 @@ def encoded(model, video):
     handle.remove()
     [number] = rows
     return logits, number
-
-
-def plain(model, video):
-    model = copy.deepcopy(model)
-    compute_all(model)
-    with torch.enable_grad():
-        return model(video).detach()
 
 
 def naive_count(model, video):
@@ -48,7 +39,7 @@ def test_views_that_overlap_share_their_temporal_positions(frames, stride):
     logits, number = encoded(model, views)
     assert number == naive_count(model, views)
     assert (number == 12) == (frames == 40)
-    torch.testing.assert_close(logits, plain(model, views), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, plain(model, views).detach(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

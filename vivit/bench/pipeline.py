@@ -159,7 +159,7 @@ def evaluation(clock: Clock) -> list[dict[str, Any]]:
     """The 4 x 3 views of a test video of ten seconds, and of one shorter than a clip.
 
     Milliseconds; and counted, not timed: frames decoded over frames needed, and of the temporal positions of all views
-    those that differ, which are what the factorised encoder encodes.
+    those that differ, which are what the factorised encoder encodes of a batch that holds all of them.
     """
     rows, protocol = [], EvalConfig()
     for num_frames in (SECONDS * RATE, 48):
