@@ -25,8 +25,8 @@ from vivit.data.sample import DataError
 from vivit.engine import checkpoint
 from vivit.engine import run as run_module
 from vivit.engine import train as train_module
-from vivit.engine.run import Stopped
 from vivit.engine.train import train
+from vivit.errors import Stopped
 
 from .tiny import assert_equal_runs, metrics, quick, tiny_config, train_and_stop, with_data, write_table
 

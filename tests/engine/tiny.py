@@ -16,8 +16,8 @@ from vivit.config import AugmentConfig, Config, DataConfig, EvalConfig, ModelCon
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
 from vivit.engine.optim import learning_rate
-from vivit.engine.run import Stopped
 from vivit.engine.train import train_in
+from vivit.errors import Stopped
 
 from ..data.videos import write_video
 

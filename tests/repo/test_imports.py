@@ -29,7 +29,7 @@ TOOLS = {
     "bench",
 }
 ORDER = [
-    {"config", "install_check"},
+    {"errors", "files", "config", "install_check"},
     {"presets"},
     {"data", "model"},
     {"weights"},

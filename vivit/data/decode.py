@@ -37,6 +37,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from ..errors import VideoError
 from .packets import PacketIndex, Survey
 
 Backend = Literal["pyav", "torchcodec"]
@@ -48,19 +49,6 @@ MAX_PIXELS = 2**26  # of one frame: 8192 x 8192
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
 CHUNK = 8  # frames that are kept at full size while they are made smaller
 SEEK_COST = 8  # a seek costs about as much as decoding this many frames in vain
-
-
-class VideoError(Exception):
-    """A file that cannot give the frames it should: `path`, `reason`, and what was `expected`."""
-
-    def __init__(
-        self, path: str, reason: str, expected: str = "a video that FFmpeg can decode (mp4, webm, mkv, avi ...)"
-    ):
-        super().__init__(path, reason, expected)  # as args, so that the error survives pickling
-        self.path, self.reason, self.expected = path, reason, expected
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}; expected {self.expected}"
 
 
 class Video:

@@ -18,16 +18,13 @@ import torch
 from torch import Tensor
 
 from ..config import suggestion
+from ..errors import DataError
 from .packets import PacketIndex
 
 if TYPE_CHECKING:
     from .table import SampleTable
 
 Classes = Mapping[str, Sequence[str]]
-
-
-class DataError(ValueError):
-    """Annotations or videos that cannot be used; the message lists what, where and what to do."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ..config import Config, EvalConfig, ModelConfig, ScaleConfig, differences, from_dict, to_dict
 from ..data.dataset import TrainClips
+from ..errors import WorkerDied
 from ..model.cost import count
 from ..model.vivit import ViViT
 from .device import memory, peak_tflops
@@ -41,18 +42,6 @@ FREE_TO_CHANGE = {"device", "log_every", "save_every", "eval_every", "keep", "tr
 FREE_TO_CHANGE |= {f"data.{name}" for name in ("workers", "max_unreadable", "video_timeout", "storage_timeout")}
 FREE_TO_CHANGE |= {f"eval.{field.name}" for field in fields(EvalConfig)}
 FREE_TO_CHANGE |= {f"scale.{field.name}" for field in fields(ScaleConfig)}
-
-
-class Stopped(Exception):
-    """Training was asked to stop by the signal `number`, and has saved."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
-
-
-class WorkerDied(RuntimeError):
-    """A loader's worker process was killed; the file it was reading will be left out by the next start."""
 
 
 class Run:

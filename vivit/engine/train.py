@@ -18,6 +18,7 @@ from ..config import Config, ModelConfig, from_dict, replace, to_dict
 from ..data.dataset import TrainClips
 from ..data.loader import Batch, train_loader
 from ..data.sample import DataError, Sample, class_names, encode_labels, list_hash, listing, official_classes, read
+from ..errors import Stopped, WorkerDied
 from ..model.vivit import ViViT
 from ..weights.load import create, from_pretrained, save_pretrained
 from .checkpoint import Checkpoints, progress_of
@@ -28,7 +29,7 @@ from .losses import cross_entropy
 from .mix import parts
 from .optim import Average, build_optimizer, freeze, learning_rate
 from .probe import fit_head
-from .run import Meter, Run, Stopped, WorkerDied, check_same_run, given_up, stop_signals, worker_deaths
+from .run import Meter, Run, check_same_run, given_up, stop_signals, worker_deaths
 
 
 def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:

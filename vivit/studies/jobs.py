@@ -23,8 +23,9 @@ from ..data.sample import DataError, listing, read
 from ..engine.device import autocast, pick_device
 from ..engine.evaluate import PREDICTIONS, evaluate, load_evaluation, load_weights
 from ..engine.losses import cross_entropy
-from ..engine.run import Stopped, check_same_run, stop_signals, write_json
+from ..engine.run import check_same_run, stop_signals, write_json
 from ..engine.train import train
+from ..errors import Stopped
 from ..model.prior_art import PRIOR_ART
 from ..model.vivit import ViViT
 
