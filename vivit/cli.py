@@ -27,7 +27,6 @@ Video classification with pure transformers: the ViViT family.
   vivit plan RECIPE|PRESET --gpus N …         memory, speed and days of a run, before it starts
   vivit study STUDY RECIPE [--seeds 5] …      the paper's analyses: tokenisation, architecture, regularisation
   vivit runs [FOLDER]                         the runs of a folder: results, and settings that differ
-  vivit bench [CASE …]                        speed against the machine's limit and beside other libraries
 
 WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `vivit COMMAND --help` lists settings."""
 
@@ -51,7 +50,6 @@ def main() -> None:
         "plan": plan,
         "study": study,
         "runs": runs,
-        "bench": bench,
     }
     if command not in commands:
         from .config import suggestion
@@ -480,14 +478,6 @@ def runs(args: list[str]) -> None:
     from .runs import table
 
     print(tyro.cli(table, args=args, prog="vivit runs"))
-
-
-def bench(args: list[str]) -> None:
-    import tyro
-
-    from .bench import bench
-
-    tyro.cli(bench, args=args, prog="vivit bench")
 
 
 def positional(args: list[str], usage: str) -> tuple[str, list[str]]:

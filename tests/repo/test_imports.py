@@ -26,7 +26,6 @@ TOOLS = {
     "report",
     "demo",
     "studies",
-    "bench",
 }
 ORDER = [
     {"errors", "files", "config", "install_check"},

@@ -10,8 +10,8 @@ Both make a trained model faster without training it again, and both lose a litt
 * Dropping (Choudhury et al., "Don't Look Twice: Faster Video Transformers with Run-Length Tokenization", NeurIPS 2024,
   arXiv:2411.05222). Published: without training, 35 % more throughput for 0.1 points.
 
-These numbers are not ours: `vivit bench shorten` measures speed and agreement, `vivit eval` with and without the option
-and `vivit compare` the accuracy.
+These numbers are not ours: `python -m benchmarks shorten` measures speed and agreement, `vivit eval` with and without
+the option and `vivit compare` the accuracy.
 
 Either way a token has a size, the number of tokens that it stands for, and counts that often: in every attention the
 logarithm of its size is added to what its key scores (proportional attention, Bolya et al.), which is the same as

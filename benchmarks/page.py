@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, made from the JSON of `vivit bench`."""
+"""docs/benchmarks.md, made from the JSON of `python -m benchmarks`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,13 @@ NOTES = {
 
 def page(results: Mapping[str, Any]) -> str:
     """Markdown of all runs that a JSON file holds: a section a case, with the command above each table."""
-    lines = ["# Benchmarks", "", "Made by `vivit bench`: every table names the command that measured it.", "", *GENERAL]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made by `python -m benchmarks`: every table names the command that measured it.",
+        "",
+        *GENERAL,
+    ]
     if all(run["conditions"]["device"] != "cuda" for run in results["runs"]):
         lines.append("* CUDA: not yet measured; the same commands with `--device cuda`, timed by events.")
     for case, heading in HEADINGS.items():

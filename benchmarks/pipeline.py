@@ -20,14 +20,15 @@ import av
 import numpy as np
 import torch
 
-from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
-from ..data.clips import clip_frames, random_start, view_starts
-from ..data.dataset import TrainClips, eval_views
-from ..data.decode import Video
-from ..data.loader import train_loader
-from ..data.sample import Sample
-from ..data.synthetic import render, write_video
-from ..presets import preset
+from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
+from vivit.data.clips import clip_frames, random_start, view_starts
+from vivit.data.dataset import TrainClips, eval_views
+from vivit.data.decode import Video
+from vivit.data.loader import train_loader
+from vivit.data.sample import Sample
+from vivit.data.synthetic import render, write_video
+from vivit.presets import preset
+
 from .measure import Clock, Times, interleave
 
 CLIP = preset("ViViT-B/16x2 FE")  # 32 frames of 224 x 224

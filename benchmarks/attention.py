@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..config import ModelConfig
-from ..model.kernels import attention
-from ..presets import preset
+from vivit.config import ModelConfig
+from vivit.model.kernels import attention
+from vivit.presets import preset
+
 from .measure import Clock
 from .models import CLASSES, Contender, Precision, measure
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..data.synthetic import render, write_video
-from ..presets import preset
-from ..weights.load import create
+from vivit.data.synthetic import render, write_video
+from vivit.presets import preset
+from vivit.weights.load import create
+
 from .measure import Clock, interleave
 
 CLASSES = {"label": ("a", "b")}

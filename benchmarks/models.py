@@ -19,17 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import EvalConfig, ModelConfig, OptimConfig
-from ..data.dataset import eval_views
-from ..engine.device import autocast
-from ..engine.evaluate import SINGLE_VIEW, load_weights
-from ..engine.optim import build_optimizer
-from ..model.shorten import shorten
-from ..model.vivit import ViViT
-from ..plan import kept_bytes
-from ..prediction import predict
-from ..presets import preset
-from ..weights.convert import save_huggingface
+from vivit.config import EvalConfig, ModelConfig, OptimConfig
+from vivit.data.dataset import eval_views
+from vivit.engine.device import autocast
+from vivit.engine.evaluate import SINGLE_VIEW, load_weights
+from vivit.engine.optim import build_optimizer
+from vivit.model.shorten import shorten
+from vivit.model.vivit import ViViT
+from vivit.plan import kept_bytes
+from vivit.prediction import predict
+from vivit.presets import preset
+from vivit.weights.convert import save_huggingface
+
 from .measure import Clock, Times, interleave, matrix_product, peak_memory
 from .pipeline import kinetics_like
 

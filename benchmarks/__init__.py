@@ -1,4 +1,4 @@
-"""`vivit bench`: how fast, against which limit, beside which peers; one command, JSON out, a page made from it."""
+"""`python -m benchmarks`: speed beside the machine's limit and other libraries. Write JSON, and a page from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from ..engine.device import choose_attention, pick_device
+from vivit.engine.device import choose_attention, pick_device
+
 from . import models
 from .attention import attentions
 from .measure import Clock, conditions
@@ -109,7 +110,7 @@ def bench(
 def command(args: list[str]) -> str:
     """What was typed, without where the results go."""
     places = {i + n for i, word in enumerate(args) if word in ("--out", "--docs") for n in (0, 1)}
-    return shlex.join(["vivit", *(word for i, word in enumerate(args) if i not in places)])
+    return shlex.join(["python", "-m", "benchmarks", *(word for i, word in enumerate(args) if i not in places)])
 
 
 def add(results: dict[str, Any], rows: list[dict[str, Any]], out: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""vivit bench: what it counts and claims, on the smallest models; not how fast this machine is."""
+"""python -m benchmarks: what it counts and claims, on the smallest models; not how fast this machine is."""
 
 import json
 import math
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from vivit.bench import attention, bench, models, pipeline
-from vivit.bench.measure import Clock, Times, interleave, spread
-from vivit.bench.page import page, table
+from benchmarks import attention, bench, models, pipeline
+from benchmarks.measure import Clock, Times, interleave, spread
+from benchmarks.page import page, table
 from vivit.config import Config, EvalConfig, ModelConfig
 from vivit.model import layers
 from vivit.model.vivit import ViViT
@@ -131,7 +131,7 @@ def test_the_views_of_a_video_decode_each_frame_once_and_one_to_begin_with(tmp_p
 
 
 def test_json_and_page_hold_every_row_and_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["vivit", "bench", "train", "--out", "here.json", "forward", "--docs", "x.md"])
+    monkeypatch.setattr("sys.argv", ["benchmarks", "train", "--out", "here.json", "forward", "--docs", "x.md"])
     out, docs = tmp_path / "benchmarks.json", tmp_path / "benchmarks.md"
     bench(("train", "forward"), preset=("ViViT-Ti/16x2 FE",), rounds=1, out=out, docs=docs)
     everything = json.loads(out.read_text())
@@ -140,17 +140,17 @@ def test_json_and_page_hold_every_row_and_the_command(tmp_path, monkeypatch, cap
     assert {"date", "hardware", "versions", "threads"} <= set(results["conditions"])
     text = docs.read_text()
     assert text == page(everything)
-    assert "`vivit bench train forward`" in text
+    assert "`python -m benchmarks train forward`" in text
     assert "not yet measured" in text
     assert all(row["name"] in text for row in results["rows"])
-    assert shlex.split(results["command"])[0] == "vivit"
+    assert shlex.split(results["command"])[:3] == ["python", "-m", "benchmarks"]
     assert "of ceiling" in capsys.readouterr().out
-    for argv in (["vivit", "bench", "evaluation"], ["vivit", "bench", "train", "forward"]):  # another, and again
+    for argv in (["benchmarks", "evaluation"], ["benchmarks", "train", "forward"]):  # another, and again
         monkeypatch.setattr("sys.argv", argv)
         bench((), out=out, docs=docs)
         bench(("forward",), preset=("ViViT-Ti/16x2 FE",), rounds=1, out=out)
     runs = json.loads(out.read_text())["runs"]
-    assert [run["command"] for run in runs] == ["vivit bench evaluation", "vivit bench train forward"]
+    assert [run["command"] for run in runs] == ["python -m benchmarks evaluation", "python -m benchmarks train forward"]
     assert [row["case"] for row in runs[1]["rows"]] == ["forward", "forward"]
 
 
