@@ -99,7 +99,7 @@ def naive_rollout(transformer: Transformer, tokens: torch.Tensor) -> torch.Tenso
     for block in transformer.blocks:
         if isinstance(block, TimeSpaceBlock):
             steps = [(block.norm_time, block.attn_time), (block.norm1, block.attn)]
-            if block.steps[0][0] == "norm1":
+            if not block.time_first:
                 steps.reverse()
         else:
             steps = [(block.norm1, block.attn)]

@@ -15,9 +15,9 @@ from vivit.model.layers import (
     attend_all,
     attend_space,
     attend_time,
-    draw,
-    drop_rows,
+    drop_path,
     dropout,
+    random_bits,
 )
 from vivit.model.vivit import ViViT
 
@@ -80,7 +80,7 @@ def test_the_fused_projection_holds_queries_keys_and_values_head_by_head():
 @torch.no_grad()
 def test_patterns_share_the_heads_in_equal_parts_in_their_order(names):
     patterns, sees = zip(*(CASES[name] for name in names))
-    attention = Attention(tiny.config(), *patterns, apart=True).double()
+    attention = Attention(tiny.config(), *patterns, separate_qkv=True).double()
     x = torch.randn(2, T_ * S_, 16, dtype=torch.float64)
     q, k, v = attention.qkv(x).view(2, T_ * S_, 3, 4, 4).unbind(dim=2)
     seen = attend_with_loops(q, k, v, lambda i, j, a: sees[a * len(names) // 4](i, j, a))
@@ -102,13 +102,13 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize("names", [("all",), ("time", "space")])
 @pytest.mark.parametrize("first", [None, 1])
 def test_a_layer_that_is_wrapped_is_called(names, first):
-    attention = Attention(tiny.config(), *(CASES[name][0] for name in names), apart=True).double()
+    attention = Attention(tiny.config(), *(CASES[name][0] for name in names), separate_qkv=True).double()
     x = torch.randn(2, T_ * S_, 16, dtype=torch.float64)
     if first and len(names) > 1:
         pytest.skip("Models 3 and 4 read every token")
-    expected = attention(2 * x, first=first)
+    expected = attention(2 * x, num_queries=first)
     attention.qkv = Wrapped(attention.qkv)
-    torch.testing.assert_close(attention(x, first=first), expected)
+    torch.testing.assert_close(attention(x, num_queries=first), expected)
     mlp = Mlp(tiny.config()).bfloat16()
     expected = mlp(2 * x.bfloat16())
     mlp.fc1 = Wrapped(mlp.fc1)
@@ -140,14 +140,14 @@ def test_a_block_of_model_3_adds_time_space_and_mlp_in_its_order(order):
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.75])
 def test_stochastic_depth_skips_whole_rows_and_keeps_the_mean(rate):
-    noise = draw(torch.arange(20_000), 1)[:, 0]
-    out = drop_rows(torch.ones(20_000, 1, 3), rate, noise)
+    noise = random_bits(torch.arange(20_000), 1)[:, 0]
+    out = drop_path(torch.ones(20_000, 1, 3), rate, noise)
     kept = out[:, 0, 0] != 0
     assert bool(((out == 0).all(dim=(1, 2)) | ((out - 1 / (1 - rate)).abs() < 1e-5).all(dim=(1, 2))).all())
     assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.02)
     assert out.mean().item() == pytest.approx(1.0, abs=0.04)
     x = torch.randn(4, 2, 3)
-    assert drop_rows(x, rate, None) is x
+    assert drop_path(x, rate, None) is x
 
 
 def test_dropout_zeroes_elements_on_their_own_and_keeps_the_mean():
@@ -159,8 +159,8 @@ def test_dropout_zeroes_elements_on_their_own_and_keeps_the_mean():
 
 
 def test_drawn_numbers_are_uniform_independent_and_a_function_of_the_row_alone():
-    drawn = draw(torch.arange(200), 10, 6)
-    assert bool((draw(torch.tensor([7, 3]), 10, 6) == drawn[[7, 3]]).all())
+    drawn = random_bits(torch.arange(200), 10, 6)
+    assert bool((random_bits(torch.tensor([7, 3]), 10, 6) == drawn[[7, 3]]).all())
     assert drawn.min() >= 0
     assert drawn.max() < 2**32
     assert drawn.unique().numel() == drawn.numel()
@@ -190,7 +190,7 @@ def test_drop_path_rates_grow_from_zero_to_the_rate_over_each_transformer():
     assert drop_path_rates(config, 1) == [0.0]
     encoder = ViViT(config).encoder
     for part, rates in ((encoder.spatial, [0, 0.1, 0.2, 0.3, 0.4]), (encoder.temporal, [0, 0.2, 0.4])):
-        assert [block.drop_path for block in part.blocks] == pytest.approx(rates)
+        assert [block.drop_path1.rate for block in part.blocks] == pytest.approx(rates)
 
 
 def test_dropout_acts_in_training_only():

@@ -7,8 +7,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from vivit.engine.device import autocast, in_precision
+from vivit.model.encoders import mean_over_tokens
 from vivit.model.layers import Attention, attend_all
-from vivit.model.shorten import merge, run_lengths, shorten, weighted_mean
+from vivit.model.shorten import merge, run_lengths, shorten
 
 from . import tiny
 
@@ -79,7 +80,7 @@ def test_merging_keeps_the_mean_and_the_number_of_what_tokens_stand_for():
     once, size = merge(x, keys, None, 4)
     twice, size = merge(once, keys[:, :8], size, 3)
     assert size.sum(dim=1).tolist() == [12, 12]
-    torch.testing.assert_close(weighted_mean(twice, size), x.mean(dim=1))
+    torch.testing.assert_close(mean_over_tokens(twice, size), x.mean(dim=1))
 
 
 def test_a_token_of_size_n_counts_in_attention_as_n_equal_tokens_do():
@@ -108,11 +109,14 @@ def test_where_nothing_repeats_threshold_0_gives_the_logits_of_the_plain_model_t
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_merging_equal_tokens_changes_no_logit(pool):
-    """Every token that looks for another finds its equal, in every layer, because none knows where it is."""
-    made = without_positions(model(pool=pool, depth=3))
-    clip = tubelets(made, [0, 0, 1, 1, 2, 2] * 3)
-    expected = plain(made, clip)
-    for r in (1, 4, 9):
+    """Every token that is merged finds its equal, in every layer and on every processor, however ties are broken.
+
+    Merging 9 leaves 5 tokens after two layers; which ones depends on rounding, and a third could lack an equal.
+    """
+    for depth, r in ((3, 1), (3, 4), (2, 9)):
+        made = without_positions(model(pool=pool, depth=depth))
+        clip = tubelets(made, [0, 0, 1, 1, 2, 2] * 3)
+        expected = plain(made, clip)
         torch.testing.assert_close(shorten(made, merge_tokens=r)(clip), expected, atol=1e-5, rtol=1e-5)
     other = plain(made, tubelets(made, [0, 0, 1, 1, 2, 2] * 3))
     assert (other - expected).abs().max() > 1e-3  # the logits would tell

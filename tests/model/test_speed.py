@@ -29,7 +29,7 @@ def made(encoder, **changes):
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
 @pytest.mark.parametrize("encoder", tiny.NAMES)
 def test_without_gradients_the_logits_are_those_of_the_plain_model(encoder, activation, monkeypatch):
-    monkeypatch.setattr(kernels, "LONG", 4)
+    monkeypatch.setattr(kernels, "COPY_ABOVE_TOKENS", 4)
     model = made(encoder, activation=activation)
     video = tiny.video(model)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_without_gradients_the_logits_are_those_of_the_plain_model(encoder, acti
 def test_bfloat16_is_off_by_no_more_than_bfloat16(encoder, forced, monkeypatch):
     """`forced` takes the kernels for CPUs with bfloat16 units on any CPU."""
     monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: forced)
-    monkeypatch.setattr(kernels, "PIECE", 100)
+    monkeypatch.setattr(kernels, "CHUNK_SCORES", 100)
     if forced and not kernels.has_units("avx512_bf16"):
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", written_out)
     model = made(encoder)
@@ -62,21 +62,21 @@ def written_out(x, weight, bias, name, scalars, approximate):
 @pytest.mark.parametrize("piece", [1, 7, 40, 100, 2**20])
 @pytest.mark.parametrize(("queries", "keys"), [(11, 11), (1, 11), (16, 5)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_attention_in_pieces_is_attention(queries, keys, biased, piece, monkeypatch):
-    monkeypatch.setattr(kernels, "PIECE", piece)
+def test_attention_chunked_attention_is_attention(queries, keys, biased, piece, monkeypatch):
+    monkeypatch.setattr(kernels, "CHUNK_SCORES", piece)
     q, k, v = (torch.randn(2, n, 3, 8, dtype=torch.float64).transpose(1, 2) for n in (queries, keys, keys))
     bias = torch.randn(2, keys, dtype=torch.float64) if biased else None
     scores = q @ k.mT / 8**0.5 + (bias[:, None, None] if biased else 0)
     with torch.no_grad():
-        torch.testing.assert_close(kernels.in_pieces(q, k, v, bias), scores.softmax(dim=-1) @ v)
+        torch.testing.assert_close(kernels.chunked_attention(q, k, v, bias), scores.softmax(dim=-1) @ v)
 
 
-def test_attention_in_pieces_is_off_by_what_rounded_scores_are(monkeypatch):
+def test_attention_chunked_attention_is_off_by_what_rounded_scores_are(monkeypatch):
     """Large scores, at which rounding them counts most: as near to float64 as attention written out in bfloat16."""
     q, k, v = (3 * torch.randn(2, 300, 3, 64).bfloat16().transpose(1, 2) for _ in range(3))
     exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
     with torch.no_grad():
-        error = (kernels.in_pieces(q, k, v).double() - exact).square().mean().sqrt()
+        error = (kernels.chunked_attention(q, k, v).double() - exact).square().mean().sqrt()
         written = ((q @ k.mT * 64**-0.5).softmax(dim=-1) @ v).double()
     assert error < 1.1 * (written - exact).square().mean().sqrt()
 
@@ -85,10 +85,10 @@ def test_kernels_for_bfloat16_are_taken_only_where_they_are_faster(monkeypatch):
     monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: True)
     x = torch.zeros(2)
     with torch.no_grad():
-        assert kernels.written_for(x.bfloat16())
-        assert not kernels.written_for(x)
-        assert not kernels.written_for(x.to("meta", torch.bfloat16))
-    assert not kernels.written_for(x.bfloat16())  # with gradients
+        assert kernels.use_bf16_cpu_kernel(x.bfloat16())
+        assert not kernels.use_bf16_cpu_kernel(x)
+        assert not kernels.use_bf16_cpu_kernel(x.to("meta", torch.bfloat16))
+    assert not kernels.use_bf16_cpu_kernel(x.bfloat16())  # with gradients
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
@@ -146,10 +146,10 @@ def test_a_model_in_another_precision_normalises_pixels_as_before(dtype):
 def test_a_block_computes_its_first_tokens_as_it_computes_all():
     block = layers.Block(tiny.config()).eval()
     x = torch.randn(2, 9, 16)
-    torch.testing.assert_close(block(x, first=3), block(x)[:, :3], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(block(x, num_queries=3), block(x)[:, :3], atol=1e-6, rtol=1e-5)
     noise = torch.randint(2**32, (2, 6))
     dropping = layers.Block(tiny.config(dropout=0.5), drop_path=0.3)
-    torch.testing.assert_close(dropping(x, noise, first=1), dropping(x, noise)[:, :1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(dropping(x, noise, num_queries=1), dropping(x, noise)[:, :1], atol=1e-6, rtol=1e-5)
 
 
 def test_gelu_keeps_its_input_while_gradients_are_wanted():
@@ -167,7 +167,7 @@ def test_gelu_keeps_its_input_while_gradients_are_wanted():
 def test_copied_heads_attend_as_strided_ones_do(monkeypatch):
     q, k, v = torch.randn(2, 11, 3, 4, 8, dtype=torch.float64).transpose(1, 3).unbind(2)
     strided = kernels.attention(q, k, v)
-    monkeypatch.setattr(kernels, "LONG", 4)
+    monkeypatch.setattr(kernels, "COPY_ABOVE_TOKENS", 4)
     torch.testing.assert_close(kernels.attention(q, k, v), strided)
 
 

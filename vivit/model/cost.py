@@ -61,9 +61,9 @@ def compute_all(model: nn.Module) -> None:
     """Make every last block compute all of its tokens, also those that nobody reads."""
 
     def whole(
-        forward: Callable[..., Tensor], x: Tensor, noise: Tensor | None = None, first: int | None = None
+        forward: Callable[..., Tensor], x: Tensor, bits: Tensor | None = None, num_queries: int | None = None
     ) -> Tensor:
-        return forward(x, noise)
+        return forward(x, bits)
 
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
         last = transformer.blocks[-1]

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .layers import Block, TimeSpaceBlock, attend_space, attend_time, draw, dropout
+from .layers import BRANCHES, Block, TimeSpaceBlock, attend_space, attend_time, dropout, random_bits
 
 
 class Transformer(nn.Module):
@@ -30,25 +30,35 @@ class Transformer(nn.Module):
         self.dropout = config.dropout
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.pool = first_token if has_cls else mean_over_tokens
-        self.read = pool_then_norm if config.norm_after_pool else norm_then_pool
+        self.norm_after_pool = config.norm_after_pool
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, …, D) → (B, D); seeds (B,)
-        noise = draw(seeds, len(self.blocks) + 1, 6).unbind(1) if seeds is not None else None
-        x = dropout(self.place(tokens), self.dropout, noise[-1][:, 0] if noise else None)
-        *blocks, last = zip(self.blocks, noise or [None] * len(self.blocks))
-        for block, part in blocks:
-            x = block(x, part)
-        block, part = last
-        x = block(x, part, first=1) if self.cls_token is not None else block(x, part)  # nobody reads the others
-        return self.read(x, norm=self.norm, pool=self.pool)
+        bits: list[Tensor | None] = [None] * (len(self.blocks) + 1)  # of each block, and of the tokens
+        if seeds is not None:
+            bits = [*random_bits(seeds, len(bits), 2 * BRANCHES).unbind(1)]
+        x = dropout(self.add_positions(tokens), self.dropout, None if bits[-1] is None else bits[-1][:, 0])
+        for block, block_bits in zip(self.blocks[:-1], bits):
+            x = block(x, block_bits)
+        return self.pool_and_norm(self.last_block(x, bits[-2]))
 
-    def place(self, tokens: Tensor) -> Tensor:
-        """(B, …, D) → (B, n, D): with the class token in front, if there is one, and the positions added."""
+    def add_positions(self, tokens: Tensor) -> Tensor:
+        """Put the class token, if there is one, before the tokens and add the positions: (B, …, D) → (B, n, D)."""
         x = tokens.flatten(1, -2)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         return x + self.pos_embed
+
+    def last_block(self, x: Tensor, bits: Tensor | None) -> Tensor:
+        """Compute the tokens that pooling reads: with a class token only that one, (B, n, D) → (B, 1, D)."""
+        last = self.blocks[-1]
+        return last(x, bits) if self.cls_token is None else last(x, bits, num_queries=1)
+
+    def pool_and_norm(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B, n, D) → (B, D): the class token, or the mean of the tokens, weighted by `weights` (B, n)."""
+        if not self.norm_after_pool:
+            x = self.norm(x)
+        x = x[:, 0] if self.cls_token is not None else mean_over_tokens(x, weights)
+        return self.norm(x) if self.norm_after_pool else x
 
     def resize(self, grid: tuple[int, int, int]) -> None:
         """Interpolate the positions to another grid (t, h, w); the class token's position stays."""
@@ -56,20 +66,10 @@ class Transformer(nn.Module):
         self.grid = grid
 
 
-def first_token(x: Tensor) -> Tensor:  # (B, n, D) → (B, D)
-    return x[:, 0]
-
-
-def mean_over_tokens(x: Tensor) -> Tensor:  # (B, n, D) → (B, D)
-    return x.mean(dim=1)
-
-
-def norm_then_pool(x: Tensor, *, norm: nn.Module, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    return pool(norm(x))
-
-
-def pool_then_norm(x: Tensor, *, norm: nn.Module, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    return norm(pool(x))
+def mean_over_tokens(x: Tensor, weights: Tensor | None = None) -> Tensor:  # (B, n, D), (B, n) → (B, D)
+    if weights is None:
+        return x.mean(dim=1)
+    return ((x * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)).to(x.dtype)
 
 
 def spatiotemporal(config: ModelConfig) -> Transformer:
@@ -106,7 +106,7 @@ class FactorisedEncoder(nn.Module):
         if self.share and seeds is None:
             frames = once(self.spatial, frames)
         else:
-            frames = self.spatial(frames, None if seeds is None else draw(seeds, t).flatten())
+            frames = self.spatial(frames, None if seeds is None else random_bits(seeds, t).flatten())
         frames = rearrange(frames, "(B t) D -> B t D", t=t)
         out = self.temporal(frames, seeds)
         return out if self.skip is None else out + self.skip(frames)
@@ -128,7 +128,7 @@ def once(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling():
         return encode(x)
     rows = x.flatten(1).view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
-    high, low = draw(torch.arange(2, device=x.device), rows.shape[1])
+    high, low = random_bits(torch.arange(2, device=x.device), rows.shape[1])
     factors = (high << 32) + low
     sums = torch.cat([(some * factors).sum(dim=1) for some in rows.split(16)])
     found, which = sums.unique(return_inverse=True)

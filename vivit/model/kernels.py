@@ -1,13 +1,13 @@
-"""Which kernel computes attention and the MLP's first layer, by device. All of them compute the same.
+"""Choose the kernel of attention and of the MLP's first layer, by device. All of them compute the same.
 
 | device                              | attention                                        |
 |-------------------------------------|--------------------------------------------------|
 | CUDA                                | PyTorch's, see `engine.device.choose_attention`  |
 | CPU with bfloat16 units, but no AMX | in bfloat16 without gradients: two matrix        |
-|                                     | products and a softmax, piece by piece, because  |
+|                                     | products and a softmax, chunk by chunk, because  |
 |                                     | PyTorch's is less than half as fast as products  |
-| CPU                                 | else PyTorch's; heads of long sequences, whose   |
-|                                     | rows lie far apart, are copied first             |
+| other CPUs                          | PyTorch's; heads of long sequences are made      |
+|                                     | contiguous first                                 |
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LONG = 512  # tokens; from here on a CPU's caches miss so often between strided rows that copying the heads is faster
-PIECE = 3 * 2**19  # scores; in bfloat16 these are 3 MiB, which stay in the caches from one product to the next
+COPY_ABOVE_TOKENS = 512  # longer sequences: copying the heads costs less than the cache misses of strided rows
+CHUNK_SCORES = 3 * 2**19  # in bfloat16 these are 3 MiB, which stay in the caches from one product to the next
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √width + bias) v: queries, keys, values and result (B, a, n, width), bias (B, n) of the keys."""
-    if written_for(q):
-        return in_pieces(q, k, v, bias)
-    if q.device.type == "cpu" and k.shape[2] > LONG:
+    """Compute softmax(q kᵀ / √width + bias) v; q, k, v and the result are (B, a, n, width), bias of the keys (B, n)."""
+    if use_bf16_cpu_kernel(q):
+        return chunked_attention(q, k, v, bias)
+    if q.device.type == "cpu" and k.shape[2] > COPY_ABOVE_TOKENS:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     mask = None if bias is None else bias[:, None, None].to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`attention` by whole matrix products of some heads and some of their queries, without gradients.
+def chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute `attention` without gradients, a chunk of heads and queries at a time, as two matrix products.
 
-    The scores of a piece are rounded to the type of the inputs, as they are wherever attention is written out.
+    The scores of a chunk are rounded to the type of the inputs, as in every implementation that stores them.
     """
     (batch, heads, n, width), keys = q.shape, k.shape[2]
     q, k, v = (q * width**-0.5).contiguous(), k.contiguous(), v.contiguous()
     out = q.new_empty(batch, n, heads, v.shape[3])  # as the projection reads it
-    some_heads = min(max(PIECE // (n * keys), 1), heads)
-    some_queries = max(PIECE // (some_heads * keys), 1)
+    some_heads = min(max(CHUNK_SCORES // (n * keys), 1), heads)
+    some_queries = max(CHUNK_SCORES // (some_heads * keys), 1)
     for i in range(batch):
         for h in (slice(j, j + some_heads) for j in range(0, heads, some_heads)):
             for rows in (slice(j, j + some_queries) for j in range(0, n, some_queries)):
@@ -53,32 +53,32 @@ def in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
 
 def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:
-    """GELU of a linear layer, "none" or its "tanh" approximation; without gradients in one pass or in place.
+    """Apply a linear layer and a GELU, exact ("none") or approximated by "tanh"; without gradients fused or in place.
 
-    In place because a CPU takes as long to get fresh memory as to fill it. In one pass, in bfloat16, because PyTorch's
-    own tanh takes a quarter of the time of the product before it.
+    In place, because on a CPU allocating memory takes as long as filling it. Fused, in bfloat16, because PyTorch's tanh
+    takes a quarter of the time of the matrix product before it.
     """
     if torch.is_grad_enabled():
         return F.gelu(linear(x), approximate=approximate)
-    if written_for(x) and type(linear) is nn.Linear and x.dtype == linear.weight.dtype:
+    if use_bf16_cpu_kernel(x) and type(linear) is nn.Linear and x.dtype == linear.weight.dtype:
         # What torch.compile calls for the same two layers; it has no public name.
         return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], approximate)
     return torch.ops.aten.gelu_(linear(x), approximate=approximate)
 
 
-def written_for(x: Tensor) -> bool:
-    """Whether x is what the kernels of this module are faster for: bfloat16 on such a CPU, eager, without gradients."""
+def use_bf16_cpu_kernel(x: Tensor) -> bool:
+    """Tell whether the kernels of this module are faster for x: bfloat16 on such a CPU, eager, without gradients."""
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
         return False
     return not torch.compiler.is_compiling() and multiplies_bfloat16()
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has AVX-512 units for bfloat16 and no AMX, which PyTorch's own attention uses."""
+    """Tell whether this CPU has AVX-512 units for bfloat16 and no AMX, which PyTorch's own attention uses."""
     return has_units("avx512_bf16") and not has_units("amx_tile") and torch.backends.mkldnn.is_available()
 
 
 def has_units(name: Literal["avx512_bf16", "amx_tile"]) -> bool:
-    """Whether the processor has them. PyTorch asks it, but has no public name for the answer."""
+    """Tell whether the processor has these units. PyTorch has no public name for the answer."""
     ask = getattr(torch.cpu, f"_is_{name}_supported", None)
     return ask is not None and ask()

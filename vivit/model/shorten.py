@@ -21,8 +21,6 @@ encoding of the run's length, or leaves the length out.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -81,7 +79,7 @@ class Shortened(nn.Module):
         encoder = self.model.encoder
         assert isinstance(encoder, Transformer)
         self.model.check(video)
-        x = encoder.place(self.model.tokens(video))
+        x = encoder.add_positions(self.model.tokens(video))
         if self.drop_static is None:
             return encode(encoder, x, None, self.merge_tokens)
         sizes = run_lengths(self.model, video, threshold=self.drop_static)
@@ -100,19 +98,14 @@ def encode(encoder: Transformer, x: Tensor, size: Tensor | None, merge_tokens: i
     *_, last = encoder.blocks
     for block in encoder.blocks:
         assert isinstance(block, Block)
-        first = 1 if has_cls and block is last else None  # as in the plain model, nobody reads the others
-        q, k, v = block.attn.heads(block.norm1(x), first)
+        num_queries = 1 if has_cls and block is last else None  # as in Transformer.last_block
+        q, k, v = block.attn.heads(block.norm1(x), num_queries)
         out = attend_all(q, k, v, None if size is None else size.log())
-        x = x[:, :first] + block.attn.proj(rearrange(out, "B n a k -> B n (a k)"))
-        if first is None:
+        x = x[:, :num_queries] + block.attn.proj(rearrange(out, "B n a k -> B n (a k)"))
+        if num_queries is None:
             x, size = merge(x, k.mean(dim=2), size, merge_tokens, protected=int(has_cls))
         x = x + block.mlp(block.norm2(x))
-    pool = encoder.pool if has_cls or size is None else partial(weighted_mean, size=size)
-    return encoder.read(x, norm=encoder.norm, pool=pool)
-
-
-def weighted_mean(x: Tensor, size: Tensor) -> Tensor:  # (B, n, D), (B, n) → (B, D)
-    return ((x * size[..., None]).sum(dim=1) / size.sum(dim=1, keepdim=True)).to(x.dtype)
+    return encoder.pool_and_norm(x, weights=size)
 
 
 def merge(
