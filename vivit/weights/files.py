@@ -95,11 +95,18 @@ def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
         try:
             return safetensors.torch.load_file(path)
         except (SafetensorError, ValueError) as error:
-            raise WeightsError(f"{path}: a broken or cut-off safetensors file ({error}); download it again") from error
+            raise WeightsError(
+                f"{path}: a broken or cut-off safetensors file ({shown(error)}); download it again"
+            ) from error
     if start and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map
         return scenic.tensors(path)
     what = "a broken or cut-off zip archive; download it again" if start[:2] == b"PK" else f"none of {KINDS}"
     raise WeightsError(f"{path}: not a checkpoint: {what}{'' if start else ' (the file is empty)'}")
+
+
+def shown(error: Exception) -> str:
+    """The first line of an error of a library, which may quote the file's bytes."""
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def _check_archive(path: Path) -> bool:
@@ -108,7 +115,7 @@ def _check_archive(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise WeightsError(f"{path}: a broken or cut-off zip archive ({error}); download it again") from error
+        raise WeightsError(f"{path}: a broken or cut-off zip archive ({shown(error)}); download it again") from error
     names = [entry.filename for entry in entries]
     unpacked, (most, factor), is_numpy = sum(e.file_size for e in entries), MOST_EXPANSION, _all_numpy(names)
     if unpacked > max(most if is_numpy else 0, path.stat().st_size * (factor if is_numpy else 2)):
@@ -165,7 +172,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not a JSON file ({error})") from error
+        raise WeightsError(f"{path}: not a JSON file ({shown(error)})") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: expected a JSON object, got a {type(values).__name__}")
     return values
@@ -186,7 +193,7 @@ def _read_torch(path: Path, notes: list[str], *, mapped: bool) -> dict[str, Tens
             "Where you trust it, open it yourself, keep the state dict and save that with safetensors"
         ) from error
     except Exception as error:  # PyTorch's unpickler raises whatever a damaged byte leads to
-        raise WeightsError(f"{path}: a broken or cut-off PyTorch file ({error}); download it again") from error
+        raise WeightsError(f"{path}: a broken or cut-off PyTorch file ({shown(error)}); download it again") from error
     tree = tree if isinstance(tree, Mapping) else {}
     places = {"": tree} | {key: tree.get(key) for key in KEYS}
     states = {key: state for key, state in places.items() if _is_state_dict(state)}
@@ -216,7 +223,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as arrays:
             read = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # NumPy's reader raises whatever a damaged byte leads to
-        raise WeightsError(f"{path}: a broken or cut-off .npz file ({error}); download it again") from error
+        raise WeightsError(f"{path}: a broken or cut-off .npz file ({shown(error)}); download it again") from error
     if wrong := [name for name, x in read.items() if x.dtype.kind not in "fVuiSU"]:
         raise WeightsError(f"{path}: {wrong[0]} holds {read[wrong[0]].dtype} values, no weights")
     return {name: scenic.as_tensor(x) for name, x in read.items() if x.dtype.kind not in "SU"}  # text is no tensor

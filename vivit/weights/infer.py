@@ -94,6 +94,9 @@ def check_sizes(pieces: Mapping[str, Piece], config: ModelConfig) -> None:
         "norm_eps": (config.norm_eps, 1e-30, 1),
         "preprocessing.frame_stride": (p.frame_stride, 1e-6, 2**16),
         "preprocessing.clip_seconds": (1 if p.clip_seconds is None else p.clip_seconds, 1e-6, 2**20),
+        "preprocessing.mean": (max(map(abs, p.mean)), 0, 1000),
+        "preprocessing.std": (min(p.std), 1e-6, 1000),
+        "the largest preprocessing.std": (max(p.std), 1e-6, 1000),
         "preprocessing.crop_fraction": (p.crop_fraction, 0.05, 1),
     }
     for name, (value, low, high) in bounds.items():

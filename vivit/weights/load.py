@@ -194,7 +194,7 @@ def naming(source: str | os.PathLike) -> Iterator[None]:
         text = str(error)
         raise WeightsError(text if text.startswith(path) else f"{path}: {text}") from error
     except Exception as error:  # a part is missing or has another type or shape than its name says
-        what = f"{type(error).__name__} {str(error)[:200]}"
+        what = f"{type(error).__name__} {files.shown(error)}"
         raise WeightsError(f"{path}: not a whole checkpoint: {what}. Download or save it again") from error
 
 

@@ -181,11 +181,6 @@ def fill(
     rows = [Row(p.status, p.sources, (name,), p.reason) for name, p in pieces.items()]
     rows += [Row("initialised", (), (name,), reasons[name] or "") for name in missing]
     rows += [Row("ignored", (name,), (), why) for name, why in (source.ignored | dict(ignored)).items()]
-    pixels = Normalise(config.preprocessing)
-    if not is_finite(torch.stack([pixels.scale, pixels.shift])):
-        raise WeightsError(
-            f"{source.path}: mean {config.preprocessing.mean} and std {config.preprocessing.std} overflow"
-        )
     if lost := sorted(source.names.difference(*(row.sources for row in rows))):
         raise WeightsError(f"{source.path}: this {source.format} has tensors that no rule reads: {few(lost)}")
 
@@ -194,7 +189,7 @@ def fill(
         setattr(model.get_submodule(parent), leaf, nn.Parameter(torch.empty(parameters[name].shape)))
     init_weights(model)  # the parameters that are still on the meta device take no values and no random numbers
     model.load_state_dict(tensors, strict=not missing, assign=True)
-    model.pixels = pixels
+    model.pixels = Normalise(config.preprocessing)
 
     model.load_report = LoadReport(source.path, source.format, rows_once(rows), tuple(source.notes))
     return model
