@@ -375,13 +375,28 @@ def _restore(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _restore(next(a for a in args if a is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
+        _typed(isinstance(value, Mapping), where, value, "an object of settings")
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
+        _typed(isinstance(value, list | tuple), where, value, "a list")
         inner = args[:1] * len(value) if args[-1] is Ellipsis else args
+        _typed(len(inner) == len(value), where, value, f"a list of {len(inner)}")
         return tuple(_restore(h, v, where) for h, v in zip(inner, value, strict=True))
     if origin is dict:
+        _typed(isinstance(value, Mapping), where, value, "an object")
         return {key: _restore(args[1], v, where) for key, v in value.items()}
+    if hint in (int, float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+        whole = hint is float or (is_number and value == int(value))
+        _typed(is_number and whole, where, value, "a whole number" if hint is int else "a finite number")
+        return int(value) if hint is int else value
+    if hint in (str, bool):
+        _typed(isinstance(value, hint), where, value, "text" if hint is str else "true or false")
     return value
+
+
+def _typed(condition: bool, where: str, value: Any, kind: str) -> None:
+    _check(condition, f"{where.removesuffix('.')} is {str(value)[:60]!r}; it is {kind}")
 
 
 def suggestion(name: str, allowed: typing.Iterable[str]) -> str:

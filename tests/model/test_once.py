@@ -1,5 +1,7 @@
 """Model 2 encodes equal temporal positions once: how many it encodes, and that it changes nothing."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -81,3 +83,27 @@ def test_with_gradients_every_row_is_encoded():
     model.encoder.spatial.register_forward_hook(lambda module, args, out: rows.append(len(out)))
     model(video)
     assert rows == [6]
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_a_traced_model_gives_the_models_logits_for_other_videos(kind, grad):
+    model = tiny.model()
+    first, video = tiny.video(model), tiny.video(model)
+    video[1] = video[0]  # repeats what the traced video does not
+    with torch.set_grad_enabled(grad), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's: that tracing is old, that shapes become constants
+        traced = torch.jit.trace(model, (first.to(kind),))
+        torch.testing.assert_close(traced(video.to(kind)), model(video.to(kind)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch's attention has no rule for vmap
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_a_model_mapped_over_batches_gives_the_logits_of_each(kind, grad):
+    model = tiny.model()
+    videos = torch.stack([tiny.video(model) for _ in range(3)]).to(kind)
+    videos[1, 0, 2:4] = videos[1, 0, :2]
+    with torch.set_grad_enabled(grad):
+        got = torch.func.vmap(model)(videos)
+        torch.testing.assert_close(got, torch.stack([model(v) for v in videos]), atol=1e-5, rtol=1e-5)

@@ -15,6 +15,7 @@ from vivit.model.encoders import resize_positions
 from vivit.weights import convert as convert_module
 from vivit.weights import save as save_module
 from vivit.weights.convert import convert
+from vivit.weights.load import adopt
 
 from .models import CONFIGS, pixels
 from .random_weights import randomise
@@ -215,3 +216,91 @@ def test_the_saved_file_is_a_plain_safetensors_file(tmp_path):
     model.save_pretrained(tmp_path)
     with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert set(file.keys()) == set(model.state_dict())
+
+
+# The head's rows follow the names of the classes
+
+
+def rows_of(model, old):
+    """For every class of `model`, the class of `old` whose row of the head it has; None for zeros."""
+    names = [(s, name) for s, labels in old.config.classes.items() for name in labels]
+    out = {}
+    for row, name in zip(model.head.weight, [(s, n) for s, labels in model.config.classes.items() for n in labels]):
+        found = [names[i] for i, theirs in enumerate(old.head.weight) if torch.equal(theirs, row)]
+        assert found or not row.any()
+        out[name] = found[0] if found else None
+    return out
+
+
+NUMBERS = tuple(str(i) for i in range(12))
+TWO = {"noun": ("cup", "pan", "tap"), "verb": ("open", "tap")}
+
+
+@pytest.mark.parametrize("how", ["create", "from_pretrained"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"label": NUMBERS}, {"label": tuple(sorted(NUMBERS))}),
+        ({"label": NUMBERS}, {"label": NUMBERS[::-1]}),
+        ({"label": NUMBERS}, {"label": tuple(str(i + 1) for i in range(12))}),
+        ({"label": ("run", "jump", "sit")}, {"label": ("sit", "run", "jump")}),
+        ({"label": ("run", "jump", "sit")}, {"label": ("sit", "swim", "run", "fly")}),
+        ({"label": ("run", "jump", "sit")}, {"label": ("run", "jump")}),
+        ({"label": ("run", "jump", "sit")}, {"action": ("jump", "run", "sit")}),
+        (TWO, {"verb": ("open", "tap"), "noun": ("cup", "pan", "tap")}),
+        (TWO, {"verb": ("tap", "close"), "noun": ("tap", "cup")}),
+        (TWO, {"what": ("pan", "cup"), "verb": ("open",)}),
+        (TWO, {"noun": ("cup", "pan", "tap")}),
+    ],
+)
+def test_rows_of_the_head_follow_class_names_whatever_their_order_and_number(old, new, how, tmp_path):
+    model = randomise(vivit.create(CONFIGS["model 2"], classes=old))
+    model.save_pretrained(tmp_path)
+    got = {
+        "create": lambda: vivit.create(CONFIGS["model 2"], classes=new, init=tmp_path),
+        "from_pretrained": lambda: vivit.from_pretrained(tmp_path, classes=new),
+    }[how]()
+    partner = {"action": "label", "what": "noun"}
+    for (label_set, name), found in rows_of(got, model).items():
+        source = label_set if label_set in old else partner[label_set]
+        assert found == ((source, name) if name in old[source] else None)
+    assert_once(got, model.state_dict())
+    reason = next(row.reason for row in got.load_report.rows if "head.weight" in row.targets)
+    assert "rows follow class names" in reason
+    fresh = [name for s, labels in new.items() for name in labels if name not in old[s if s in old else partner[s]]]
+    assert all(name in reason for name in fresh)
+
+
+@pytest.mark.parametrize("how", ["create", "from_pretrained"])
+def test_as_many_classes_of_other_names_get_no_row_of_the_old_ones(how, tmp_path):
+    names = {"label": tuple("abcdefghijkl")}
+    randomise(vivit.create(CONFIGS["model 2"], classes={"label": NUMBERS})).save_pretrained(tmp_path)
+    if how == "create":
+        model = vivit.create(CONFIGS["model 2"], classes=names, init=tmp_path)
+    else:
+        model = vivit.from_pretrained(tmp_path, classes=names)
+    assert model.load_report.names("initialised") == ["head.weight", "head.bias"]
+    assert not model.head.weight.any()
+
+
+def test_loading_gives_evaluation_mode_and_creating_training_mode_and_no_random_number_is_drawn(tmp_path):
+    vivit.create(CONFIGS["model 2"]).save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    model = vivit.from_pretrained(tmp_path, classes={"label": ["a", "b"]})
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in model.modules())
+    assert vivit.create(CONFIGS["model 2"], init=tmp_path).training
+
+
+@pytest.mark.parametrize("source", ["weights", "best"])
+def test_a_run_folder_is_a_source_for_every_door(source, tmp_path):
+    model = randomise(vivit.create(CONFIGS["model 2"]))
+    (tmp_path / "environment.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="a run that has not finished"):
+        vivit.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / source)
+    vivit.create(CONFIGS["model 2"]).save_pretrained(tmp_path / "best") if source == "weights" else None
+    assert torch.equal(vivit.from_pretrained(tmp_path).head.weight, model.head.weight)
+    assert torch.equal(vivit.create(CONFIGS["model 2"], init=tmp_path).head.weight, model.head.weight)
+    assert adopt(tmp_path, CONFIGS["model 1"]).encoder == "factorised_encoder"

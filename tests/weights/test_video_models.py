@@ -1,16 +1,21 @@
 """Other libraries' video models: transformers' ViViT, in and out, and VideoMAE."""
 
 import json
+import re
 import warnings
 
 import pytest
 import safetensors.torch
 import torch
 import transformers
+from timm.models.vision_transformer import VisionTransformer
 
 import vivit
 from vivit.config import ModelConfig, replace
+from vivit.errors import WeightsError
+from vivit.weights import huggingface
 from vivit.weights.convert import convert
+from vivit.weights.plan import Piece
 
 from .random_weights import randomise
 from .test_image_models import assert_equal, assert_once
@@ -266,3 +271,96 @@ def test_a_video_mae_starts_a_model_of_another_length_and_size(tmp_path):
     assert model.config.norm_after_pool
     assert model(torch.zeros(1, 8, 3, 32, 48)).shape == (1, 2)
     json.dumps(str(model.load_report))
+
+
+# Other video ViTs in the names of VideoMAE's repository, which are timm's
+
+
+def video_vit(**changes):
+    """(a timm ViT with a 3-D patch kernel, its features of a video (B, T, C, H, W))."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 5}
+    model = VisionTransformer(**(sizes | changes))
+    model.patch_embed.proj = torch.nn.Conv3d(3, 48, (2, 8, 8), stride=(2, 8, 8))
+    model.pos_embed = torch.nn.Parameter(torch.zeros(1, 2 * 16 + model.num_prefix_tokens, 48))
+    randomise(model)
+
+    def forward(video):
+        x = model.patch_embed.proj(video.movedim(1, 2)).flatten(2).mT
+        if model.cls_token is not None:
+            x = torch.cat((model.cls_token.expand(len(x), -1, -1), x), dim=1)
+        return model.forward_head(model.norm(model.blocks(x + model.pos_embed)))
+
+    return model, forward
+
+
+GIVEN = {"num_heads": 4, "image_size": (32, 32), "num_frames": 4}
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("fc_norm", [True, False])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_a_video_vit_in_timm_names_keeps_its_qkv_biases(class_token, fc_norm, qkv_bias, tmp_path):
+    if class_token and fc_norm:
+        return  # a mean next to a class token: refused, in test_timm
+    pool = "token" if class_token else "avg"
+    theirs, forward = video_vit(class_token=class_token, global_pool=pool, fc_norm=fc_norm, qkv_bias=qkv_bias)
+    torch.save(theirs.state_dict(), tmp_path / "w")
+    ours = vivit.from_pretrained(tmp_path / "w", **GIVEN)
+    assert_once(ours, theirs.state_dict())
+    video = torch.randn(2, 4, 3, 32, 32)
+    with torch.no_grad():
+        assert_equal(ours(video), forward(video))
+
+
+def test_positions_are_not_invented_for_a_model_that_is_no_video_mae(tmp_path):
+    theirs, _ = video_vit(class_token=False, global_pool="avg")
+    state = theirs.state_dict()
+    del state["pos_embed"]
+    torch.save(state, tmp_path / "w")
+    with pytest.raises(WeightsError, match="holds no positions .* and is no VideoMAE"):
+        vivit.from_pretrained(tmp_path / "w", **GIVEN)
+
+
+def test_a_tensor_that_no_rule_reads_is_an_error_whatever_lost_it(tmp_path, monkeypatch):
+    their_vivit().save_pretrained(tmp_path)
+    fuse = huggingface.fuse_qkv
+
+    def forgetful(pieces):
+        fuse(pieces)
+        bias = pieces["encoder.blocks.1.attn.qkv.bias"]
+        pieces["encoder.blocks.1.attn.qkv.bias"] = Piece(torch.zeros_like(bias.tensor), ())
+
+    monkeypatch.setattr(huggingface, "fuse_qkv", forgetful)
+    with pytest.raises(WeightsError, match=r"tensors that no rule reads: .*layer.1.attention.attention.key.bias"):
+        vivit.from_pretrained(tmp_path)
+
+
+def test_a_video_mae_without_any_qkv_bias_gives_the_same_logits(tmp_path):
+    theirs = their_video_mae(transformers.VideoMAEForVideoClassification)
+    with torch.no_grad():
+        for name, p in theirs.named_parameters():
+            if re.search(r"(query|value)\.bias|[qv]_bias", name):
+                p.zero_()
+    theirs.save_pretrained(tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    kept = {name: x for name, x in tensors.items() if not re.search(r"(query|value)\.bias|[qv]_bias", name)}
+    assert len(kept) == len(tensors) - 4
+    safetensors.torch.save_file(kept, tmp_path / "model.safetensors")
+    ours = vivit.from_pretrained(tmp_path)
+    video = torch.randn(2, 4, 3, 32, 32)
+    with torch.no_grad():
+        assert_equal(ours(video), theirs(video).logits)
+
+
+def test_class_names_that_repeat_or_do_not_number_the_rows_are_still_usable(tmp_path):
+    their_vivit().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+
+    def classes(id2label):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": id2label}))
+        return vivit.from_pretrained(tmp_path).config.classes["label"]
+
+    crane = {"0": "crane", "1": "dog", "2": "crane", "3": "cat", "4": "bus"}  # ImageNet's bird and machine
+    assert classes(crane) == ("crane (0)", "dog", "crane (2)", "cat", "bus")
+    assert classes({str(int(i) + 1): name for i, name in crane.items()}) == ("0", "1", "2", "3", "4")
+    assert classes(dict(list(crane.items())[:3])) == ("0", "1", "2", "3", "4")

@@ -212,10 +212,7 @@ def evaluate(
 
 def load_weights(source: str) -> ViViT:
     """The model of a run folder, a weights folder, a file or a hub id, ready to evaluate."""
-    weights = Path(source) / "weights"
-    if (Path(source) / "environment.json").is_file() and not weights.is_dir():
-        raise FileNotFoundError(f"{source} is a run that has not finished: no {weights}; go on with its vivit train")
-    return from_pretrained(weights if weights.is_dir() else source).eval()
+    return from_pretrained(source)
 
 
 def evaluate_weights(source: str, config: Config) -> Evaluation:

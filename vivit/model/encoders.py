@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .kernels import is_traced
 from .layers import BRANCHES, Block, TimeSpaceBlock, attend_space, attend_time, dropout, random_bits
 
 
@@ -122,21 +123,35 @@ class FactorisedEncoder(nn.Module):
 def once(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """encode(x) row by row, where rows that are equal to the bit are encoded once; with gradients all are.
 
-    Test views overlap, a short video is repeated to fill a clip, and converted videos hold frames twice. Which rows may
-    be equal, a sum of their numbers, taken as integers, by random factors says; then they are compared.
+    Test views overlap, a short video is repeated to fill a clip, and converted videos hold frames twice.
     """
-    if torch.is_grad_enabled() or x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling():
+    fixed = torch.compiler.is_compiling() or is_traced()  # a graph for any input keeps every row
+    if fixed or torch.is_grad_enabled() or x.device.type not in ("cpu", "cuda"):
         return encode(x)
+    try:
+        found = unique_rows(x)
+    except RuntimeError:  # torch.func.vmap has no operators whose result has as many rows as the data say
+        found = None
+    if found is None:
+        return encode(x)
+    place, which = found
+    return encode(x[place])[which]
+
+
+def unique_rows(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(one index of each distinct row, for every row which of these it equals); None where no row repeats.
+
+    Candidates share a random linear hash of their bits; then they are compared exactly.
+    """
     rows = x.flatten(1).view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
     high, low = random_bits(torch.arange(2, device=x.device), rows.shape[1])
     factors = (high << 32) + low
     sums = torch.cat([(some * factors).sum(dim=1) for some in rows.split(16)])
     found, which = sums.unique(return_inverse=True)
     if len(found) == len(x):
-        return encode(x)
+        return None
     place = torch.empty_like(found).scatter_(0, which, torch.arange(len(x), device=x.device))
-    distinct = x[place]
-    return encode(distinct)[which] if torch.equal(distinct[which], x) else encode(x)
+    return (place, which) if torch.equal(x[place][which], x) else None
 
 
 class MeanOverTime(nn.Module):

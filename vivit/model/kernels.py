@@ -58,7 +58,7 @@ def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:
     In place, because on a CPU allocating memory takes as long as filling it. Fused, in bfloat16, because PyTorch's tanh
     takes a quarter of the time of the matrix product before it.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_traced():
         return F.gelu(linear(x), approximate=approximate)
     if use_bf16_cpu_kernel(x) and type(linear) is nn.Linear and x.dtype == linear.weight.dtype:
         # What torch.compile calls for the same two layers; it has no public name.
@@ -70,7 +70,12 @@ def use_bf16_cpu_kernel(x: Tensor) -> bool:
     """Tell whether the kernels of this module are faster for x: bfloat16 on such a CPU, eager, without gradients."""
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
         return False
-    return not torch.compiler.is_compiling() and multiplies_bfloat16()
+    return not (torch.compiler.is_compiling() or is_traced()) and multiplies_bfloat16()
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace is recording, whose graph must be the same with and without gradients."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # public, but not re-exported
 
 
 def multiplies_bfloat16() -> bool:

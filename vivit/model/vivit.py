@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig, Preprocessing, replace
 from .encoders import ENCODERS, Transformer
+from .kernels import is_traced
 from .layers import Attention, Mlp
 from .tokenizer import Tokenizer
 
@@ -56,7 +58,7 @@ class ViViT(nn.Module):
         return self.encoder(self.tokens(video), seeds)
 
     def tokens(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, t, s, D)
-        if video.dtype == torch.uint8 and not torch.is_grad_enabled():
+        if video.dtype == torch.uint8 and not (torch.is_grad_enabled() or is_traced()):
             return self.tokenizer.from_pixels(video, scale=self.pixels.scale, shift=self.pixels.shift)
         return self.tokenizer(self.normalise(video))
 
@@ -131,29 +133,37 @@ class Head(nn.Linear):
 class Normalise(nn.Module):
     """uint8 pixels (…, 3, H, W) → (x / 255 − mean) / std, as x · scale + shift.
 
-    The numbers are kept as the bits of float32, which no `model.bfloat16()` rounds: a scale of 2 / 255 that is off by a
-    thousandth moves all pixels of all tokens to the same side.
+    The numbers are kept as fractions of integers, which no `model.bfloat16()` rounds: a scale of 2 / 255 that is off by
+    a thousandth moves all pixels of all tokens to the same side.
     """
 
-    bits: Tensor
+    numerator: Tensor
+    denominator: Tensor
 
     def __init__(self, p: Preprocessing):
         super().__init__()
         # Computed before there are tensors: arithmetic on the meta device imports PyTorch's compiler, in seconds.
-        numbers = [[1 / (255 * std) for std in p.std], [-mean / std for mean, std in zip(p.mean, p.std)]]
-        self.register_buffer("bits", torch.tensor(numbers).view(torch.int32).view(2, 3, 1, 1), persistent=False)
+        numbers = [1 / (255 * std) for std in p.std] + [-mean / std for mean, std in zip(p.mean, p.std)]
+        for name, values in zip(("numerator", "denominator"), zip(*map(as_fraction, numbers))):
+            self.register_buffer(name, torch.tensor(values).view(2, 3, 1, 1), persistent=False)
 
     @property
     def scale(self) -> Tensor:  # (3, 1, 1) float32
-        return self.bits[0].view(torch.float32)
+        return self.numerator[0].float() / self.denominator[0].float()
 
     @property
     def shift(self) -> Tensor:  # (3, 1, 1) float32
-        return self.bits[1].view(torch.float32)
+        return self.numerator[1].float() / self.denominator[1].float()
 
     def forward(self, video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 → dtype, computed in it; a float video as it is."""
         return video * self.scale.to(dtype) + self.shift.to(dtype) if video.dtype == torch.uint8 else video
+
+
+def as_fraction(x: float) -> tuple[int, int]:
+    """x, rounded to float32, as numerator and denominator, a power of two; both are exact in float32."""
+    [single] = struct.unpack("f", struct.pack("f", x))
+    return (round(single * 2**62) / 2**62).as_integer_ratio()
 
 
 @torch.no_grad()

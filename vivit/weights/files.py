@@ -1,4 +1,4 @@
-"""From a folder, a file or a hub id to named tensors. What a file is, its first bytes say; its name is not asked."""
+"""From a folder, a file or a hub id to named tensors. The format is found from the first bytes, not from the name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import safetensors.torch
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..errors import WeightsError
 from . import scenic
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -26,54 +27,109 @@ CONFIGS = ("config.json", "preprocessor_config.json", "video_preprocessor_config
 KINDS = "safetensors, PyTorch (.pt, .pth, .bin), NumPy (.npz) or Flax msgpack"
 
 
+MOST_JSON = 2**26  # bytes; a config with ten thousand class names has half a megabyte
+MOST_EXPANSION = 2**28, 16  # an .npz may hold so many bytes, or so many times the file's, when it is unpacked
+
+
 @dataclass
 class Files:
-    """Tensors by the names in the file, and the JSON files that lie beside them."""
+    """Tensors by the names in the file, and the JSON files next to it."""
 
     path: str
     tensors: dict[str, Tensor]
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def read(source: str | os.PathLike) -> Files:
     """The tensors of a folder, a file or, when there is none of this name and it looks like owner/name, a hub id.
 
     safetensors and current PyTorch files are mapped: their tensors take memory when they are looked at.
-    Raises FileNotFoundError where there is nothing, ValueError for a file that is no checkpoint or a broken one.
+    Raises FileNotFoundError where there is nothing, WeightsError for a file that is no checkpoint or a broken one.
     """
-    path = Path(source)
+    path, notes = Path(source), []
     if not path.exists():
         if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
             raise FileNotFoundError(f"{source}: no such file or folder, and not a hub id of the form owner/name")
         path = _download(str(source))
     if path.is_dir():
-        return Files(str(source), _read_folder(path), _configs(path))
-    beside = _configs(path.parent) if path.name in WEIGHTS else {}
-    return Files(str(source), read_file(path), beside)
+        path = of_run(path)
+        return Files(str(source), _read_folder(path, notes), _configs(path), notes)
+    configs = _configs(path.parent) if path.name in WEIGHTS else {}
+    return Files(str(source), read_file(path, notes), configs, notes)
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, whatever it is called. Pickled code is never run. Raises ValueError."""
+def of_run(folder: Path) -> Path:
+    """The weights of a run folder: weights/, or before it has ended best/. Any other folder is returned as it is.
+
+    Raises FileNotFoundError for a run that has neither.
+    """
+    if any((folder / name).is_file() for name in WEIGHTS):
+        return folder
+    for name in ("weights", "best"):
+        if any((folder / name / file).is_file() for file in WEIGHTS):
+            return folder / name
+    if (folder / "environment.json").is_file() or (folder / "weights").is_dir():
+        raise FileNotFoundError(
+            f"{folder} is a run that has not finished: no {folder / 'weights'} and no best validation so far; "
+            "resume its vivit train"
+        )
+    return folder
+
+
+def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of one file, whatever it is called. Pickled code is never run. Raises WeightsError.
+
+    What is taken of several models in one file is added to `notes`.
+    """
+    if not path.is_file():  # reading a pipe would wait for whoever writes it, a device might never end
+        raise WeightsError(f"{path}: a pipe, a device or a socket; copy the weights into a file")
     with path.open("rb") as file:
         start = file.read(16)
+    notes = [] if notes is None else notes
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            is_numpy = all(name.endswith(".npy") for name in archive.namelist())
-        return _read_npz(path) if is_numpy else _read_torch(path, mapped=True)
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":  # a pickle: PyTorch before 1.6
-        return _read_torch(path, mapped=False)
+        return _read_npz(path) if _check_archive(path) else _read_torch(path, notes, mapped=True)
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):  # a pickle: PyTorch before 1.6
+        return _read_torch(path, notes, mapped=False)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:
         try:
             return safetensors.torch.load_file(path)
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path}: a broken or cut-off safetensors file ({error}); download it again") from error
+            raise WeightsError(
+                f"{path}: a broken or cut-off safetensors file ({shown(error)}); download it again"
+            ) from error
     if start and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map
         return scenic.tensors(path)
     what = "a broken or cut-off zip archive; download it again" if start[:2] == b"PK" else f"none of {KINDS}"
-    raise ValueError(f"{path}: not a checkpoint: {what}{'' if start else ' (the file is empty)'}")
+    raise WeightsError(f"{path}: not a checkpoint: {what}{'' if start else ' (the file is empty)'}")
 
 
-def _read_folder(folder: Path) -> dict[str, Tensor]:
+def shown(error: Exception) -> str:
+    """The first line of an error of a library, which may quote the file's bytes."""
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def _check_archive(path: Path) -> bool:
+    """Whether a zip archive is NumPy's and not PyTorch's. Raises WeightsError for one that unpacks to far more."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise WeightsError(f"{path}: a broken or cut-off zip archive ({shown(error)}); download it again") from error
+    names = [entry.filename for entry in entries]
+    unpacked, (most, factor), is_numpy = sum(e.file_size for e in entries), MOST_EXPANSION, _all_numpy(names)
+    if unpacked > max(most if is_numpy else 0, path.stat().st_size * (factor if is_numpy else 2)):
+        raise WeightsError(f"{path}: {path.stat().st_size} bytes that unpack to {unpacked}: no file of weights does")
+    if len(set(names)) < len(names):
+        raise WeightsError(f"{path}: the archive holds a name twice; save it again")
+    return is_numpy
+
+
+def _all_numpy(names: list[str]) -> bool:
+    return all(name.endswith(".npy") for name in names)
+
+
+def _read_folder(folder: Path, notes: list[str]) -> dict[str, Tensor]:
     for name in WEIGHTS:
         if (folder / name).is_file():
             path = folder / name
@@ -86,11 +142,24 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             raise FileNotFoundError(f"{folder}: no model.safetensors in this folder; it holds {found}. Name the file")
         path = files[0]
     if path.suffix != ".json":
-        return read_file(path)
-    shards = sorted(set(_json(path).get("weight_map", {}).values()))
+        return read_file(path, notes)
+    index = _json(path).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
+        raise WeightsError(f"{path}: no weight_map from names of tensors to names of files")
+    shards = sorted(set(index.values()))
+    if outside := [shard for shard in shards if shard in ("", ".", "..") or re.search(r"[/\\\0]", shard)]:
+        raise WeightsError(f"{path}: {outside[0]!r} is no name of a file in its folder")
     if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         raise FileNotFoundError(f"{folder}: {path.name} names files that are not there: {', '.join(missing)}")
-    return {name: tensor for shard in shards for name, tensor in read_file(folder / shard).items()}
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        for name, tensor in read_file(folder / shard, notes).items():
+            if index.get(name) != shard:
+                raise WeightsError(f"{folder}: {shard} holds {name}, and {path.name} says {index.get(name, 'nothing')}")
+            tensors[name] = tensor
+    if absent := sorted(index.keys() - tensors.keys()):
+        raise WeightsError(f"{folder}: {path.name} names tensors that are in no file: {', '.join(absent[:5])}")
+    return tensors
 
 
 def _configs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -98,43 +167,66 @@ def _configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MOST_JSON:
+        raise WeightsError(f"{path}: {path.stat().st_size} bytes, more than any such file has; allowed is {MOST_JSON}")
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: not a JSON file ({shown(error)})") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object, got a {type(values).__name__}")
+        raise WeightsError(f"{path}: expected a JSON object, got a {type(values).__name__}")
     return values
 
 
-def _read_torch(path: Path, *, mapped: bool) -> dict[str, Tensor]:
+# Where training loops keep the state dict.
+KEYS = ("model", "state_dict", "module", "model_state_dict", "model_ema", "teacher")
+
+
+def _read_torch(path: Path, notes: list[str], *, mapped: bool) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():  # about a pickle protocol: what cannot be read raises anyway
             warnings.simplefilter("ignore", UserWarning)
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise WeightsError(
             f"{path}: holds more than tensors, and loading it would run code from the file, which never happens here. "
             "Where you trust it, open it yourself, keep the state dict and save that with safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: a broken or cut-off PyTorch file ({error}); download it again") from error
-    for keys in ((), ("model",), ("state_dict",), ("module",), ("model_state_dict",), ("model_ema",), ("teacher",)):
-        node = tree
-        for key in keys:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        if isinstance(node, Mapping) and sum(isinstance(v, Tensor) for v in node.values()) > 1:
-            return {str(name): value for name, value in node.items() if isinstance(value, Tensor)}
-    found = ", ".join(map(str, list(tree)[:8])) if isinstance(tree, Mapping) else type(tree).__name__
-    raise ValueError(f"{path}: no state dict at the top, in 'model' or in 'state_dict'; it holds {found}")
+    except Exception as error:  # PyTorch's unpickler raises whatever a damaged byte leads to
+        raise WeightsError(f"{path}: a broken or cut-off PyTorch file ({shown(error)}); download it again") from error
+    tree = tree if isinstance(tree, Mapping) else {}
+    places = {"": tree} | {key: tree.get(key) for key in KEYS}
+    states = {key: state for key, state in places.items() if _is_state_dict(state)}
+    if not states:
+        found = ", ".join(key for key in list(tree)[:8] if isinstance(key, str)) or "nothing by name"
+        raise WeightsError(f"{path}: no state dict at the top, in 'model' or in 'state_dict'; it holds {found}")
+    key, state = next(iter(states.items()))
+    if len(states) > 1:
+        others = ", ".join(map(repr, list(states)[1:]))
+        notes.append(
+            f"the weights are those of {key!r}; the file also holds {others}" if key else f"not read: {others}"
+        )
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    for name, x in tensors.items():
+        strided = x.layout == torch.strided and not x.is_quantized and not x.is_meta and not x.is_nested
+        if not strided or x.numel() * x.element_size() > x.untyped_storage().nbytes():
+            raise WeightsError(f"{path}: {name} is sparse, quantised or not stored in full; save it as a dense tensor")
+    return tensors
+
+
+def _is_state_dict(node: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(node, Mapping) and sum(isinstance(value, Tensor) for value in node.values()) > 1
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: scenic.as_tensor(arrays[name]) for name in arrays.files if arrays[name].dtype.kind in "fVui"}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: a broken or cut-off .npz file ({error}); download it again") from error
+            read = {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # NumPy's reader raises whatever a damaged byte leads to
+        raise WeightsError(f"{path}: a broken or cut-off .npz file ({shown(error)}); download it again") from error
+    if wrong := [name for name, x in read.items() if x.dtype.kind not in "fVuiSU"]:
+        raise WeightsError(f"{path}: {wrong[0]} holds {read[wrong[0]].dtype} values, no weights")
+    return {name: scenic.as_tensor(x) for name, x in read.items() if x.dtype.kind not in "SU"}  # text is no tensor
 
 
 def _download(repo: str) -> Path:

@@ -7,13 +7,14 @@ Both eras of names are read: the hub's (`encoder.layer.0.attention.attention.que
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..config import ModelConfig
-from .image_vit import finish_image
+from .image_vit import finish_image, mapping, pair, triple
 from .plan import Source, fuse_qkv, rename
 
 MODEL = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|vivit)\.)?"
@@ -70,6 +71,8 @@ def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
     """A state dict of ViViT, ViT, DeiT or DINOv2 with its JSON files → a Source. Raises ValueError."""
     theirs = configs.get("config.json", {})
     pieces, ignored = rename(tensors, RULES, IGNORED)
+    if "tokenizer.proj.weight" not in pieces:
+        raise ValueError("no kernel of the patch embedding in the file; it is not a whole model")
     kind = theirs.get("model_type") or ("vivit" if pieces["tokenizer.proj.weight"].tensor.ndim == 5 else "vit")
     ours = Source(path, f"Hugging Face {kind}", pieces, ignored)
     ours.config, ours.notes = read_configs(path, kind, configs)
@@ -81,35 +84,51 @@ def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
         ours.inexact.append("it averages two heads")
     if kind.startswith("dinov2") and "head.weight" in pieces:
         ours.inexact.append("its head sees the mean of the patches as well")
-    finish_image(ours)
+    finish_image(ours, pair(ours.config.get("image_size")))
     return ours
 
 
 def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """(fields of ModelConfig, notes) from config.json and preprocessor_config.json. Raises ValueError."""
-    if kind not in DEFAULTS:
-        raise ValueError(f"{path}: config.json is of a {kind!r}; read are {', '.join(sorted(DEFAULTS))}")
+    if not isinstance(kind, str) or kind not in DEFAULTS:
+        raise ValueError(f"{path}: config.json is of a {str(kind)[:60]!r}; read are {', '.join(sorted(DEFAULTS))}")
     theirs = dict(DEFAULTS[kind])
     if "config.json" in configs:
         theirs |= SIZES[kind] | dict(configs["config.json"])
-    if theirs["hidden_act"] not in ACTIVATIONS:
-        raise ValueError(f"{path}: hidden_act {theirs['hidden_act']!r}; a ViViT has {', '.join(ACTIVATIONS)}")
-    out: dict[str, Any] = {"activation": ACTIVATIONS[theirs["hidden_act"]], "norm_eps": theirs["layer_norm_eps"]}
-    for name, field in (("num_attention_heads", "num_heads"), ("num_frames", "num_frames")):
+    if not isinstance(theirs["hidden_act"], str) or theirs["hidden_act"] not in ACTIVATIONS:
+        raise ValueError(f"hidden_act is {theirs['hidden_act']!r}; a ViViT has {', '.join(ACTIVATIONS)}")
+    out: dict[str, Any] = {"activation": ACTIVATIONS[theirs["hidden_act"]]}
+    numbers = {"layer_norm_eps": "norm_eps", "num_attention_heads": "num_heads", "num_frames": "num_frames"}
+    for name, field in numbers.items():
         if name in theirs:
+            allowed = (int, float) if field == "norm_eps" else (int,)
+            if type(theirs[name]) not in allowed or not theirs[name] > 0:
+                raise ValueError(f"config.json: {name} is {str(theirs[name])[:60]}; it is a number above 0")
             out[field] = theirs[name]
     if "image_size" in theirs:
-        size = theirs["image_size"]
-        out["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
-    if "id2label" in theirs:
-        names = {int(i): name for i, name in theirs["id2label"].items()}
-        if any(name != f"LABEL_{i}" for i, name in names.items()):  # which is what they are called without names
-            out["classes"] = {"label": tuple(names[i] for i in sorted(names))}
+        out["image_size"] = pair(theirs["image_size"])
+        if out["image_size"] is None:
+            raise ValueError(f"config.json: image_size is {str(theirs['image_size'])[:60]}; it is a side or (H, W)")
+    if names := class_names(mapping(theirs, "id2label")):
+        out["classes"] = {"label": names}
     processor = configs.get("preprocessor_config.json") or configs.get("video_preprocessor_config.json")
     if processor is None:
         return out, ["pixels: no preprocessor_config.json; mean and std 0.5"]
     out["preprocessing"], notes = read_processor(path, processor)
     return out, notes
+
+
+def class_names(id2label: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of rows 0, 1, …; () where there are none, as LABEL_0, or other rows are numbered.
+
+    Names that repeat (ImageNet has two cranes) get their number.
+    """
+    names = {str(i): str(name) for i, name in id2label.items()}
+    rows = [str(i) for i in range(len(names))]
+    if set(names) != set(rows) or all(names[i] == f"LABEL_{i}" for i in rows):
+        return ()
+    counts = Counter(names.values())
+    return tuple(f"{names[i]} ({i})" if counts[names[i]] > 1 else names[i] for i in rows)
 
 
 def read_processor(path: str, processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -118,13 +137,13 @@ def read_processor(path: str, processor: Mapping[str, Any]) -> tuple[dict[str, A
     Transformers' ViViT processor first maps pixels to [−1, 1] and then takes 0.5 off and divides by 0.5: [−3, 1]. The
     weights were trained on [−1, 1], which is what they get here, with a warning.
     """
-    kind = processor.get("image_processor_type") or processor.get("video_processor_type") or ""
+    kind = str(processor.get("image_processor_type") or processor.get("video_processor_type") or "")
     rescale = processor.get("rescale_factor", 1 / 127.5 if kind.startswith("Vivit") else 1 / 255)
     factor = rescale * 255 if processor.get("do_rescale", True) else 255.0
     offset = 1.0 if processor.get("offset", kind.startswith("Vivit")) and processor.get("do_rescale", True) else 0.0
     normalises = processor.get("do_normalize", True)
-    mean = processor.get("image_mean") or (0.5, 0.5, 0.5) if normalises else (0.0, 0.0, 0.0)
-    std = processor.get("image_std") or (0.5, 0.5, 0.5) if normalises else (1.0, 1.0, 1.0)
+    mean = triple(processor.get("image_mean") or (0.5, 0.5, 0.5), "image_mean") if normalises else (0.0, 0.0, 0.0)
+    std = triple(processor.get("image_std") or (0.5, 0.5, 0.5), "image_std") if normalises else (1.0, 1.0, 1.0)
     ours_mean = tuple(round((m + offset) / factor, 6) for m in mean)
     ours_std = tuple(round(s / factor, 6) for s in std)
     notes = []

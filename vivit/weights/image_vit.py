@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,9 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 RULES: dict[str, str] = {
     r"patch_embed\.proj\.(weight|bias)": r"tokenizer.proj.\1",
-    r"(cls_token|pos_embed|blocks\.\d+\..+)": r"encoder.\1",
+    r"(cls_token|pos_embed)": r"encoder.\1",
+    r"(blocks\.\d+\.(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(?:weight|bias))": r"encoder.\1",
+    r"(blocks\.\d+\.ls[12]\.gamma)": r"encoder.\1",
     r"(?:fc_)?norm\.(weight|bias)": r"encoder.norm.\1",
     r"head\.(weight|bias)": r"head.\1",
     r"dist_token": "dist_token",
@@ -34,41 +38,121 @@ EXTRA_TOKENS = {
 }
 
 
+# What the tensors of a timm model do not say, by its name (with or without its tag): the first match counts.
+PIXELS: dict[str, tuple[str, dict[str, tuple[float, float, float]]]] = {
+    r"_miil|_tipsv2": ("mean 0 and std 1", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
+    r"^eva_large|\.bamboo|_radio_": (
+        "CLIP's mean and std",
+        {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
+    ),
+    r"deit|dino|ijepa|intern300m|(?<![a-z])mae(?![a-z])|^vit_small_patch8_224|^vit_(giant|huge)_patch\d+_gap": (
+        "ImageNet mean and std",
+        IMAGENET,
+    ),
+    r"^(vit|flexivit|test_vit)": ("mean and std 0.5", {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}),
+}
+TANH_GELU = r"(patch32|giantopt_patch16|so400m_patch16)_siglip_gap|large_patch16_siglip_gap_512"
+ACTIVATIONS = {"gelu": "gelu", "gelu_erf": "gelu", "gelu_tanh": "gelu_tanh"}  # of timm's model_args
+
+
 def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
     """A state dict in timm's names → a Source. Raises ValueError for a tensor that is not a plain ViT's."""
     pieces, ignored = rename(tensors, RULES, IGNORED)
-    # Every plain ViT of timm, DeiT and DINOv2 has the exact GELU and this epsilon.
-    config = {"activation": "gelu", "norm_eps": 1e-6}
-    image = Source(path, "image ViT (timm names)", pieces, ignored, config)
-    timm = configs.get("config.json", {}).get("pretrained_cfg", {})  # as timm's models on the hub have it
-    if {"mean", "std"} <= timm.keys():
-        image.config["preprocessing"] = {"mean": tuple(timm["mean"]), "std": tuple(timm["std"])}
-    elif "dist_token" in pieces or any(name.endswith("ls1.gamma") for name in pieces):
+    theirs = configs.get("config.json", {})  # as timm's models on the hub have it
+    name, pretrained = theirs.get("architecture"), mapping(theirs, "pretrained_cfg")
+    arguments = mapping(theirs, "model_args")
+    named = isinstance(name, str)
+    name = name if named else Path(path).name
+    image = Source(path, "image ViT (timm names)", pieces, ignored, {"norm_eps": 1e-6})
+    has_cls, after_mean = "encoder.cls_token" in pieces, "fc_norm.weight" in tensors
+
+    no_bias = "encoder.blocks.0.attn.qkv.bias" not in pieces
+    scaled = any(n.endswith("ls1.gamma") for n in pieces)
+    if "_rpn_" in name or (not named and no_bias and after_mean and not has_cls and not scaled):
+        raise ValueError(
+            "timm's *_rpn_* models have their norms after the branches, which a ViViT has not, and their tensors have "
+            "the same names as those of a ViT without qkv biases; where this is one, timm's config.json says so"
+        )
+    activation = arguments.get("act_layer") or ("gelu_tanh" if re.search(TANH_GELU, name) else "gelu")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"config.json has act_layer {activation!r}; a ViViT has {', '.join(ACTIVATIONS)}")
+    image.config["activation"] = ACTIVATIONS[activation]
+    if not named:
+        image.notes.append("activation: the exact GELU; the file does not say")
+
+    if {"mean", "std"} <= pretrained.keys():
+        image.config["preprocessing"] = {x: triple(pretrained[x], f"pretrained_cfg.{x}") for x in ("mean", "std")}
+    elif known := next((pixels for pattern, pixels in PIXELS.items() if re.search(pattern, name)), None):
+        image.config["preprocessing"] = known[1]
+        image.notes.append(f"pixels: {known[0]}, as timm has it for {name}")
+    elif "dist_token" in pieces or scaled:
         image.config["preprocessing"] = IMAGENET
-        image.notes.append("pixels: ImageNet mean and std, as DeiT and DINOv2 have it")
+        image.notes.append("pixels: ImageNet mean and std, as DeiT and DINOv2 have it; the file does not say")
     else:
         image.notes.append("pixels: mean and std 0.5; the file does not say")
-    if "fc_norm.weight" in tensors and "encoder.cls_token" in pieces:
-        image.inexact.append("it takes the mean of the patches beside a class token")
-    image.config["norm_after_pool"] = "fc_norm.weight" in tensors and "encoder.cls_token" not in pieces
-    finish_image(image)
+
+    pool = arguments.get("global_pool", theirs.get("global_pool")) or ("token" if has_cls else "avg")
+    if has_cls and (after_mean or pool == "avg"):
+        image.inexact.append("it takes the mean of the patches and has a class token as well")
+    elif pool != ("token" if has_cls else "avg"):
+        image.inexact.append(f"its config.json says global_pool {pool!r}")
+    image.config["norm_after_pool"] = after_mean and not has_cls
+    size = arguments.get("img_size") or list(pretrained.get("input_size") or ())[1:]
+    finish_image(image, pair(size))
     return image
 
 
-def finish_image(source: Source) -> None:
-    """In place: what the image models of all libraries need after renaming."""
+def mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The JSON object `name` of `values`, {} where there is none. Raises ValueError for anything else."""
+    found = values.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"config.json: {name} is {str(found)[:40]!r}; it is an object")
+    return found
+
+
+def triple(values: Any, name: str) -> tuple[float, float, float]:
+    """Three finite numbers. Raises ValueError."""
+    ok = isinstance(values, list | tuple) and len(values) == 3 and all(type(v) in (int, float) for v in values)
+    if not ok or not all(math.isfinite(v) for v in values):
+        raise ValueError(f"{name} is {str(values)[:60]}; it is three finite numbers")
+    return values[0], values[1], values[2]
+
+
+def pair(size: Any) -> tuple[int, int] | None:
+    """(H, W) of a side or of two; None for anything else."""
+    sides = [size, size] if type(size) is int else size
+    ok = isinstance(sides, list | tuple) and len(sides) == 2 and all(type(v) is int and 0 < v < 2**16 for v in sides)
+    return (sides[0], sides[1]) if ok else None
+
+
+def finish_image(source: Source, size: tuple[int, int] | None = None) -> None:
+    """In place: what the image models of all libraries need after renaming. `size` is that of the frame, if known.
+
+    Raises ValueError for a model without positions or with a gated MLP.
+    """
     pieces = source.pieces
+    if "encoder.pos_embed" not in pieces:
+        raise ValueError(
+            "no positions (pos_embed) in the file: a model with rotary or relative positions, which a ViViT lacks, "
+            "or not a whole one"
+        )
     fuse_qkv(pieces)
+    for name in [name for name in pieces if name.endswith(".mlp.fc1.weight")]:
+        down = pieces.get(name.replace("fc1", "fc2"))
+        if down is not None and down.tensor.ndim == 2 and pieces[name].tensor.shape[0] == 2 * down.tensor.shape[1]:
+            raise ValueError(
+                f"{pieces[name].sources[0]} is twice as wide as what follows: a ViViT has no gated MLP (SwiGLU)"
+            )
     fold_layer_scale(pieces)
     source.config["tokenizer"] = "uniform_frames"  # a 2-D kernel sees single frames
     source.image = True
     kernel = pieces["tokenizer.proj.weight"]
     if kernel.tensor.ndim == 4:
         pieces["tokenizer.proj.weight"] = Piece(kernel.tensor.unsqueeze(2), kernel.sources)
-    drop_extra_tokens(source)
+    drop_extra_tokens(source, size)
     head = pieces.get("head.weight")
     if head is not None and head.tensor.shape[1:] != kernel.tensor.shape[:1]:
-        for name in ("head.weight", "head.bias"):
+        for name in [name for name in ("head.weight", "head.bias") if name in pieces]:
             why = f"a head on {head.tensor.shape[1]} features; this model's have {kernel.tensor.shape[0]}"
             source.ignored |= dict.fromkeys(pieces.pop(name).sources, why)
 
@@ -79,13 +163,19 @@ def fold_layer_scale(pieces: dict[str, Piece]) -> None:
         gamma = pieces.pop(name)
         linear = name.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
         for leaf, scale in (("weight", gamma.tensor[:, None]), ("bias", gamma.tensor)):
+            if f"{linear}.{leaf}" not in pieces:
+                raise ValueError(f"{linear}.{leaf} is not in the source")
             piece = pieces[f"{linear}.{leaf}"]
             sources = piece.sources + gamma.sources
             pieces[f"{linear}.{leaf}"] = Piece(piece.tensor * scale, sources, reason="LayerScale folded in")
 
 
-def drop_extra_tokens(source: Source) -> None:
-    """In place: positions for [class token +] patches only; distillation and register tokens are left out."""
+def drop_extra_tokens(source: Source, size: tuple[int, int] | None = None) -> None:
+    """In place: positions for [class token +] patches only; distillation and register tokens are left out.
+
+    The file's positions may or may not cover the tokens before the patches: what is left of them fills the grid of a
+    frame of `size`, or, where that is not known, a square.
+    """
     pieces, cls = source.pieces, "encoder.cls_token" in source.pieces
     count = {"dist_token": 0, "reg_token": 0}
     for name, why in EXTRA_TOKENS.items():
@@ -94,21 +184,22 @@ def drop_extra_tokens(source: Source) -> None:
             count[name] = piece.tensor.shape[-2]
             source.ignored |= dict.fromkeys(piece.sources, why)
             source.inexact.append(f"it has {why.partition(':')[0]}s")
-    piece = pieces.get("encoder.pos_embed")
-    if piece is None:
-        return
+    piece, kernel = pieces["encoder.pos_embed"], pieces["tokenizer.proj.weight"].tensor
     n, width = piece.tensor.shape[-2:]
-    # Positions cover all tokens but the registers; with registers perhaps all, or the patches alone (timm's models,
-    # where the class token holds its own position), which a square grid tells apart.
-    before = usual = cls + count["dist_token"]
-    if count["reg_token"]:
-        before = next((p for p in (usual, usual + count["reg_token"], 0) if is_square(n - p)), usual)
-    if before == cls and piece.tensor.ndim == 3:
+    usual = cls + count["dist_token"]
+    before = dict.fromkeys((usual, usual + count["reg_token"], 0))
+    patches = size[0] // kernel.shape[-2] * (size[1] // kernel.shape[-1]) if size else 0
+    if size and patches in [n - p for p in before]:
+        first = n - patches
+        source.config["image_size"] = size
+    else:
+        first = next((p for p in before if is_square(n - p)), usual)
+    if first == cls and piece.tensor.ndim == 3:
         return
     x = piece.tensor.reshape(1, n, width)
-    own = x[:, :1] if before else x.new_zeros(1, 1, width)
-    parts = [own, x[:, before:]] if cls else [x[:, before:]]
-    why = "the class token holds its own position" if before < cls else "without the positions of the left-out tokens"
+    own = x[:, :1] if first else x.new_zeros(1, 1, width)
+    parts = [own, x[:, first:]] if cls else [x[:, first:]]
+    why = "without the positions of the left-out tokens" if first >= cls else "zero for the class token: it has none"
     pieces["encoder.pos_embed"] = Piece(torch.cat(parts, dim=1), piece.sources, reason=why)
 
 

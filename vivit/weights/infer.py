@@ -10,7 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from ..config import ModelConfig, Preprocessing, replace
-from .plan import Source
+from ..errors import WeightsError
+from .plan import Piece, Source
+
+NEEDED = ("blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "pos_embed")
 
 
 def infer_config(source: Source, given: Mapping[str, Any]) -> ModelConfig:
@@ -20,16 +23,18 @@ def infer_config(source: Source, given: Mapping[str, Any]) -> ModelConfig:
     the shape of an image model's token grid, it is square. Raises ValueError.
     """
     tensors = {name: piece.tensor for name, piece in source.pieces.items()}
-    for name in ("tokenizer.proj.weight", "encoder.blocks.0.attn.qkv.weight"):
+    for name in ("tokenizer.proj.weight", *(f"encoder.{x}" for x in NEEDED)):
         if name not in tensors and name.replace("encoder.", "encoder.spatial.") not in tensors:
-            raise ValueError(f"{source.path}: no {name} in this {source.format}; it is not a whole ViT")
+            if name == "encoder.pos_embed" and source.sine_positions:
+                continue
+            raise WeightsError(f"{source.path}: no {name} in this {source.format}; it is not a whole ViT")
     known = dict(source.config)
 
     def ask(name: str, example: str) -> Any:
         if name in known:
             return known[name]
         if given.get(name) is None:
-            raise ValueError(f"{source.path}: this {source.format} does not say {name}; pass {name}=, e.g. {example}")
+            raise WeightsError(f"{source.path}: this {source.format} does not say {name}; pass {name}=, e.g. {example}")
         return given[name]
 
     factorised = any(name.startswith("encoder.spatial.") for name in tensors)
@@ -37,7 +42,7 @@ def infer_config(source: Source, given: Mapping[str, Any]) -> ModelConfig:
     kernel = tensors["tokenizer.proj.weight"]
     width = kernel.shape[0]
     if kernel.ndim != 5 or kernel.shape[1] != 3:
-        raise ValueError(f"{source.path}: patch kernel {tuple(kernel.shape)}; a ViViT's is (D, 3, t, h, w)")
+        raise WeightsError(f"{source.path}: patch kernel {tuple(kernel.shape)}; a ViViT's is (D, 3, t, h, w)")
     known |= {
         "tubelet_size": tuple(kernel.shape[2:]),
         "embed_dim": width,
@@ -64,8 +69,39 @@ def infer_config(source: Source, given: Mapping[str, Any]) -> ModelConfig:
         known["encoder"] = "spatiotemporal" if is_model_1 else ask("encoder", same)
     if "preprocessing" in known:
         known["preprocessing"] = Preprocessing(**known["preprocessing"])
-    known["classes"] = _classes(known.get("classes"), tensors.get("head.weight"))
+    known["classes"] = _classes(source, known.get("classes"), tensors.get("head.weight"))
     return replace(ModelConfig(), **known)
+
+
+MOST_FRAMES, MOST_PIXELS, MOST_TOKENS = 2**16, 2**14, 2**22
+
+
+def check_sizes(pieces: Mapping[str, Piece], config: ModelConfig) -> None:
+    """Raise ValueError for a config that would build far more than the file holds, or has numbers that no model has.
+
+    Checked before anything is built, so that a damaged or hostile config.json costs no time and no memory.
+    """
+    factorised, p = config.encoder == "factorised_encoder", config.preprocessing
+    stacks = {"encoder.spatial." if factorised else "encoder.": ("depth", config.depth)}
+    stacks |= {"encoder.temporal.": ("temporal_depth", config.temporal_depth)} if factorised else {}
+    for start, (name, depth) in stacks.items():
+        if depth > (blocks := count_blocks(pieces, start)) + 8:
+            raise ValueError(f"{name} is {depth} in config.json; the file has {blocks} blocks")
+    bounds = {
+        "num_frames": (config.num_frames, 1, MOST_FRAMES),
+        "image_size": (max(config.image_size), 1, MOST_PIXELS),
+        "image_size and num_frames: the number of tokens": (math.prod(config.grid), 1, MOST_TOKENS),
+        "norm_eps": (config.norm_eps, 1e-30, 1),
+        "preprocessing.frame_stride": (p.frame_stride, 1e-6, 2**16),
+        "preprocessing.clip_seconds": (1 if p.clip_seconds is None else p.clip_seconds, 1e-6, 2**20),
+        "preprocessing.mean": (max(map(abs, p.mean)), 0, 1000),
+        "preprocessing.std": (min(p.std), 1e-6, 1000),
+        "the largest preprocessing.std": (max(p.std), 1e-6, 1000),
+        "preprocessing.crop_fraction": (p.crop_fraction, 0.05, 1),
+    }
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; allowed is {low} to {high}")
 
 
 def count_blocks(names: Iterable[str], start: str) -> int:
@@ -86,8 +122,8 @@ def _grid(
     dt, dh, dw = known["tubelet_size"]
     tokens = tensors[f"encoder.{'spatial.' if factorised else ''}pos_embed"].shape[1] - cls
 
-    def fail(what: str) -> ValueError:
-        return ValueError(
+    def fail(what: str) -> WeightsError:
+        return WeightsError(
             f"{source.path}: {tokens} positions do not fit {what}. A model is loaded at the size that it "
             "was trained with; model.resize(num_frames=, image_size=) changes it afterwards"
         )
@@ -107,12 +143,12 @@ def _grid(
         sampled = known.get("sampled_frames") or t or given.get("sampled_frames")
         for name, value in (("num_frames", frames or wanted), ("sampled_frames", sampled)):
             if value is None:
-                raise ValueError(
+                raise WeightsError(
                     f"{source.path}: this {source.format} samples frames and does not say {name}; pass {name}=, e.g. 32"
                 )
         return out | {"num_frames": frames or wanted, "sampled_frames": sampled}
     if t is None and frames is None and wanted is None:
-        raise ValueError(
+        raise WeightsError(
             f"{source.path}: this {source.format} averages over time and does not say num_frames; pass num_frames=, "
             "e.g. 32"
         )
@@ -132,17 +168,23 @@ def _image_size(
     square = (side * patch[0], side * patch[1]) if side * side == tokens else None
     size = known.get("image_size") or given.get("image_size") or (square if source.image else None)
     if size is None:
-        raise ValueError(
+        raise WeightsError(
             f"{source.path}: this {source.format} does not say image_size; pass image_size=(H, W), "
             f"e.g. {square or (224, 224)}"
         )
     return size
 
 
-def _classes(known: Mapping[str, tuple[str, ...]] | None, head: Tensor | None) -> dict[str, tuple[str, ...]]:
+def _classes(
+    source: Source, known: Mapping[str, tuple[str, ...]] | None, head: Tensor | None
+) -> dict[str, tuple[str, ...]]:
     """Class names: the file's, where they are as many as the head's rows; else numbers."""
     if head is None:
         return {}
     if known and sum(map(len, known.values())) == head.shape[0]:
         return dict(known)
+    if known:
+        source.config.pop("classes")
+        count = sum(map(len, known.values()))
+        source.notes.append(f"classes: numbers, since the file names {count} and its head has {head.shape[0]} rows")
     return {"label": tuple(str(i) for i in range(head.shape[0]))}

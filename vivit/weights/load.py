@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..config import ModelConfig, from_dict, replace, suggestion
+from ..errors import WeightsError
 from ..model.encoders import resize_positions
 from ..model.vivit import ViViT
 from ..presets import preset
 from . import files, huggingface, image_vit, scenic, video_mae
-from .infer import infer_config
+from .infer import check_sizes, infer_config
 from .inflate import KernelInit, TemporalInit, inflate
 from .plan import Piece, Source, few, fill
 from .save import FORMAT, VERSION, save_pretrained
@@ -48,9 +54,10 @@ def create(
 ) -> ViViT:
     """A model by the name of a preset or by its config; at random, or from the weights `init`.
 
-    `init` is a file, a folder or a hub id: an image ViT, which is inflated (paper, section 3.4), or a video model of
-    this architecture. Its activation, norm epsilon and pixel normalisation come with it; `overrides` are fields of
-    ModelConfig and go first.
+    `init` is a file, a folder (also of a run) or a hub id: an image ViT, which is inflated (paper, section 3.4), or a
+    video model of this architecture, whose head gives its rows to the classes of the same name. Its activation, norm
+    epsilon and pixel normalisation come with it; `overrides` are fields of ModelConfig and go first. The model is in
+    training mode.
 
     kernel_init: how a 2-D patch kernel becomes a tubelet's: central_frame, filter_inflation, arp or random.
     temporal_init: Model 2's temporal encoder, "random" (default) or "image", its first layers; Model 3's temporal
@@ -74,34 +81,33 @@ def create(
     config = _travel(source, trained, config, overrides)
     if not is_image:
         _same(source, trained, config, ARCHITECTURE)
-        return _fit(source, trained, config if config.classes else replace(config, classes=trained.classes))
+        config = config if config.classes else replace(config, classes=trained.classes)
+        with naming(source.path):
+            return _fit(source, trained, config)
     _same_image(source, trained, config)
-    pieces, fresh = inflate(
-        source.pieces,
-        trained,
-        config,
-        kernel_init=kernel_init,
-        temporal_init=temporal_init,
-        official=official,
-    )
-    return fill(config, source, pieces, fresh=fresh, ignored=_left_out(source, pieces, config))
+    with naming(source.path):
+        pieces, fresh = inflate(
+            source.pieces, trained, config, kernel_init=kernel_init, temporal_init=temporal_init, official=official
+        )
+        return fill(config, source, pieces, fresh=fresh, ignored=_left_out(source, pieces))
 
 
 def from_pretrained(
     source: str | os.PathLike, *, classes: Mapping[str, Sequence[str]] | None = None, **overrides: Any
 ) -> ViViT:
-    """The trained model in a folder, a file or a hub id, whoever saved it: ours, scenic, Hugging Face ViViT, VideoMAE.
+    """The trained model in a folder (also of a run), a file or a hub id, in evaluation mode, whoever saved it.
 
     `overrides` are fields of ModelConfig. They say what the file cannot (a missing one is an error that names it), or
     change what a trained model lets change: image_size and num_frames (positions are interpolated), drop_path, dropout,
-    preprocessing. With other `classes` than the source's the head starts anew. An image ViT loads as a model of one
-    frame.
+    preprocessing. With other `classes` than the source's, the head's rows go to the classes of the same name and the
+    others start at zero; where the file has no names, `classes` names its rows in order. An image ViT loads as a model
+    of one frame.
 
     `model.load_report` says what happened to every tensor. Raises ValueError and FileNotFoundError.
     """
     src = read(source)
     if src.inexact:
-        raise ValueError(
+        raise WeightsError(
             f"{src.path}: this {src.format} is no ViViT: {', '.join(src.inexact)}. "
             "vivit.create(preset, init=…) starts from it"
         )
@@ -112,7 +118,8 @@ def from_pretrained(
     trained = _trained(src, wanted)
     config = replace(trained, **wanted)
     _same(src, trained, config, ARCHITECTURE)
-    return _fit(src, trained, config)
+    with naming(src.path):
+        return _fit(src, trained, config).eval()
 
 
 def adopt(source: str | os.PathLike, config: ModelConfig) -> ModelConfig:
@@ -142,44 +149,69 @@ def report(source: str | os.PathLike, *, preset: str | None = None, **options: A
 
 
 def read(source: str | os.PathLike) -> Source:
-    """The checkpoint in a folder, a file or a hub id, by our names. Raises ValueError and FileNotFoundError."""
-    found = files.read(source)
-    tensors, path = _without_wrappers(found.tensors), found.path
-    try:
-        if found.configs.get("config.json", {}).get("format") == FORMAT:
-            return _own(path, tensors, found.configs["config.json"])
-        if scenic.root(tensors) is not None:
-            return scenic.source(path, tensors)
-        if video_mae.is_original(tensors) or any(name.startswith("videomae.") for name in tensors):
-            return video_mae.source(path, tensors, found.configs)
-        if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
-            return huggingface.source(path, tensors, found.configs)
-        if "patch_embed.proj.weight" in tensors:
-            return image_vit.source(path, tensors, found.configs)
-    except (KeyError, RuntimeError) as error:  # a part is missing or has another shape than its name says
-        raise ValueError(f"{path}: not a whole checkpoint: {type(error).__name__} {error}") from error
-    except ValueError as error:
-        raise error if str(error).startswith(path) else ValueError(f"{path}: {error}") from error
+    """The checkpoint in a run folder, a folder, a file or a hub id, by our names.
+
+    Raises WeightsError and FileNotFoundError.
+    """
+    with naming(source):
+        found = files.read(source)
+        tensors = _without_wrappers(found.tensors)
+        names = frozenset(tensors)
+        src = _recognise(found.path, tensors, found.configs)
+        src.names = names
+        src.notes += found.notes
+        return src
+
+
+def _recognise(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
+    if configs.get("config.json", {}).get("format") == FORMAT:
+        return _own(path, tensors, configs["config.json"])
+    if scenic.root(tensors) is not None:
+        return scenic.source(path, tensors)
+    if video_mae.is_original(tensors) or any(name.startswith("videomae.") for name in tensors):
+        return video_mae.source(path, tensors, configs)
+    if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
+        return huggingface.source(path, tensors, configs)
+    if "patch_embed.proj.weight" in tensors:
+        return image_vit.source(path, tensors, configs)
     if "tokenizer.proj.weight" in tensors:
-        raise ValueError(f"{path}: our own weights without their config.json; keep the two in one folder")
-    raise ValueError(
+        raise WeightsError(f"{path}: our own weights without their config.json; keep the two in one folder")
+    raise WeightsError(
         f"{path}: neither a ViViT (ours, scenic, Hugging Face) nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
         f"JAX) nor a VideoMAE; it holds {few(list(tensors), 4)}"
     )
 
 
-def _own(path: str, tensors: dict[str, Any], config: Mapping[str, Any]) -> Source:
+@contextmanager
+def naming(source: str | os.PathLike) -> Iterator[None]:
+    """Whatever goes wrong inside with the content of `source` becomes a WeightsError that names it."""
+    path = str(source)
+    try:
+        yield
+    except (WeightsError, OSError):
+        raise
+    except ValueError as error:
+        text = str(error)
+        raise WeightsError(text if text.startswith(path) else f"{path}: {text}") from error
+    except Exception as error:  # a part is missing or has another type or shape than its name says
+        what = f"{type(error).__name__} {files.shown(error)}"
+        raise WeightsError(f"{path}: not a whole checkpoint: {what}. Download or save it again") from error
+
+
+def _own(path: str, tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Source:
     if config.get("version") != VERSION:
-        raise ValueError(f"config.json has version {config.get('version')!r}; this release reads {VERSION}")
+        raise WeightsError(f"{path}: config.json has version {config.get('version')!r}; this release reads {VERSION}")
+    if not isinstance(config.get("model"), Mapping):
+        raise WeightsError(f"{path}: config.json has no 'model', the settings of the model")
     pieces = {name: Piece(tensor, (name,)) for name, tensor in tensors.items()}
     return Source(path, "ViViT", pieces, config=vars(from_dict(ModelConfig, config["model"])))
 
 
-def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:
+def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names without what DataParallel, torch.compile and training loops put before all of them."""
-    for prefix in ("module.", "_orig_mod.", "model."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _without_wrappers({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    prefixes = ("module.", "_orig_mod.", "model.")
+    while tensors and (found := [p for p in prefixes if all(name.startswith(p) for name in tensors)]):
+        tensors = {name.removeprefix(found[0]): tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -189,14 +221,15 @@ def _classes(classes: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
 
 def _trained(source: Source, given: Mapping[str, Any]) -> ModelConfig:
     """The config that the source was trained with; fixed positions, which no file holds, join the pieces."""
-    if source.format == "ViViT":
-        return replace(ModelConfig(), **source.config)
-    config = infer_config(source, given)
-    if source.sine_positions:
-        t, h, w = config.grid
-        sines = video_mae.sine_positions(t * h * w, config.embed_dim)
-        source.pieces["encoder.pos_embed"] = Piece(sines, (), "initialised", "the fixed sines of VideoMAE")
-    return config
+    with naming(source.path):
+        own = source.format == "ViViT"
+        config = replace(ModelConfig(), **source.config) if own else infer_config(source, given)
+        check_sizes(source.pieces, config)
+        if source.sine_positions:
+            t, h, w = config.grid
+            sines = video_mae.sine_positions(t * h * w, config.embed_dim)
+            source.pieces["encoder.pos_embed"] = Piece(sines, (), "initialised", "the fixed sines of VideoMAE")
+        return config
 
 
 def _is_image(source: Source, config: ModelConfig) -> bool:
@@ -233,7 +266,7 @@ def _same(source: Source, trained: ModelConfig, config: ModelConfig, names: Sequ
         and (name not in only or trained.encoder == config.encoder == only[name])
     ]
     if different:
-        raise ValueError(f"{source.path}: this {source.format} has {'; '.join(different)}")
+        raise WeightsError(f"{source.path}: this {source.format} has {'; '.join(different)}")
 
 
 def _same_image(source: Source, trained: ModelConfig, config: ModelConfig) -> None:
@@ -246,28 +279,31 @@ def _same_image(source: Source, trained: ModelConfig, config: ModelConfig) -> No
     _same(source, trained, config, names)
     patch, wanted = trained.tubelet_size[1:], config.tubelet_size[1:]
     if patch != wanted:
-        raise ValueError(
+        raise WeightsError(
             f"{source.path}: patches of {patch[0]} x {patch[1]}, not {wanted[0]} x {wanted[1]}; use "
             f"tubelet_size=({config.tubelet_size[0]}, {patch[0]}, {patch[1]}) and an image_size that it divides"
         )
 
 
-def _left_out(source: Source, pieces: Mapping[str, Piece], config: ModelConfig) -> dict[str, str]:
+def _left_out(source: Source, pieces: Mapping[str, Piece]) -> dict[str, str]:
     """The image model's tensors that the video model has no use for, with the reason."""
     used = {name for piece in pieces.values() for name in piece.sources}
-    why = {"head.": "head of the image model", "tokenizer.": "kernel_init='random'"}
+    why = {
+        "head.": "head of the image model",
+        "tokenizer.": "kernel_init='random'",
+        "encoder.cls_token": "this model takes no class token from it",
+    }
     return {
-        origin: next(
-            (w for start, w in why.items() if name.startswith(start)), "this model takes no class token from it"
-        )
+        origin: reason
+        for start, reason in why.items()
         for name, piece in source.pieces.items()
         for origin in piece.sources
-        if origin not in used
+        if name.startswith(start) and origin not in used
     }
 
 
 def _fit(source: Source, trained: ModelConfig, config: ModelConfig) -> ViViT:
-    """The source's tensors for `config`: positions interpolated to its grid, the head kept if the classes are equal."""
+    """The source's tensors for `config`: positions interpolated to its grid, of the head the rows of its classes."""
     pieces, ignored, fresh = dict(source.pieces), {}, dict(source.fresh)
     new = position_grids(config)
     for name, grid in position_grids(trained).items():
@@ -275,20 +311,55 @@ def _fit(source: Source, trained: ModelConfig, config: ModelConfig) -> ViViT:
             piece, why = pieces[name], f"grid {_x(grid)} to {_x(new[name])}"
             resized = resize_positions(piece.tensor.float(), grid, new[name])
             pieces[name] = Piece(resized, piece.sources, "interpolated", ", ".join(filter(None, (piece.reason, why))))
+    rows = head_rows(trained.classes, config.classes, named=bool(source.config.get("classes")))
     if "head.weight" not in pieces:
         fresh["head."] = "the source has no head"
-    elif not _same_classes(trained, config):
-        why = f"other classes: {trained.num_classes} in the source, {config.num_classes} here"
-        fresh["head."] = why
-        for name in ("head.weight", "head.bias"):
-            ignored |= dict.fromkeys(pieces.pop(name).sources, why)
+    elif rows != list(range(trained.num_classes)):
+        ignored, fresh_head = _fit_head(pieces, trained, config, rows)
+        fresh |= fresh_head
     return fill(config, source, pieces, fresh=fresh, ignored=ignored)
 
 
-def _same_classes(trained: ModelConfig, config: ModelConfig) -> bool:
-    """Whether the head fits: equal names in equal order, or as many, where the source has numbers for names."""
-    old, new = ([name for names in c.classes.values() for name in names] for c in (trained, config))
-    return old == new or (len(old) == len(new) and old == [str(i) for i in range(len(old))])
+def _fit_head(
+    pieces: dict[str, Piece], trained: ModelConfig, config: ModelConfig, rows: list[int | None]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """In place: the head's rows for the classes of `config`; (ignored tensors, parameters that start fresh)."""
+    head = [name for name in ("head.weight", "head.bias") if name in pieces]
+    if all(row is None for row in rows):
+        why = f"other classes: {trained.num_classes} in the source, {config.num_classes} here"
+        return {name: why for key in head for name in pieces.pop(key).sources}, {"head.": why}
+    names = [name for labels in config.classes.values() for name in labels]
+    new = [name for name, row in zip(names, rows) if row is None]
+    why = f"rows follow class names: {len(rows) - len(new)} of {trained.num_classes} in the source"
+    why += f"; newly initialised at zero: {few(new)}" if new else ""
+    where = torch.tensor([-1 if row is None else row for row in rows])
+    for key in head:
+        piece = pieces[key]
+        x = piece.tensor.float()[where]  # −1: any row, which the next line clears
+        x[where < 0] = 0
+        pieces[key] = Piece(x, piece.sources, "loaded", ", ".join(filter(None, (piece.reason, why))))
+    return {}, {}
+
+
+def head_rows(
+    old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]], *, named: bool = True
+) -> list[int | None]:
+    """For every class of `new`, the row of a head for `old` that has its name in its label set, or None.
+
+    Label sets belong together by name; else those that share class names, where that leaves no choice. Where nothing
+    agrees, the names in `old` are only numbers of rows (not `named`) and `new` has as many, `new` names the rows.
+    """
+    starts = dict(zip(old, accumulate(map(len, old.values()), initial=0)))
+    rows: list[int | None] = []
+    for label_set, names in new.items():
+        others = [name for name in old if name not in new and not set(old[name]).isdisjoint(names)]
+        partner = label_set if label_set in old else others[0] if len(others) == 1 else None
+        place = {} if partner is None else {name: starts[partner] + i for i, name in enumerate(old[partner])}
+        rows += [place.get(name) for name in names]
+    total = sum(map(len, old.values()))
+    if not named and len(rows) == total and all(row is None for row in rows):
+        return list(range(total))
+    return rows
 
 
 def _x(grid: tuple[int, ...]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..errors import WeightsError
 from ..model.vivit import Normalise, ViViT, init_weights
 from .report import LoadReport, Row, Status, rows_once
 
@@ -50,10 +51,30 @@ class Source:
     sine_positions: bool = False
     """The positions are fixed sines, which the file does not hold."""
     notes: list[str] = field(default_factory=list)
+    names: frozenset[str] = frozenset()
+    """Every tensor of the file; `fill` refuses to lose one."""
 
 
 # Tables of names are regular expressions for the whole name and what becomes of it.
 Rules = Mapping[str, str]
+
+
+# Parts that other vision transformers have and a ViViT lacks, by the names of their tensors.
+FEATURES: Rules = {
+    r".*\b([qk]_norm)\..*": "normalised queries and keys",
+    r".*rel(ative)?_pos.*": "relative positions",
+    r".*(rope|freqs).*": "rotary positions",
+    r".*mlp\.(w\d+|fc\d_[gx]|gate\w*|up_proj|down_proj)\..*": "a gated MLP (SwiGLU)",
+    r".*\bmlp\.norm\..*|.*\battn\.(sub_)?norm\..*|.*\bin(ner)?_attn_ln\..*|.*\bffn_ln\..*": "norms inside the branches",
+    r".*norm_pre\..*|.*pre_layrnorm\..*": "a norm before the first block",
+    r".*(attn_pool|MAPHead).*": "attention pooling",
+    r".*patch_embed\.(backbone|norm|conv)\b.*": "a convolutional stem or a norm in the patch embedding",
+    r".*\b(attns|ffns|in_proj|attn_out_proj|mlp_out_proj)\..*": "attention and MLP in parallel",
+    r".*\b[qkv]_bias|.*\bq_proj\..*|.*\bgamma_?[123]": "blocks of BEiT, EVA or DINOv3",
+    r".*\blambda_\w+": "differential attention",
+    r".*(attn_time|time_embed|temporal_attn|temporal_embedding|norm_time).*": "attention over time inside the blocks",
+    r".*neck\..*": "a neck",
+}
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules, ignore: Rules) -> tuple[dict[str, Piece], dict[str, str]]:
@@ -63,7 +84,7 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules, ignore: Rules) -> tuple[
     """
     pieces: dict[str, Piece] = {}
     ignored: dict[str, str] = {}
-    unknown = []
+    unknown: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         ours = first_match(name, rules)
         if ours is not None and ours in pieces:
@@ -73,10 +94,16 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules, ignore: Rules) -> tuple[
         elif (why := first_match(name, ignore)) is not None:
             ignored[name] = why
         else:
-            unknown.append(name)
+            unknown.setdefault(first_match(name, FEATURES) or "", []).append(name)
     if unknown:
-        raise ValueError(f"tensors without a place in a ViViT: {few(unknown)}")
+        raise ValueError(few([_no_place(names, feature) for feature, names in sorted(unknown.items(), reverse=True)]))
     return pieces, ignored
+
+
+def _no_place(names: list[str], feature: str) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    why = f": a ViViT has no {feature}" if feature else ""
+    return f"{', '.join(names[:4])}{more} has no place in this model{why}"
 
 
 def first_match(name: str, rules: Rules) -> str | None:
@@ -85,16 +112,31 @@ def first_match(name: str, rules: Rules) -> str | None:
 
 
 def fuse_qkv(pieces: dict[str, Piece]) -> None:
-    """In place: `….q`, `….k` and `….v` become `….qkv`. A missing bias is zero, which is the same function."""
-    for name in [name for name in pieces if re.search(r"\.q\.weight$", name)]:
-        stem = name.removesuffix("q.weight")
-        weights = [pieces.pop(f"{stem}{x}.weight") for x in "qkv" if f"{stem}{x}.weight" in pieces]
-        pieces[f"{stem}qkv.weight"] = Piece(torch.cat([p.tensor for p in weights]), _sources(weights))
-        biases = [pieces.pop(f"{stem}{x}.bias", None) for x in "qkv"]
-        have, zero = [p for p in biases if p is not None], weights[0].tensor.new_zeros(weights[0].tensor.shape[0])
-        why = "" if len(have) == 3 else f"no bias for {', '.join(x for x, p in zip('qkv', biases) if p is None)}: zero"
-        bias = torch.cat([zero if p is None else p.tensor for p in biases])
-        pieces[f"{stem}qkv.bias"] = Piece(bias, _sources(have), "loaded" if have else "initialised", why)
+    """In place: `….q`, `….k` and `….v` become `….qkv`, each as weight and bias, fused in the file or not.
+
+    A bias that no block has is zero, which is the same function. Raises ValueError for a part that is missing.
+    """
+    stems = [m[1] for name in pieces if (m := re.fullmatch(r"(.+\.)(?:q|qkv)\.weight", name))]
+    biases = {stem: tuple(x for x in ("qkv", *"qkv") if f"{stem}{x}.bias" in pieces) for stem in stems}
+    for stem in stems:
+        if biases[stem] != biases[stems[0]]:
+            one, other = (f"{name}: {', '.join(biases[name]) or 'none'}" for name in (stems[0], stem))
+            raise ValueError(f"not every block has the same biases of queries, keys and values ({one}; {other})")
+        if "qkv" in biases[stem] and len(biases[stem]) > 1:
+            raise ValueError(f"{stem}qkv.bias stands there twice, fused and in parts")
+        if f"{stem}qkv.weight" not in pieces:
+            if missing := [x for x in "qkv" if f"{stem}{x}.weight" not in pieces]:
+                raise ValueError(f"{stem}{missing[0]}.weight, a part of qkv.weight, is not in the source")
+            weights = [pieces.pop(f"{stem}{x}.weight") for x in "qkv"]
+            pieces[f"{stem}qkv.weight"] = Piece(torch.cat([p.tensor for p in weights]), _sources(weights))
+        if "qkv" not in biases[stem]:
+            parts = [pieces.pop(f"{stem}{x}.bias", None) for x in "qkv"]
+            have, weight = [p for p in parts if p is not None], pieces[f"{stem}qkv.weight"].tensor
+            zero = weight.new_zeros(weight.shape[0] // 3)
+            none = ", ".join(x for x, p in zip("qkv", parts) if p is None)
+            bias = torch.cat([zero if p is None else p.tensor for p in parts])
+            why = f"no bias for {none}: zero" if none else ""
+            pieces[f"{stem}qkv.bias"] = Piece(bias, _sources(have), "loaded" if have else "initialised", why)
 
 
 def _sources(pieces: Iterable[Piece]) -> tuple[str, ...]:
@@ -112,7 +154,7 @@ def fill(
     """A model with `pieces` for parameters; those whose name begins with a key of `fresh` may start at random.
 
     The parameters are the pieces' own memory, mapped from the file where it can be: weights are never held twice.
-    Raises ValueError for tensors that do not fit, are missing or are not finite.
+    Raises WeightsError for tensors that do not fit, are missing, are not finite, or of which no row says what became.
     """
     with torch.device("meta"):
         model = ViViT(config)
@@ -120,6 +162,7 @@ def fill(
     reasons = {name: next((why for start, why in fresh.items() if name.startswith(start)), None) for name in parameters}
     missing = [name for name in parameters if name not in pieces]
     problems = [f"{name} is not in the source" for name in missing if reasons[name] is None]
+    tensors: dict[str, Tensor] = {}
     for name, piece in pieces.items():
         origin = f"{name} (from {', '.join(piece.sources)})" if piece.sources not in ((), (name,)) else name
         if name not in parameters:
@@ -127,22 +170,27 @@ def fill(
         elif piece.tensor.shape != parameters[name].shape:
             expected, got = tuple(parameters[name].shape), tuple(piece.tensor.shape)
             problems.append(f"{origin} has shape {got}; this model takes {expected}")
-        elif not is_finite(piece.tensor):
-            problems.append(f"{origin} holds NaN or Inf")
+        elif not piece.tensor.is_floating_point():
+            problems.append(f"{origin} holds {str(piece.tensor.dtype).removeprefix('torch.')} numbers, no weights")
+        else:
+            tensors[name] = piece.tensor.to(torch.float32).contiguous()
+            if not is_finite(tensors[name]):
+                problems.append(f"{origin} holds NaN or Inf (as float32)")
     if problems:
-        raise ValueError(f"{source.path}: cannot load this {source.format}: {few(problems)}")
+        raise WeightsError(f"{source.path}: cannot load this {source.format}: {few(problems)}")
+    rows = [Row(p.status, p.sources, (name,), p.reason) for name, p in pieces.items()]
+    rows += [Row("initialised", (), (name,), reasons[name] or "") for name in missing]
+    rows += [Row("ignored", (name,), (), why) for name, why in (source.ignored | dict(ignored)).items()]
+    if lost := sorted(source.names.difference(*(row.sources for row in rows))):
+        raise WeightsError(f"{source.path}: this {source.format} has tensors that no rule reads: {few(lost)}")
 
     for name in missing:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, nn.Parameter(torch.empty(parameters[name].shape)))
     init_weights(model)  # the parameters that are still on the meta device take no values and no random numbers
-    tensors = {name: piece.tensor.to(torch.float32).contiguous() for name, piece in pieces.items()}
     model.load_state_dict(tensors, strict=not missing, assign=True)
     model.pixels = Normalise(config.preprocessing)
 
-    rows = [Row(p.status, p.sources, (name,), p.reason) for name, p in pieces.items()]
-    rows += [Row("initialised", (), (name,), reasons[name] or "") for name in missing]
-    rows += [Row("ignored", (name,), (), why) for name, why in (source.ignored | dict(ignored)).items()]
     model.load_report = LoadReport(source.path, source.format, rows_once(rows), tuple(source.notes))
     return model
 

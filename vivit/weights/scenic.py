@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..errors import WeightsError
 from .plan import Piece, Source, first_match, fuse_qkv
 from .save import write
 
@@ -29,13 +30,14 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The parameters of a Flax msgpack checkpoint, 'Transformer/encoderblock_0/…/kernel' → array.
 
     Both layouts of the official releases are understood: parameters under optimizer/target (2021) or params.
-    Raises ValueError for anything else.
+    Raises WeightsError for anything else.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             tree = msgpack.unpackb(data, ext_hook=_ext, strict_map_key=False, max_ext_len=2**32 - 1)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise ValueError(f"{path}: not a Flax msgpack checkpoint ({type(error).__name__}: {error})") from error
+    except Exception as error:  # msgpack and NumPy raise whatever a damaged byte leads to
+        what = f"{type(error).__name__}: {str(error)[:200]}"
+        raise WeightsError(f"{path}: not a Flax msgpack checkpoint ({what})") from error
     for keys in (("optimizer", "target"), ("optimizer", "target", "params"), ("params",)):
         node = tree
         for key in keys:
@@ -43,8 +45,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if isinstance(node, dict) and any(isinstance(v, np.ndarray) for v in _flatten(node).values()):
             params = node.get("params", node) if set(node) == {"params"} else node
             return {name: value for name, value in _flatten(params).items() if isinstance(value, np.ndarray)}
-    found = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
-    raise ValueError(f"{path}: no parameters under optimizer/target or params; it holds {found}")
+    found = ", ".join(str(key)[:40] for key in list(tree)[:8]) if isinstance(tree, dict) else type(tree).__name__
+    raise WeightsError(f"{path}: no parameters under optimizer/target or params; it holds {found}")
 
 
 def tensors(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import huggingface
 from .image_vit import IMAGENET
-from .plan import Piece, Source, fuse_qkv, rename
+from .plan import Source, fuse_qkv, rename
 
 BLOCK = r"videomae\.encoder\.layer\.(\d+)\."
 
@@ -29,7 +29,7 @@ HUGGINGFACE: dict[str, str] = {
 
 ORIGINAL: dict[str, str] = {
     r"(?:encoder\.)?patch_embed\.proj\.(weight|bias)": r"tokenizer.proj.\1",
-    r"(?:encoder\.)?pos_embed": "encoder.pos_embed",
+    r"(?:encoder\.)?(pos_embed|cls_token)": r"encoder.\1",
     r"(?:encoder\.)?(?:fc_)?norm\.(weight|bias)": r"encoder.norm.\1",
     r"head\.(weight|bias)": r"head.\1",
     r"(?:encoder\.)?blocks\.(\d+)\.attn\.([qv])_bias": r"encoder.blocks.\1.attn.\2.bias",
@@ -50,32 +50,45 @@ def is_original(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
-    """A state dict of VideoMAE → a Source. Raises ValueError."""
-    original = is_original(tensors)
-    pieces, ignored = rename(tensors, ORIGINAL if original else HUGGINGFACE, IGNORED)
-    mae = Source(path, "VideoMAE" if original else "Hugging Face VideoMAE", pieces, ignored)
-    if original:
-        mae.config = {"activation": "gelu", "norm_eps": 1e-6, "preprocessing": dict(IMAGENET)}
-        for name in [name for name in pieces if re.search(r"attn\.qkv\.weight$", name)]:
-            fused = pieces.pop(name)
-            for x, part in zip("qkv", fused.tensor.chunk(3)):
-                pieces[name.replace("qkv", x)] = Piece(part, fused.sources)
-    else:
+    """A state dict of VideoMAE, or of another video ViT in its names → a Source. Raises ValueError."""
+    if not is_original(tensors):
+        pieces, ignored = rename(tensors, HUGGINGFACE, IGNORED)
+        mae = Source(path, "Hugging Face VideoMAE", pieces, ignored)
         mae.config, mae.notes = huggingface.read_configs(path, "videomae", configs)
+        is_mae = True
+    else:
+        pieces, ignored = rename(tensors, ORIGINAL, IGNORED)
+        # What only VideoMAE has: biases for queries and values alone, or its decoder.
+        is_mae = any(re.search(r"[qv]_bias$|^encoder_to_decoder\.", name) for name in tensors)
+        mae = Source(path, "VideoMAE" if is_mae else "video ViT (timm names)", pieces, ignored)
+        mae.config = {"activation": "gelu", "norm_eps": 1e-6, "preprocessing": dict(IMAGENET)}
+        mae.notes.append(
+            "pixels: ImageNet mean and std, and the exact GELU, as VideoMAE has them; the file does not say"
+        )
     fuse_qkv(pieces)
+    has_cls = "encoder.cls_token" in pieces
     plain_norm = not {"norm.weight", "encoder.norm.weight", "videomae.layernorm.weight"}.isdisjoint(tensors)
-    if plain_norm and "head.weight" in pieces:
+    if is_mae and plain_norm and not has_cls and "head.weight" in pieces:
         mae.inexact.append("its head sees the first token only")
-    if not plain_norm and "encoder.norm.weight" not in pieces:
+    if has_cls and "fc_norm.weight" in tensors:
+        mae.inexact.append("it takes the mean of the patches and has a class token as well")
+    if is_mae and not plain_norm and "encoder.norm.weight" not in pieces:
         mae.fresh["encoder.norm."] = "the pre-trained model ends without a norm; fine-tuning adds one after the mean"
     mae.sine_positions = "encoder.pos_embed" not in pieces
+    if mae.sine_positions and not is_mae:
+        raise ValueError(
+            "the file holds no positions (pos_embed) and is no VideoMAE, whose positions are fixed sines (that has "
+            "q_bias and v_bias): a model with rotary positions, as V-JEPA 2, which a ViViT lacks, or not a whole file"
+        )
     mae.config |= {
         "encoder": "spatiotemporal",
         "tokenizer": "tubelet",
-        "norm_after_pool": not plain_norm,
+        "norm_after_pool": not plain_norm and not has_cls,
         "preprocessing": {"frame_stride": 4} | mae.config.get("preprocessing", dict(IMAGENET)),
     }
     mae.notes.append("frame_stride 4, as on Kinetics; the file does not say")
+    if mae.sine_positions:
+        mae.notes.append("positions: the fixed sines of VideoMAE, which no file holds")
     return mae
 
 
