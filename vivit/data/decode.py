@@ -214,9 +214,10 @@ class Video:
 
         Only the start of the file gives the decoder all that it may patch damage with.
         """
-        position = 0
+        position, key_decoded = 0, False
         for index, frame in self._numbered(container, stream, int(self._pts[key]) - self._seek_early):
-            if index > wanted[position] or (index >= key and frame.is_corrupt):
+            key_decoded |= index == key
+            if index > wanted[position] or (index >= key and (frame.is_corrupt or not key_decoded)):
                 return
             if index == wanted[position]:
                 yield index, frame
@@ -304,7 +305,7 @@ class Video:
                 stamps.append(frame.pts)
                 corrupt.append(frame.is_corrupt)
         self.frames_decoded += len(stamps)
-        if scan.rising and not (scan.damaged or scan.corrupt) and stamps == scan.stamps:
+        if scan.rising and not (scan.damaged or scan.corrupt or scan.cut) and stamps == scan.stamps:
             return None
         while (scan.cut or scan.damaged) and corrupt and corrupt[-1]:  # what is patched over a missing end
             stamps.pop()
@@ -327,8 +328,6 @@ class Video:
             raise VideoError(self.path, "not one of its video packets decodes")
         self.height, self.width = _upright_size(frame)
         self._keep(self._pts[first:], scan.key_stamps)
-        if scan.cut:
-            self._drop_broken_tail(scan.key_stamps)
         return first
 
     def _keep(self, pts: np.ndarray, key_stamps: Sequence[int]) -> None:
@@ -336,16 +335,6 @@ class Video:
         self._pts = pts
         keys = np.searchsorted(pts, key_stamps)
         self._keys = sorted({0, *keys[keys < len(pts)].tolist()})
-
-    def _drop_broken_tail(self, key_stamps: Sequence[int]) -> None:
-        """Take the frames out of the index that do not decode cleanly in the last group of pictures, or at all."""
-        for first in (self._keys[-1], 0):
-            tail = range(first, len(self._pts))
-            clean = {index for index, frame in self._decode(tail) if not frame.is_corrupt}
-            if clean:
-                self._keep(self._pts[[*range(first), *sorted(clean)]], key_stamps)
-                return
-        raise VideoError(self.path, "not one of its video packets decodes cleanly")
 
     def _torchcodec_frames(self, chunks: Sequence[list[int]]) -> Iterator[torch.Tensor]:
         """The frames of each chunk, from one decoder."""
@@ -443,10 +432,33 @@ def _upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, height: in
     coded_height, coded_width = (width, height) if sideways else (height, width)
     # Bilinear, without extra flags, is what torchcodec gets from FFmpeg: bit-identical for 8-bit video.
     rgb = reformatter.reformat(
-        frame, width=coded_width, height=coded_height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
+        _progressive(frame),
+        width=coded_width,
+        height=coded_height,
+        format="rgb24",
+        interpolation=Interpolation.BILINEAR,
+        threads=1,
     ).to_ndarray()
     upright = rgb.swapaxes(0, 1) if sideways else rgb
     return upright[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
+    """Return the frame without the mark of interlaced material, by which swscale would convert each field's colour.
+
+    Neither ffmpeg nor torchcodec heeds the mark.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(frame.planes, copy.planes):
+        rows = min(source.buffer_size // source.line_size, target.buffer_size // target.line_size)
+        width = min(source.line_size, target.line_size)
+        image = np.zeros((target.buffer_size // target.line_size, target.line_size), dtype=np.uint8)
+        image[:rows, :width] = np.frombuffer(memoryview(source), np.uint8).reshape(-1, source.line_size)[:rows, :width]
+        target.update(image.tobytes())
+    return copy
 
 
 def _torchcodec_decoder():

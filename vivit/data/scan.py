@@ -59,13 +59,14 @@ class Scan:
     @property
     def trusted(self) -> bool:
         """The stamps name the frames."""
-        return self.presentation and self.rising and not self.damaged and not self.corrupt
+        return self.presentation and self.rising and not (self.damaged or self.corrupt or self.cut)
 
 
 def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -> Scan:
     """Read all packets of a file of `size` bytes. Sound is read as well: it tells how far the file reaches."""
     rate = _frame_rate(stream)
     tick = float(stream.time_base or 1 / rate)
+    guessed = _kind(container) == "matroska"  # which does not store when a packet is decoded
     broadcast = bool(container.format.flags & Flags.ts_discont.value)
     longest_gap = LONGEST_GAP_BROADCAST if broadcast else LONGEST_GAP
     presentation = _stores_presentation(container, stream)
@@ -88,7 +89,7 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
             if packet.is_discard:
                 continue
             dts, pts = packet.dts, packet.pts
-            if dts is not None:
+            if dts is not None and not guessed:
                 rising &= last_dts is None or dts >= last_dts
                 last_dts = dts
                 early = max(early, pts - dts) if pts is not None else early
@@ -96,10 +97,11 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
             if pts is None:
                 rising = False
                 continue
-            if pts > last_shown:
-                last_shown, last_duration = pts, packet.duration or 0
             if packet.is_keyframe:
                 key_stamps.append(pts)
+                rising &= pts > last_shown  # a key frame is shown after all frames before it in the file
+            if pts > last_shown:
+                last_shown, last_duration = pts, packet.duration or 0
     except FFmpegError:
         damaged = True
 
@@ -126,6 +128,11 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
     )
 
 
+def _kind(container: InputContainer) -> str:
+    """FFmpeg's first name of the container: "mov", "matroska", "avi" …"""
+    return container.format.name.split(",")[0]
+
+
 def _frame_rate(stream: av.VideoStream) -> float:
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     return rate if 1 / LONGEST_GAP <= rate <= 1e6 else 25.0
@@ -137,12 +144,12 @@ def _stores_presentation(container: InputContainer, stream: av.VideoStream) -> b
     may_reorder = bool(codec.codec.properties & Properties.REORDER.value)
     # What H.264 and H.265 do later, the first frames do not always tell; other codecs declare it.
     reorders = may_reorder and (codec.has_b_frames or codec.name in ("h264", "hevc"))
-    return container.format.name.split(",")[0] in PRESENTATION_STAMPS or not reorders
+    return _kind(container) in PRESENTATION_STAMPS or not reorders
 
 
 def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float | None:
     """When the picture ends according to the header; None for containers whose header does not say it."""
-    kind = container.format.name.split(",")[0]
+    kind = _kind(container)
     if kind == "avi":
         return stream.frames / float(stream.average_rate or 25)
     if kind == "mov" and stream.duration:
