@@ -4,6 +4,7 @@ This is the boundary to FFmpeg: whatever PyAV raises here becomes a VideoError w
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -23,17 +24,22 @@ LONG_PROBE = {"probesize": str(2**28), "analyzeduration": str(3600 * av.time_bas
 
 
 @contextmanager
-def open_video_stream(path: str, data: bytes | None = None) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """Open a container and its best video stream, decoded in one thread; what PyAV raises becomes a VideoError."""
+def open_video_stream(
+    path: str, data: bytes | None = None, track: int | None = None
+) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """Open a container and its stream number `track` (None: FFmpeg's best video stream), decoded in one thread.
+
+    What PyAV raises becomes a VideoError.
+    """
     try:
         with _open_container(path, data) as container:
-            stream = best_video_stream(container)
+            stream = _video_stream(container, track)
             if stream is not None and stream.codec_context.width:
                 yield container, _checked(path, stream)
                 return
         # FFmpeg looks for streams for a few seconds of the file; the picture may begin later.
         with _open_container(path, data, LONG_PROBE) as container:
-            stream = best_video_stream(container)
+            stream = _video_stream(container, track)
             if stream is None:
                 raise VideoError(path, "holds no video stream with a known codec")
             yield container, _checked(path, stream)
@@ -59,12 +65,30 @@ def video_streams(container: InputContainer) -> list[av.VideoStream]:
     return [stream for stream in streams if stream.codec_context is not None]
 
 
-def best_video_stream(container: InputContainer) -> av.VideoStream | None:
-    """Return the stream that FFmpeg's av_find_best_stream chooses; None if there is none."""
+def choose_track(container: InputContainer) -> int:
+    """Return the number of the stream that av_find_best_stream chooses, unless it is a still beside a longer one.
+
+    A container with several video streams is read through.
+    """
     streams = video_streams(container)
-    best = container.streams.best("video")
-    chosen = [stream for stream in streams if best is not None and stream.index == best.index]
-    return (chosen or streams or [None])[0]
+    best = _video_stream(container, None)
+    if best is None or len(streams) < 2:
+        return streams[0].index
+    counts: Counter[int] = Counter()
+    with suppress(FFmpegError):
+        counts.update(packet.stream_index for packet in read_packets(container))
+    moving = [stream for stream in streams if counts[stream.index] > 1]
+    if best in moving or not moving:
+        return best.index
+    return max(moving, key=lambda stream: stream.codec_context.width * stream.codec_context.height).index
+
+
+def _video_stream(container: InputContainer, track: int | None) -> av.VideoStream | None:
+    streams = video_streams(container)
+    if track is None:
+        best = container.streams.best("video")
+        track = best.index if best is not None else -1
+    return next((stream for stream in streams if stream.index == track), streams[0] if streams else None)
 
 
 def _checked(path: str, stream: av.VideoStream) -> av.VideoStream:

@@ -2,7 +2,11 @@
 
 A `Video` is an index (which frames there are, when each is shown, where decoding may start) and no open file, so it can
 be pickled, kept, and used in forked or spawned workers. Frames are named by their presentation time stamps, which makes
-B-frames, edit lists and variable frame rates come out right. Pixels count as square and frames as progressive.
+B-frames, edit lists and variable frame rates come out right; where stamps cannot be trusted (see `vivit.data.scan`),
+by their place in the file. Seconds count from the container's start, the earliest stamp of all its streams, as in a
+player and in `ffmpeg -i FILE -ss SECONDS`: where the picture begins after the sound, the first frame appears after 0.
+Pixels count as square. Interlaced frames are converted as progressive ones, both fields in one picture, as ffmpeg and
+torchcodec do by default; 8-bit video comes out bit-identical to theirs.
 
 Making the index means reading all of the file once, which for an hour of video takes long. `Video.packet_index` gives
 it in a small form, which `vivit data check` keeps in its manifest; a Video that is given one reads nothing until frames
@@ -13,6 +17,8 @@ What a damaged file does:
 * no readable container, no picture, or not one frame that decodes: VideoError from the constructor;
 * a file that ends early, or whose first frames lack what they refer to: the index holds the frames that decode,
   `problem` says what is missing, and logging.getLogger("vivit") warns once;
+* a file whose packets are damaged or that ends early is read from its start for every frame, so that all ways to a
+  frame give the same pixels;
 * a frame further in that does not decode: VideoError when it is asked for, never another frame in its place;
 * a frame that FFmpeg patches over damaged bytes: what FFmpeg makes of it when it reads the file from the start.
 """
@@ -26,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
 from itertools import islice, pairwise
-from typing import Literal, get_args
+from typing import Literal, SupportsIndex, get_args
 
 import av
 import numpy as np
@@ -35,7 +41,7 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import VideoError
-from .container import decode_frames, open_video_stream
+from .container import choose_track, decode_frames, open_video_stream
 from .packets import PacketIndex, Survey
 from .scan import LONGEST_GAP, Scan, rising_stamps, scan_packets
 
@@ -51,12 +57,15 @@ class Video:
 
     path: str              the file
     num_frames: int        how many frames can be asked for
-    times: (num_frames,)   float64 seconds at which each frame appears, ascending from 0
-    duration: float        seconds until the last frame ends
+    times: (num_frames,)   float64 seconds from the container's start at which each frame appears, ascending
+    duration: float        the second at which the last frame ends
     fps: float             frames per second, averaged over `times`
     height, width: int     pixels, after the rotation or mirroring the file asks for
     problem: str | None    what is wrong with a file that has frames nevertheless
+    note: str | None       what else to know: that there are several video tracks, and which one is used
     frames_decoded: int    frames that this object has decoded so far, wanted or not (backend "pyav")
+
+    `len(video)`, `video[0]` (C, H, W) and `video[0:10]` (T, C, H, W) work as for torchcodec's decoder.
 
     Raises VideoError for a file without frames, ImportError for a backend that cannot be imported.
     """
@@ -86,7 +95,7 @@ class Video:
         survey = known or self._survey()
         self._index = survey
         self._pts, self._keys, self._counted = survey.pts, survey.keys, survey.counted
-        self._seek_early = survey.seek_early
+        self._track, self._seek_early = survey.track, survey.seek_early
         self.height, self.width, self.problem, self.note = survey.height, survey.width, survey.problem, survey.note
         self.num_frames = len(self._pts)
         self.times = (self._pts - self._pts[0]) * survey.tick + survey.start
@@ -95,6 +104,26 @@ class Video:
         self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / survey.last
         if self.problem and known is None:
             logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __getitem__(self, index: SupportsIndex | slice) -> torch.Tensor:
+        """One frame (C, H, W), or those of a slice (T, C, H, W), counted from the end where negative; uint8 RGB."""
+        if isinstance(index, slice):
+            return self.frames(range(self.num_frames)[index])
+        number = operator.index(index)
+        if not -self.num_frames <= number < self.num_frames:
+            raise IndexError(
+                f"got frame {number} of {self.path}; allowed are {-self.num_frames} to {self.num_frames - 1}"
+            )
+        return self.frames([number % self.num_frames])[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"Video({self.path!r}: {self.num_frames} frames of {self.height}x{self.width} pixels (H x W), "
+            f"{self.duration:.2f} s, {self.fps:.2f} frames/s)"
+        )
 
     def packet_index(self) -> PacketIndex:
         """What this object knows of the file, to be kept and given to the next `Video` of it."""
@@ -258,13 +287,15 @@ class Video:
             yield (index if index < len(self._pts) and self._pts[index] == frame.pts else -1), frame
 
     def _open(self) -> AbstractContextManager[tuple[InputContainer, av.VideoStream]]:
-        return open_video_stream(self.path, self._data)
+        return open_video_stream(self.path, self._data, self._track)
 
     def _survey(self) -> Survey:
         """Read all packets and decode the first frame; decode the last ones of a file that ends early.
 
         Where the stamps do not name the frames, decode all of the file.
         """
+        with open_video_stream(self.path, self._data) as (container, _):
+            self._track = choose_track(container)
         with self._open() as (container, stream):
             scan = scan_packets(container, stream, self._size)
             if container.format.name == "gif" and len(scan.stamps) == 1:
@@ -278,6 +309,7 @@ class Video:
             first_stamp, parts, problem = counted
         lead = first_stamp * scan.tick - scan.start
         return Survey(
+            track=self._track,
             height=self.height,
             width=self.width,
             tick=scan.tick / parts,

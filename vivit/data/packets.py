@@ -32,6 +32,8 @@ class PacketIndex:
 class Survey:
     """The frames of a video and where decoding may start."""
 
+    track: int
+    """The number of the video's stream in the container."""
     height: int
     width: int
     tick: float
@@ -76,6 +78,7 @@ class Survey:
         return (
             all(0 < value < float("inf") for value in seconds)
             and self.start >= 0
+            and self.track >= 0
             and min(self.height, self.width) > 0
             and len(self.pts) <= size
             and bool((np.diff(self.pts) > 0).all() and (np.diff(keys) > 0).all())

@@ -20,6 +20,7 @@ from av.format import Flags
 from .container import read_packets, video_streams
 
 PRESENTATION_STAMPS = ("mov", "matroska", "mpegts", "mpeg", "flv", "ogg", "gif")  # the first word of FFmpeg's names
+SEEK_MARGIN = 8  # frames; in a container without an index, a seek finds roughly a packet decoded at a time
 OVERLAP = 0.1  # seconds by which stamps may run backwards before they count as beginning again, as in ffmpeg
 LONGEST_GAP = 30 * 3600.0  # seconds between two frames, as in ffmpeg (-dts_error_threshold)
 LONGEST_GAP_BROADCAST = 10.0  # in MPEG-TS, -PS and Ogg, whose stamps may jump anywhere (-dts_delta_threshold)
@@ -116,7 +117,7 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
         tick=tick,
         rate=rate,
         start=start,
-        seek_early=early if broadcast else 0,
+        seek_early=early + round(SEEK_MARGIN / rate / tick) if broadcast else 0,
         longest_gap=longest_gap,
         rising=rising,
         presentation=presentation,
