@@ -45,6 +45,15 @@ def test_files_put_together_give_every_frame_once_and_time_goes_on(tmp_path, suf
     assert [index for index, _ in video.images([1, counts[0] - 1, total - 1])] == [1, counts[0] - 1, total - 1]
 
 
+def test_flv_files_put_together_of_which_ffmpeg_reads_the_first_are_called_damaged(tmp_path):
+    first = write_video(tmp_path / "a.flv", counter_frames(20), audio=True).read_bytes()
+    assert Video(tmp_path / "a.flv").problem is None
+    (tmp_path / "joined.flv").write_bytes(first + first)
+    video = Video(tmp_path / "joined.flv")
+    assert numbers(video) == list(range(20))
+    assert video.problem == "damaged packets: 20 frames are left"
+
+
 def test_a_second_part_of_another_rate_keeps_its_rate(tmp_path):
     slow = write_part(tmp_path / "slow.ts", 0, 20, fps=25)
     fast = write_part(tmp_path / "fast.ts", 20, 20, fps=50)

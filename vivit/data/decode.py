@@ -344,7 +344,9 @@ class Video:
             corrupt.pop()
         if not stamps:
             raise VideoError(self.path, "not one of its video packets decodes cleanly")
-        damaged = scan.damaged or scan.cut or (scan.corrupt and (any(corrupt) or len(stamps) != len(scan.stamps)))
+        lost = len(scan.stamps) - len(stamps)
+        damaged = scan.damaged or scan.cut or (scan.corrupt and (any(corrupt) or lost != 0))
+        damaged |= scan.presentation and lost > len(scan.stamps) / 20
         if not scan.presentation:
             stamps = [*scan.stamps, *[None] * len(stamps)][: len(stamps)]
         self._pts, parts = rising_stamps(stamps, tick=scan.tick, rate=scan.rate, longest_gap=scan.longest_gap)

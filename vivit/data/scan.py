@@ -75,12 +75,13 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
     key_stamps: list[int] = []
     damaged, rising, corrupt_at = False, True, -1
     end, last_dts, early = 0.0, None, 0
-    last_shown, last_duration = -math.inf, 0
+    last_shown, last_duration, read_until = -math.inf, 0, 0
     try:
         for number, packet in enumerate(read_packets(container)):
             if number > size:  # a packet has at least one byte: the file lies
                 damaged = True
                 break
+            read_until = max(read_until, (packet.pos or 0) + packet.size)
             if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
@@ -100,12 +101,14 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
                 continue
             if packet.is_keyframe:
                 key_stamps.append(pts)
-                rising &= pts > last_shown  # a key frame is shown after all frames before it in the file
+                rising &= not guessed or pts > last_shown  # a key frame is shown after all frames before it
             if pts > last_shown:
                 last_shown, last_duration = pts, packet.duration or 0
     except FFmpegError:
         damaged = True
 
+    # Of FLV files put together FFmpeg reads the first, and says nothing.
+    damaged |= _kind(container) == "flv" and size - read_until > size / 20 + 1000
     known = np.unique(np.array([s for s in stamps if s is not None], dtype=np.int64))
     rising &= len(known) == len(stamps) and (len(known) < 2 or bool((np.diff(known) * tick).max() < longest_gap))
     declared = _declared_seconds(container, stream)
