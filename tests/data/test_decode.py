@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 from tests.data.videos import counter_frames, read_all, read_counter, write_video
 from vivit.data import decode
 from vivit.data.decode import Video, VideoError, _runs
+from vivit.data.packets import PacketIndex
 
 CODECS_AND_CONTAINERS = [
     ("libx264", "mp4"),
@@ -365,7 +366,7 @@ def no_scan(*args):
 def test_with_its_index_a_file_is_not_read_through_and_is_the_same_video(coded, monkeypatch):
     plain = Video(coded)
     index = plain.packet_index()
-    monkeypatch.setattr(decode, "_scan", no_scan)
+    monkeypatch.setattr(decode, "scan_packets", no_scan)
     video = Video(coded, index=index)
     assert video.frames_decoded == 0
     np.testing.assert_array_equal(video.times, plain.times)
@@ -385,9 +386,16 @@ def test_the_index_of_a_file_that_has_changed_since_is_put_aside(tmp_path, monke
     assert Video(path, index=index).num_frames == 20
     index = Video(path).packet_index()
     os.utime(path, ns=(0, index.mtime_ns + 1))
-    monkeypatch.setattr(decode, "_scan", no_scan)
-    with pytest.raises(AssertionError, match="read through"):
+    monkeypatch.setattr(decode, "scan_packets", no_scan)
+    with pytest.raises(VideoError, match="read through"):
         Video(path, index=index)
+
+
+def test_an_index_of_an_older_version_is_read_again(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", counter_frames(10))
+    index = Video(path).packet_index()
+    old = PacketIndex(index.size, index.mtime_ns, "[48,64,0.00007,0.04,0,[0,512,9],[0],null]")
+    assert Video(path, index=old).packet_index() == index
 
 
 def test_bytes_are_a_video_like_their_file_and_errors_call_them_by_their_name(coded, monkeypatch):
