@@ -13,11 +13,12 @@ from vivit.data.check import check
 from vivit.data.clips import frame_range
 from vivit.data.dataset import open_sample, sample_frames
 from vivit.data.decode import Video
-from vivit.data.prepare import KEY_EVERY, Form, Prepared, even_rate, prepare, scaled, schedule
+from vivit.data.prepare import KEY_EVERY, Form, even_rate, prepare, scaled, schedule
 from vivit.data.sample import DataError, official_classes, read
 from vivit.errors import FolderInUse
 from vivit.files import exclusive_lock
 
+from . import official
 from .videos import counter_frames, read_counter, write_video
 
 SMALL = Form(short_side=64, max_fps=30)
@@ -249,11 +250,13 @@ def test_a_second_prepare_in_the_same_folder_is_refused(root, tmp_path):
     assert os.listdir(tmp_path / "dest") == [".lock"]
 
 
-def test_missing_official_videos_are_told_apart_from_faults(tmp_path):
-    how = {"table": tmp_path / "labels.csv", "written": 1, "kept": 0, "bad": [], "before": 0, "after": 0}
-    text = str(Prepared(**how, speed=(0, 0), missing=["train.csv:3: no video a"]))
-    assert "1 videos of the official list are not there" in text
-    assert "train.csv:3: no video a" in text
+def test_missing_official_videos_are_told_apart_from_faults(tmp_path, monkeypatch):
+    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    official.ucf101(tmp_path / "ucf")
+    next(iter(sorted((tmp_path / "ucf").rglob("*.avi")))).unlink()
+    done = prepare(str(tmp_path / "ucf"), str(tmp_path / "dest"), dataset="ucf101", workers=1)
+    assert (done.bad, done.problems, len(done.missing)) == ([], [], 1)
+    assert f"1 videos of the official list are not there\n  {done.missing[0]}" in str(done)
 
 
 def test_a_full_disk_ends_the_command_and_is_no_fault_of_the_videos(root, tmp_path, monkeypatch):
