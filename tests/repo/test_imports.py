@@ -28,7 +28,8 @@ TOOLS = {
     "studies",
 }
 ORDER = [
-    {"errors", "files", "config", "install_check"},
+    {"errors"},
+    {"files", "config", "install_check"},
     {"presets"},
     {"data", "model"},
     {"weights"},
