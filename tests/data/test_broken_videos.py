@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import re
 import time
 from fractions import Fraction
 from functools import cache
@@ -286,3 +287,26 @@ def test_nothing_is_written_to_the_terminal(tmp_path, content, capfd):
     outcome(tmp_path / "a.mp4")
     outcome(tmp_path / "b.mp4")
     assert capfd.readouterr() == ("", "")
+
+
+def test_damage_names_the_frames_that_do_not_decode_or_are_corrupt(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", counter_frames(40), codec="libvpx-vp9", keyint=10)
+    assert Video(path).damage() is None
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes().replace(packets[20], b"\xff" * len(packets[20])))
+    damage = Video(path).damage()
+    assert damage == "frames 20 of 40 do not decode"
+    path = write_video(tmp_path / "clip.mp4", counter_frames(40, 96, 128), options={"crf": "10"})
+    data, random = bytearray(path.read_bytes()), np.random.default_rng(0)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for place, size in places[12:24]:  # the second of four groups of pictures
+        data[place + 4 : place + size] = random.bytes(size - 4)
+    path.write_bytes(data)
+    video = Video(path)
+    assert video.problem is None
+    damage = video.damage()
+    assert damage is not None
+    named = {int(number) for number in re.findall(r"\d+", damage.replace("of 40", ""))}
+    assert named <= set(range(12, 27))  # those that refer to it included

@@ -177,6 +177,22 @@ class Video:
         """
         return self.frames(shown_at(seconds, self.times, self.path))
 
+    def damage(self) -> str | None:
+        """Decode every frame; return what is damaged ("frames 60 to 139 of 200 do not decode", …) or None.
+
+        Holds one frame at a time. Frames that FFmpeg patches over damaged bytes are "corrupt". `problem` is not repeated.
+        """
+        missing = np.ones(self.num_frames, dtype=bool)
+        corrupt = np.zeros(self.num_frames, dtype=bool)
+        for index, frame in self._decode(range(self.num_frames)):
+            missing[index], corrupt[index] = False, frame.is_corrupt
+        faults = [
+            f"{_ranges(numbers)} of {self.num_frames} {what}"
+            for numbers, what in ((missing.nonzero()[0], "do not decode"), (corrupt.nonzero()[0], "are corrupt"))
+            if len(numbers)
+        ]
+        return "; ".join(faults) or None
+
     def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """(index, frame) for the frames of `wanted` (ascending) that decode.
 
@@ -422,6 +438,14 @@ def _decoded_frames(
             yield from stream.decode(packet)  # None drains the decoder
         if packet is None:
             return
+
+
+def _ranges(numbers: np.ndarray, most: int = 5) -> str:
+    """Ascending frame numbers as "frames 3, 60 to 139"; after `most` ranges only how many frames follow."""
+    groups = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    names = [f"{group[0]} to {group[-1]}" if len(group) > 1 else f"{group[0]}" for group in groups[:most]]
+    rest = sum(len(group) for group in groups[most:])
+    return f"frames {', '.join(names)}" + (f" and {rest} more" if rest else "")
 
 
 def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
