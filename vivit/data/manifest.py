@@ -190,7 +190,9 @@ def _load(path: str, base: str, size: int, mtime_ns: int) -> Manifest:
     return parse(Path(path).read_text(encoding="utf-8"), base=base, name=path)
 
 
-def find(dataset: str, root: str, split: str, manifest: str = "") -> tuple[SampleTable, list[str]] | None:
+def find(
+    dataset: str, root: str, split: str, manifest: str = "", labels: Sequence[str] = ()
+) -> tuple[SampleTable, list[str]] | None:
     """(samples, missing rows) of a split from the manifest; None where there is none that fits the data.
 
     Raises DataError if `manifest` names a file that is not there or of another data set.
