@@ -51,7 +51,8 @@ def split_name(split: str) -> str:
     """ "train", "val" or "test" for any usual spelling of one of them. Raises DataError for another name."""
     name = usual_split(split)
     if name is None:
-        raise DataError(f"unknown split {split!r}; allowed are train, val and test{suggestion(split, SPLITS)}")
+        hint = suggestion(split, SPLITS) or "; allowed are train, val and test"
+        raise DataError(f"unknown split {split!r}{hint}")
     return name
 
 

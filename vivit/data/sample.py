@@ -107,11 +107,6 @@ def official_classes(dataset: str, root: str) -> dict[str, tuple[str, ...]]:
     return tables[dataset](Path(root)) if dataset in tables else {}
 
 
-def read_split(data: DataConfig, split: str) -> SampleTable:
-    """The samples of one split of the data that the settings name, as `read` gives them."""
-    return read(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
-
-
 def known_classes(data: DataConfig) -> Classes:
     """The official classes (`official_classes`) of the label sets that the settings choose."""
     classes = official_classes(data.dataset, data.root)
@@ -157,7 +152,7 @@ def choose_labels(samples: Sequence[Sample], labels: Sequence[str], root: str) -
 
 def left_out(dataset: str, root: str, split: str) -> list[str]:
     """Every row of an official list that `read` leaves out because its video is not there: file, line, name."""
-    return read_annotations(dataset, root, split)[1]
+    return [] if dataset == "folder" else read_annotations(dataset, root, split)[1]
 
 
 def read_annotations(

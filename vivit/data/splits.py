@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import DataConfig
-from .sample import Classes, DataError, class_names, encode_labels, listing, official_classes, read
+from .sample import Classes, DataError, class_names, encode_labels, known_classes, listing, read
 from .table import SampleTable
 
 
@@ -32,9 +32,9 @@ def load_split(data: DataConfig, split: str, *, classes: Classes | None = None, 
 
     Raises DataError for labels outside the classes, and for a training split in which no file is readable.
     """
-    samples = read(data.dataset, data.root, split, manifest=data.manifest)
+    samples = read(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
     if classes is None:
-        classes = official_classes(data.dataset, data.root) or class_names(samples)
+        classes = known_classes(data) or class_names(samples)
     readable, unreadable = samples.readable()
     if training:
         samples = readable
