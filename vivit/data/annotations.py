@@ -22,8 +22,7 @@ from .sample import DataError, Sample, listing
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".webm", ".mkv", ".avi", ".divx", ".wmv", ".asf", ".flv"),
-    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".ogv", ".ogm", ".mxf", ".dv"),
-    *(".y4m", ".gif"),
+    *(".mpg", ".mpeg", ".mpe", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".ogv", ".ogm", ".mxf", ".gif"),
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = {

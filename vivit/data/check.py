@@ -113,7 +113,7 @@ class Report:
             first = next(iter(self.counts))
             lines[0] += f"   ({len(rows)} classes, the most and least frequent; {absent} have no video in {first})"
             rows = [*rows[:MOST], ("…", []), *rows[-MOST:]]
-        return lines + [f"  {name:22}" + "".join(f"{n:>10}" for n in numbers) for name, numbers in rows]
+        return lines + [f"  {printable(name):22}" + "".join(f"{n:>10}" for n in numbers) for name, numbers in rows]
 
     def _files(self) -> list[str]:
         usable = [f for f in self.files if f.num_frames]

@@ -206,6 +206,7 @@ def _file_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, 
     for path in columns["path"]:
         if not path or "\0" in path or outside(path):
             raise ValueError(f"the path {path!r} is not inside the data set")
+    "".join(columns["path"]).encode("utf-8", "surrogateescape")  # a UnicodeEncodeError is a ValueError
     if len(set(columns["path"])) < n:
         raise ValueError("a path stands there twice")
     return columns
@@ -274,7 +275,7 @@ def load(path: Path, root: str) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _load(path: str, base: str, size: int, mtime_ns: int) -> Manifest:
-    return parse(Path(path).read_text(encoding="utf-8"), base=base, name=path)
+    return parse(Path(path).read_text(encoding="utf-8", errors="replace"), base=base, name=path)
 
 
 def find(
