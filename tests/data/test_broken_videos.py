@@ -59,7 +59,7 @@ def outcome(path) -> Video | VideoError:
         video = Video(path)
         assert video.num_frames > 0
         assert video.times.shape == (video.num_frames,)
-        assert video.times[0] == 0
+        assert video.times[0] >= 0
         assert (np.diff(video.times) > 0).all()
         assert video.fps > 0
         assert video.duration > 0
@@ -309,4 +309,4 @@ def test_damage_names_the_frames_that_do_not_decode_or_are_corrupt(tmp_path):
     damage = video.damage()
     assert damage is not None
     named = {int(number) for number in re.findall(r"\d+", damage.replace("of 40", ""))}
-    assert named <= set(range(12, 27))  # those that refer to it included
+    assert named <= set(range(10, 27))  # with its neighbours

@@ -365,7 +365,7 @@ def no_scan(*args):
 def test_with_its_index_a_file_is_not_read_through_and_is_the_same_video(coded, monkeypatch):
     plain = Video(coded)
     index = plain.packet_index()
-    monkeypatch.setattr(decode, "_scan", no_scan)
+    monkeypatch.setattr(decode, "scan_packets", no_scan)
     video = Video(coded, index=index)
     assert video.frames_decoded == 0
     np.testing.assert_array_equal(video.times, plain.times)
@@ -385,8 +385,8 @@ def test_the_index_of_a_file_that_has_changed_since_is_put_aside(tmp_path, monke
     assert Video(path, index=index).num_frames == 20
     index = Video(path).packet_index()
     os.utime(path, ns=(0, index.mtime_ns + 1))
-    monkeypatch.setattr(decode, "_scan", no_scan)
-    with pytest.raises(AssertionError, match="read through"):
+    monkeypatch.setattr(decode, "scan_packets", no_scan)
+    with pytest.raises(VideoError, match="read through"):
         Video(path, index=index)
 
 

@@ -30,7 +30,8 @@ def test_an_even_rate_in_milliseconds_takes_one_line_however_long_the_video(rate
 
 @pytest.mark.parametrize("problem", [None, "truncated: 3 of 9 frames"])
 def test_a_survey_survives_being_written_down(problem):
-    survey = Survey(48, 64, 1 / 90000, 1001 / 30000, False, np.array([5, 8, 11]), [0, 2], problem)
-    again = Survey.from_text(survey.to_text())
+    survey = Survey(48, 64, 1 / 90000, 0.5, 1001 / 30000, False, 0, np.array([5, 8, 11]), [0, 2], problem, None)
+    again = Survey.from_text(survey.to_text(), 100)
+    assert again is not None
     np.testing.assert_array_equal(again.pts, survey.pts)
     assert {**vars(again), "pts": 0} == {**vars(survey), "pts": 0}

@@ -18,14 +18,13 @@ What a damaged file does:
 """
 
 import importlib
-import io
 import logging
 import operator
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from heapq import heappop, heappush
 from itertools import islice, pairwise
 from typing import Literal, get_args
 
@@ -33,19 +32,15 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.error import FFmpegError
-from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import VideoError
+from .container import decode_frames, open_video_stream
 from .packets import PacketIndex, Survey
+from .scan import LONGEST_GAP, Scan, rising_stamps, scan_packets
 
 Backend = Literal["pyav", "torchcodec"]
 
-# FFmpeg itself would also take play lists, subtitles and still images for videos.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
-MAX_SIDE = 16384  # pixels
-MAX_PIXELS = 2**26  # of one frame: 8192 x 8192
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
 CHUNK = 8  # frames that are kept at full size while they are made smaller
 SEEK_COST = 8  # a seek costs about as much as decoding this many frames in vain
@@ -85,24 +80,25 @@ class Video:
         self._data = data
         self._size, self._mtime_ns = _stamp(self.path) if data is None else (len(data), 0)
 
-        known = index is not None and (index.size, index.mtime_ns) == (self._size, self._mtime_ns)
-        survey = Survey.from_text(index.text) if index and known else self._survey()
+        known = None
+        if index is not None and (index.size, index.mtime_ns) == (self._size, self._mtime_ns):
+            known = Survey.from_text(index.text, self._size)
+        survey = known or self._survey()
+        self._index = survey
         self._pts, self._keys, self._counted = survey.pts, survey.keys, survey.counted
-        self._tick, self._last = survey.tick, survey.last
-        self.height, self.width, self.problem = survey.height, survey.width, survey.problem
+        self._seek_early = survey.seek_early
+        self.height, self.width, self.problem, self.note = survey.height, survey.width, survey.problem, survey.note
         self.num_frames = len(self._pts)
-        self.times = (self._pts - self._pts[0]) * self._tick
-        self.duration = float(self.times[-1]) + self._last
-        self.fps = (self.num_frames - 1) / float(self.times[-1]) if self.num_frames > 1 else 1 / self._last
-        if self.problem and not known:
+        self.times = (self._pts - self._pts[0]) * survey.tick + survey.start
+        self.duration = float(self.times[-1]) + survey.last
+        shown = float(self.times[-1] - self.times[0])
+        self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / survey.last
+        if self.problem and known is None:
             logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
 
     def packet_index(self) -> PacketIndex:
         """What this object knows of the file, to be kept and given to the next `Video` of it."""
-        survey = Survey(
-            self.height, self.width, self._tick, self._last, self._counted, self._pts, self._keys, self.problem
-        )
-        return PacketIndex(self._size, self._mtime_ns, survey.to_text())
+        return PacketIndex(self._size, self._mtime_ns, self._index.to_text())
 
     def frames(
         self,
@@ -133,42 +129,41 @@ class Video:
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; little is held in memory.
 
-        A frame that had to be looked for again comes late. Raises VideoError if one does not decode.
+        Raises VideoError if one does not decode.
         """
-        missing = {int(index) for index in indices}
+        wanted = np.unique(np.asarray(indices, dtype=np.int64)).tolist()
         reformatter = VideoReformatter()
-        for index, frame in self._decode(sorted(missing)):
-            missing.discard(index)
+        given = 0
+        for index, frame in self._decode(wanted):
+            if index != wanted[given]:
+                break
             yield index, _upright_rgb(frame, reformatter, self.height, self.width)
-        if missing:
-            raise VideoError(self.path, f"frame {min(missing)} of {self.num_frames} does not decode", "intact packets")
+            given += 1
+        if given < len(wanted):
+            raise VideoError(self.path, f"frame {wanted[given]} of {self.num_frames} does not decode", "intact packets")
 
     def _transformed(
         self, wanted: np.ndarray, rows: slice, columns: slice, transform: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        order: list[int] = []
-        parts: list[torch.Tensor] = []
-        for numbers, chunk in self._chunks(np.unique(wanted).tolist(), rows, columns):
-            order += numbers
-            parts.append(transform(chunk))
+        unique, positions = np.unique(wanted, return_inverse=True)
+        parts = [transform(chunk) for chunk in self._chunks(unique.tolist(), rows, columns)]
         if not parts:
             return transform(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8)[..., rows, columns])
-        place = {index: i for i, index in enumerate(order)}
-        found = [place[index] for index in wanted.tolist()]
         frames = torch.cat(parts)
-        return frames if found == list(range(len(frames))) else frames[found]
+        return frames if np.array_equal(unique, wanted) else frames[positions.tolist()]
 
-    def _chunks(self, wanted: list[int], rows: slice, columns: slice) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Numbers and parts of frames (n, C, H, W), at most CHUNK at a time."""
+    def _chunks(self, wanted: list[int], rows: slice, columns: slice) -> Iterator[torch.Tensor]:
+        """Yield the parts of frames (n, C, H, W), at most CHUNK at a time."""
         chunks = [wanted[first : first + CHUNK] for first in range(0, len(wanted), CHUNK)]
         if self.backend == "torchcodec":
-            yield from zip(chunks, (frames[..., rows, columns] for frames in self._torchcodec_frames(chunks)))
+            yield from (frames[..., rows, columns] for frames in self._torchcodec_frames(chunks))
             return
-        stream = self.images(wanted)
+        images = self.images(wanted)
         for chunk in chunks:
-            found = list(islice(stream, len(chunk)))
-            parts = np.stack([image[rows, columns] for _, image in found])
-            yield [index for index, _ in found], torch.from_numpy(parts).permute(0, 3, 1, 2)
+            parts = np.empty((len(chunk), rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
+            for part, (_, image) in zip(parts, islice(images, len(chunk))):
+                part[:] = image[rows, columns]
+            yield torch.from_numpy(parts).permute(0, 3, 1, 2)
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
         """The frames shown at these times, (T, C, H, W) uint8 RGB: the last that appeared by then, clamped to the ends.
@@ -180,7 +175,7 @@ class Video:
     def damage(self) -> str | None:
         """Decode every frame; return what is damaged ("frames 60 to 139 of 200 do not decode", …) or None.
 
-        Holds one frame at a time. Frames that FFmpeg patches over damaged bytes are "corrupt". `problem` is not repeated.
+        Holds one frame at a time. Frames that FFmpeg patches over damaged bytes are "corrupt".
         """
         missing = np.ones(self.num_frames, dtype=bool)
         corrupt = np.zeros(self.num_frames, dtype=bool)
@@ -194,94 +189,152 @@ class Video:
         return "; ".join(faults) or None
 
     def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(index, frame) for the frames of `wanted` (ascending) that decode.
+        """Yield (index, frame) for the frames of `wanted` (ascending) that decode, ascending.
 
         Each run of near frames is read from its key frame; what that does not give (gradual refresh, damage, a seek
         that fails or lands late) is looked for from the start of the file.
         """
         with self._open() as (container, stream):
             for run in _runs(wanted, self._keys):
-                missing = set(run)
-                if not self._counted:
-                    key = self._keys[bisect_right(self._keys, run[0]) - 1]
-                    yield from self._forward(container, stream, missing, key)
-                if missing:
+                key = self._keys[bisect_right(self._keys, run[0]) - 1]
+                if key == 0:
+                    yield from self._from_start(container, stream, run)
+                    continue
+                found = -1
+                for found, frame in self._from_key(container, stream, run, key):
+                    yield found, frame
+                if found != run[-1]:
                     with self._open() as (fresh, fresh_stream):
-                        yield from self._forward(fresh, fresh_stream, missing)
+                        yield from self._from_start(fresh, fresh_stream, run[bisect_right(run, found) :])
 
-    def _forward(
-        self, container: InputContainer, stream: av.VideoStream, missing: set[int], key: int | None = None
+    def _from_key(
+        self, container: InputContainer, stream: av.VideoStream, wanted: Sequence[int], key: int
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(index, frame) for `missing` frames found from key frame `key` on, or from the start of a fresh file.
+        """Yield (index, frame) for `wanted` after a seek to key frame `key`, until one is missing or damaged.
 
-        They leave the set, and reading stops when it is empty. A read that began with a seek also stops at damage: only
-        the start of the file gives the decoder all that it may patch it with.
+        Only the start of the file gives the decoder all that it may patch damage with.
         """
-        last = max(missing, default=-1)
-        for count, frame in enumerate(_decoded_frames(container, stream, None if key is None else int(self._pts[key]))):
-            self.frames_decoded += 1
-            index = count if self._counted else self._index_of(frame.pts)
-            if key is not None and index >= key and frame.is_corrupt:
+        position, key_decoded = 0, False
+        for index, frame in self._numbered(container, stream, int(self._pts[key]) - self._seek_early):
+            key_decoded |= index == key
+            if index > wanted[position] or (index >= key and (frame.is_corrupt or not key_decoded)):
                 return
-            if index in missing:
-                missing.discard(index)
+            if index == wanted[position]:
                 yield index, frame
-            if not missing or index > last + REORDER:
-                return
+                position += 1
+                if position == len(wanted):
+                    return
 
-    def _survey(self) -> Survey:
-        """Read all packets and decode the first frame, and the last ones of a file that ends early."""
-        with self._open() as (container, stream):
-            scan = _scan(container, stream, self._size)
-        self._counted = scan.pts is None
-        self._key_stamps = scan.key_stamps
-        # Without trustworthy stamps, a frame's name is its place in what the decoder gives from the start of the file.
-        self._pts = np.arange(self._count_frames()) if scan.pts is None else scan.pts
-        first, self.height, self.width = self._first_frame()
-        self._keep(self._pts[first:])
-        if scan.ended_early and not self._counted:
-            self._drop_broken_tail()
-        last = scan.durations.get(int(self._pts[-1]), 0) * scan.tick or 1 / scan.rate
-        problem = _problem(scan, len(self._pts), first)
-        return Survey(self.height, self.width, scan.tick, last, self._counted, self._pts, self._keys, problem)
+    def _from_start(
+        self, container: InputContainer, stream: av.VideoStream, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield (index, frame) for the `wanted` frames that a container just opened gives, ascending."""
+        members, position = set(wanted), 0
+        waiting: list[tuple[int, int, av.VideoFrame]] = []  # a heap of the frames that came before an earlier one
+        for count, (index, frame) in enumerate(self._numbered(container, stream)):
+            if index in members and index >= wanted[position]:
+                heappush(waiting, (index, count, frame))
+            while waiting and (waiting[0][0] <= wanted[position] or index > wanted[position] + REORDER):
+                first, _, ready = heappop(waiting)
+                if first >= wanted[position]:
+                    yield first, ready
+                    position = bisect_right(wanted, first)
+                    if position == len(wanted):
+                        return
+            if index > wanted[-1] + REORDER:
+                return
+        yield from ((index, frame) for index, _, frame in sorted(waiting))
+
+    def _numbered(
+        self, container: InputContainer, stream: av.VideoStream, seek: int | None = None
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield (index, frame) in the decoder's order; -1 for a frame that the index does not have."""
+        for count, frame in enumerate(decode_frames(container, stream, seek)):
+            self.frames_decoded += 1
+            if self._counted:
+                yield (count if count < len(self._pts) else -1), frame
+                continue
+            index = int(np.searchsorted(self._pts, frame.pts)) if frame.pts is not None else len(self._pts)
+            yield (index if index < len(self._pts) and self._pts[index] == frame.pts else -1), frame
 
     def _open(self) -> AbstractContextManager[tuple[InputContainer, av.VideoStream]]:
-        return _open(self.path, self._data)
+        return open_video_stream(self.path, self._data)
 
-    def _index_of(self, pts: int | None) -> int:
-        """The number of the frame with this stamp, -1 if the index has no such frame."""
-        index = int(np.searchsorted(self._pts, pts)) if pts is not None else len(self._pts)
-        return index if index < len(self._pts) and self._pts[index] == pts else -1
+    def _survey(self) -> Survey:
+        """Read all packets and decode the first frame; decode the last ones of a file that ends early.
 
-    def _count_frames(self) -> int:
+        Where the stamps do not name the frames, decode all of the file.
+        """
         with self._open() as (container, stream):
-            count = sum(1 for _ in _decoded_frames(container, stream))
-        self.frames_decoded += count
-        return count
+            scan = scan_packets(container, stream, self._size)
+            if container.format.name == "gif" and len(scan.stamps) == 1:
+                raise VideoError(self.path, "is a still image")
+        self._counted, self._seek_early = not scan.trusted, scan.seek_early
+        counted = self._count_frames(scan) if self._counted else None
+        if counted is None:
+            self._counted, dropped, parts = False, self._index_stamps(scan), 1
+            first_stamp, problem = int(self._pts[0]), _problem(scan, len(self._pts), dropped)
+        else:
+            first_stamp, parts, problem = counted
+        lead = first_stamp * scan.tick - scan.start
+        return Survey(
+            height=self.height,
+            width=self.width,
+            tick=scan.tick / parts,
+            start=lead if 1e-5 < lead < LONGEST_GAP else 0.0,  # the container's start is rounded to microseconds
+            last=scan.last_duration * scan.tick or 1 / scan.rate,
+            counted=self._counted,
+            seek_early=self._seek_early,
+            pts=self._pts,
+            keys=self._keys,
+            problem=problem,
+            note=scan.note,
+        )
 
-    def _first_frame(self) -> tuple[int, int, int]:
-        """Number, height and width of the first frame that decodes."""
+    def _count_frames(self, scan: Scan) -> tuple[int, int, str | None] | None:
+        """Decode all of the file and name the frames by their place: (first stamp, parts of a tick, problem).
+
+        Returns None where the stamps turn out to name the frames after all.
+        """
+        stamps: list[int | None] = []
+        corrupt: list[bool] = []
         with self._open() as (container, stream):
-            for index, frame in self._forward(container, stream, set(range(len(self._pts)))):
-                sideways = _turns(frame)[0]
-                return (index, frame.width, frame.height) if sideways else (index, frame.height, frame.width)
-        raise VideoError(self.path, "not one of its video packets decodes")
+            for frame in decode_frames(container, stream):
+                if not stamps:
+                    self.height, self.width = _upright_size(frame)
+                stamps.append(frame.pts)
+                corrupt.append(frame.is_corrupt)
+        self.frames_decoded += len(stamps)
+        if scan.rising and not (scan.damaged or scan.corrupt or scan.cut) and stamps == scan.stamps:
+            return None
+        while (scan.cut or scan.damaged) and corrupt and corrupt[-1]:  # what is patched over a missing end
+            stamps.pop()
+            corrupt.pop()
+        if not stamps:
+            raise VideoError(self.path, "not one of its video packets decodes cleanly")
+        damaged = scan.damaged or scan.cut or (scan.corrupt and (any(corrupt) or len(stamps) != len(scan.stamps)))
+        if not scan.presentation:
+            stamps = [*scan.stamps, *[None] * len(stamps)][: len(stamps)]
+        self._pts, parts = rising_stamps(stamps, tick=scan.tick, rate=scan.rate, longest_gap=scan.longest_gap)
+        self._keys = [0]
+        return stamps[0] or 0, parts, _problem(scan, len(stamps), 0) if damaged else None
 
-    def _keep(self, pts: np.ndarray) -> None:
+    def _index_stamps(self, scan: Scan) -> int:
+        """Name the frames by their stamps; return how many at the beginning do not decode."""
+        self._keep(np.unique(np.array(scan.stamps, dtype=np.int64)), scan.key_stamps)
+        with self._open() as (container, stream):
+            first, frame = next((found for found in self._numbered(container, stream) if found[0] >= 0), (0, None))
+        if frame is None:
+            raise VideoError(self.path, "not one of its video packets decodes")
+        self.height, self.width = _upright_size(frame)
+        self._keep(self._pts[first:], scan.key_stamps)
+        return first
+
+    def _keep(self, pts: np.ndarray, key_stamps: Sequence[int]) -> None:
         """Make the frames with these stamps (ascending) the index, and note the ones where decoding can begin."""
         self._pts = pts
-        keys = np.searchsorted(pts, self._key_stamps)
+        keys = np.searchsorted(pts, key_stamps)
         self._keys = sorted({0, *keys[keys < len(pts)].tolist()})
-
-    def _drop_broken_tail(self) -> None:
-        """Take the frames out of the index that do not decode cleanly in the last group of pictures, or at all."""
-        for first in (self._keys[-1], 0):
-            tail = range(first, len(self._pts))
-            clean = {index for index, frame in self._decode(tail) if not frame.is_corrupt}
-            if clean:
-                self._keep(self._pts[[*range(first), *sorted(clean)]])
-                return
-        raise VideoError(self.path, "not one of its video packets decodes cleanly")
 
     def _torchcodec_frames(self, chunks: Sequence[list[int]]) -> Iterator[torch.Tensor]:
         """The frames of each chunk, from one decoder."""
@@ -297,92 +350,12 @@ class Video:
         raise VideoError(self.path, f"torchcodec finds {found} frames", f'{self.num_frames}, as backend="pyav" finds')
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """What the packets of a video say without being decoded; all stamps in ticks of `tick` seconds."""
-
-    pts: np.ndarray | None  # (n,) ascending; None where the stamps do not order the frames
-    key_stamps: list[int]
-    durations: dict[int, int]  # by stamp
-    tick: float
-    rate: float  # frames per second according to the header
-    declared_frames: int
-    ended_early: bool
-
-
-def _scan(container: InputContainer, stream: av.VideoStream, size: int) -> _Scan:
-    """Read all packets. Sound is read as well: it tells how far a file reaches whose video stops earlier."""
-    avi = container.format.name == "avi"
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    tick = float(stream.time_base or 1 / rate)
-    # AVI numbers packets in the order of decoding; with B-frames this is not the order of showing.
-    ordered = not (avi and stream.codec_context.has_b_frames)
-    damaged, end = False, 0.0
-    pts: list[int] = []
-    keys: list[int] = []
-    durations: dict[int, int] = {}
-    try:
-        for number, packet in enumerate(container.demux()):
-            if number > size:  # a packet has at least one byte: the file lies
-                damaged = True
-                break
-            if packet.size == 0 or packet.stream.type not in ("video", "audio"):
-                continue
-            damaged |= packet.is_corrupt
-            if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index or packet.is_discard:
-                continue
-            ordered &= packet.pts is not None
-            stamp = packet.pts or 0
-            pts.append(stamp)
-            durations[stamp] = packet.duration or 0
-            if packet.is_keyframe:
-                keys.append(stamp)
-    except FFmpegError:
-        damaged = True
-
-    declared = stream.frames / rate if avi else (container.duration or 0) / av.time_base
-    if avi or container.format.name.startswith(("mov", "matroska")):  # the others have no length in the header
-        slack = 0.2 if len(container.streams) > 1 else 0.0  # sound may start a little before 0
-        damaged |= end < declared - 1.5 / rate - slack
-    declared_frames = stream.frames or round(declared * rate)
-    if not ordered:
-        return _Scan(None, [], {}, 1 / rate, rate, declared_frames, damaged)
-    return _Scan(np.unique(np.array(pts, dtype=np.int64)), keys, durations, tick, rate, declared_frames, damaged)
-
-
-def _problem(scan: _Scan, found: int, dropped: int) -> str | None:
-    if scan.ended_early and scan.declared_frames > found:
+def _problem(scan: Scan, found: int, dropped: int) -> str | None:
+    if scan.cut and scan.declared_frames > found:
         return f"truncated: {found} of {scan.declared_frames} frames"
-    if scan.ended_early:
+    if scan.cut or not scan.trusted:
         return f"damaged packets: {found} frames are left"
     return f"starts late: the first {dropped} frames do not decode" if dropped else None
-
-
-@contextmanager
-def _open(path: str, data: bytes | None = None) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """The container and its first video stream, decoded in one thread; errors of FFmpeg become VideoError."""
-    protocol = "file" if data is None else "none"  # bytes have no reason to open anything
-    limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": protocol, "max_pixels": str(MAX_PIXELS)}
-    # "file:" keeps a colon in a name from being read as a protocol. PyAV keeps FFmpeg quiet unless told otherwise.
-    source = f"file:{path}" if data is None else io.BytesIO(data)
-    try:
-        with av.open(source, "r", options=limits, metadata_errors="replace") as container:
-            pictures = [
-                stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
-            ]
-            codec = pictures[0].codec_context if pictures else None
-            if codec is None:
-                raise VideoError(path, "holds no video stream with a known codec")
-            if max(codec.width, codec.height) > MAX_SIDE or codec.width * codec.height > MAX_PIXELS:
-                limit = f"at most {MAX_SIDE} pixels a side and {MAX_PIXELS} in all"
-                raise VideoError(path, f"claims frames of {codec.width}x{codec.height} pixels", limit)
-            codec.options = {"max_pixels": str(MAX_PIXELS)}
-            codec.thread_count, codec.thread_type = 1, "NONE"  # loaders use processes
-            yield container, pictures[0]
-    except FFmpegError as error:
-        raise VideoError(path, f"cannot be read as a video (FFmpeg: {error.strerror})") from error
 
 
 def _regular_file(path: str | os.PathLike) -> str:
@@ -417,35 +390,17 @@ def _runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def _decoded_frames(
-    container: InputContainer, stream: av.VideoStream, start: int | None = None
-) -> Iterator[av.VideoFrame]:
-    """The frames that decode, in the decoder's order, from the key frame at or before stamp `start` or from here."""
-    packets = container.demux(stream)
-    if start is not None:
-        try:
-            container.seek(start, stream=stream)
-        except FFmpegError:  # no index in the file
-            return
-    while True:
-        try:
-            packet = next(packets, None)
-        except FFmpegError:  # damaged or cut off here: what the decoder still holds is all there is
-            packet = None
-        if packet is not None and (packet.size == 0 or packet.is_corrupt):
-            continue
-        with suppress(FFmpegError):  # the frame of a broken packet stays missing, which the caller notices
-            yield from stream.decode(packet)  # None drains the decoder
-        if packet is None:
-            return
-
-
 def _ranges(numbers: np.ndarray, most: int = 5) -> str:
     """Ascending frame numbers as "frames 3, 60 to 139"; after `most` ranges only how many frames follow."""
     groups = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     names = [f"{group[0]} to {group[-1]}" if len(group) > 1 else f"{group[0]}" for group in groups[:most]]
     rest = sum(len(group) for group in groups[most:])
     return f"frames {', '.join(names)}" + (f" and {rest} more" if rest else "")
+
+
+def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width of the picture after it is turned."""
+    return (frame.width, frame.height) if _turns(frame)[0] else (frame.height, frame.width)
 
 
 def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
@@ -477,10 +432,33 @@ def _upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, height: in
     coded_height, coded_width = (width, height) if sideways else (height, width)
     # Bilinear, without extra flags, is what torchcodec gets from FFmpeg: bit-identical for 8-bit video.
     rgb = reformatter.reformat(
-        frame, width=coded_width, height=coded_height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
+        _progressive(frame),
+        width=coded_width,
+        height=coded_height,
+        format="rgb24",
+        interpolation=Interpolation.BILINEAR,
+        threads=1,
     ).to_ndarray()
     upright = rgb.swapaxes(0, 1) if sideways else rgb
     return upright[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
+    """Return the frame without the mark of interlaced material, by which swscale would convert each field's colour.
+
+    Neither ffmpeg nor torchcodec heeds the mark.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(frame.planes, copy.planes):
+        rows = min(source.buffer_size // source.line_size, target.buffer_size // target.line_size)
+        width = min(source.line_size, target.line_size)
+        image = np.zeros((target.buffer_size // target.line_size, target.line_size), dtype=np.uint8)
+        image[:rows, :width] = np.frombuffer(memoryview(source), np.uint8).reshape(-1, source.line_size)[:rows, :width]
+        target.update(image.tobytes())
+    return copy
 
 
 def _torchcodec_decoder():

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
 Ints = np.ndarray
+FORMAT = "frames 2"  # of the text; one without it is of an older version, and the file is read again
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,52 @@ class Survey:
     width: int
     tick: float
     """Seconds."""
+    start: float
+    """Seconds from the container's earliest stamp, of sound too, to the first frame."""
     last: float
     """Seconds for which the last frame is shown."""
     counted: bool
     """The stamps do not order the frames: a frame's name is its place in what the decoder gives."""
+    seek_early: int
+    """How far before a key frame's stamp a seek must aim, in ticks."""
     pts: Ints
     """(num_frames,) int64, ascending, in ticks."""
     keys: list[int]
     """Numbers of the frames at which decoding may start; the first is 0."""
     problem: str | None
+    note: str | None
 
     def to_text(self) -> str:
-        keys = _runs(np.array(self.keys))
-        values = [self.height, self.width, self.tick, self.last, int(self.counted), pack(self.pts), keys, self.problem]
-        return json.dumps(values, separators=(",", ":"))
+        values = {**asdict(self), "pts": pack(self.pts), "keys": _runs(np.array(self.keys))}
+        return json.dumps([FORMAT, *values.values()], separators=(",", ":"))
 
     @classmethod
-    def from_text(cls, text: str) -> Survey:
-        height, width, tick, last, counted, stamps, keys, problem = json.loads(text)
-        return cls(height, width, tick, last, bool(counted), unpack(stamps), unpack(keys).tolist(), problem)
+    def from_text(cls, text: str, size: int) -> Survey | None:
+        """Read what `to_text` wrote of a file of `size` bytes; None for another format, or what cannot be true."""
+        try:
+            form, *values = json.loads(text)
+            if form != FORMAT:
+                return None
+            named = dict(zip((field.name for field in fields(cls)), values, strict=True))
+            named["pts"] = unpack(named["pts"], size)
+            named["keys"] = unpack(named["keys"], size).tolist()
+            survey = cls(**named)
+            return survey if survey._is_possible(size) else None
+        except (ValueError, TypeError, OverflowError, LookupError):
+            return None
+
+    def _is_possible(self, size: int) -> bool:
+        seconds = (self.tick, self.last, float(self.pts[-1] - self.pts[0]) * self.tick + self.start + self.last)
+        keys = np.array(self.keys)
+        return (
+            all(0 < value < float("inf") for value in seconds)
+            and self.start >= 0
+            and min(self.height, self.width) > 0
+            and len(self.pts) <= size
+            and bool((np.diff(self.pts) > 0).all() and (np.diff(keys) > 0).all())
+            and keys[0] == 0
+            and keys[-1] < len(self.pts)
+        )
 
 
 def pack(stamps: Ints) -> list:
@@ -63,8 +91,11 @@ def pack(stamps: Ints) -> list:
     return line or runs
 
 
-def unpack(packed: Sequence) -> Ints:
-    """The inverse of `pack`: (n,) int64."""
+def unpack(packed: Sequence, most: int = 2**31) -> Ints:
+    """The inverse of `pack`: (n,) int64. Raises ValueError for more than `most` numbers."""
+    number = packed[4] if packed[0] == "line" else sum(packed[2::2]) + 1
+    if not 0 < number <= most:
+        raise ValueError(f"got {number} packed numbers; allowed are 1 to {most}")
     if packed[0] == "line":
         _, first, slope, begin, n = packed
         return first + np.floor(begin + slope * np.arange(n)).astype(np.int64)

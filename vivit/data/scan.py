@@ -1,0 +1,204 @@
+"""Read all packets of a video: which frames there are, when each is shown, and where decoding may start.
+
+Most containers store the stamp at which each frame is shown, which names it: a seek then leads near any frame. Where
+stamps cannot be trusted (files put together, damaged files, AVI and ASF with B-frames) a frame is named by its place in
+what the decoder gives from the start of the file, and every read starts there.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.codec.codec import Properties
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.format import Flags
+
+from .container import read_packets, video_streams
+
+PRESENTATION_STAMPS = ("mov", "matroska", "mpegts", "mpeg", "flv", "ogg", "gif")  # the first word of FFmpeg's names
+OVERLAP = 0.1  # seconds by which stamps may run backwards before they count as beginning again, as in ffmpeg
+LONGEST_GAP = 30 * 3600.0  # seconds between two frames, as in ffmpeg (-dts_error_threshold)
+LONGEST_GAP_BROADCAST = 10.0  # in MPEG-TS, -PS and Ogg, whose stamps may jump anywhere (-dts_delta_threshold)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the packets of a video say without being decoded; all stamps in ticks of `tick` seconds."""
+
+    stamps: list[int | None]
+    """When each packet's frame is shown, in the order of the file; in AVI and ASF, when it is decoded."""
+    key_stamps: list[int]
+    last_duration: int
+    """Of the frame shown last, in ticks; 0 where it is unknown."""
+    tick: float
+    rate: float
+    """Frames per second according to the header."""
+    start: float
+    """Seconds: the container's earliest stamp."""
+    seek_early: int
+    """How far before a key frame's stamp a seek must aim, in ticks."""
+    longest_gap: float
+    """Seconds without a new frame above which stamps count as having jumped."""
+    rising: bool
+    """No stamp is missing, begins again, repeats or jumps."""
+    presentation: bool
+    """The container stores when frames are shown, not when they are decoded."""
+    damaged: bool
+    """FFmpeg cannot read on, or the file lies."""
+    corrupt: bool
+    """FFmpeg doubts packets within the file; it also does so where intact files were put together."""
+    cut: bool
+    """The file ends before the picture's end according to the header."""
+    declared_frames: int
+    note: str | None
+
+    @property
+    def trusted(self) -> bool:
+        """The stamps name the frames."""
+        return self.presentation and self.rising and not (self.damaged or self.corrupt or self.cut)
+
+
+def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -> Scan:
+    """Read all packets of a file of `size` bytes. Sound is read as well: it tells how far the file reaches."""
+    rate = _frame_rate(stream)
+    tick = float(stream.time_base or 1 / rate)
+    guessed = _kind(container) == "matroska"  # which does not store when a packet is decoded
+    broadcast = bool(container.format.flags & Flags.ts_discont.value)
+    longest_gap = LONGEST_GAP_BROADCAST if broadcast else LONGEST_GAP
+    presentation = _stores_presentation(container, stream)
+    stamps: list[int | None] = []
+    key_stamps: list[int] = []
+    damaged, rising, corrupt_at = False, True, -1
+    end, last_dts, early = 0.0, None, 0
+    last_shown, last_duration = -math.inf, 0
+    try:
+        for number, packet in enumerate(read_packets(container)):
+            if number > size:  # a packet has at least one byte: the file lies
+                damaged = True
+                break
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index != stream.index:
+                continue
+            if packet.is_corrupt:
+                corrupt_at = len(stamps)
+            if packet.is_discard:
+                continue
+            dts, pts = packet.dts, packet.pts
+            if dts is not None and not guessed:
+                rising &= last_dts is None or dts >= last_dts
+                last_dts = dts
+                early = max(early, pts - dts) if pts is not None else early
+            stamps.append(pts if pts is not None and (presentation or dts is None) else dts)
+            if pts is None:
+                rising = False
+                continue
+            if packet.is_keyframe:
+                key_stamps.append(pts)
+                rising &= pts > last_shown  # a key frame is shown after all frames before it in the file
+            if pts > last_shown:
+                last_shown, last_duration = pts, packet.duration or 0
+    except FFmpegError:
+        damaged = True
+
+    known = np.unique(np.array([s for s in stamps if s is not None], dtype=np.int64))
+    rising &= len(known) == len(stamps) and (len(known) < 2 or bool((np.diff(known) * tick).max() < longest_gap))
+    declared = _declared_seconds(container, stream)
+    start = container.start_time / av.time_base if container.start_time is not None else math.inf
+    return Scan(
+        stamps=stamps,
+        key_stamps=key_stamps,
+        last_duration=last_duration if 0 < last_duration * tick < longest_gap else 0,
+        tick=tick,
+        rate=rate,
+        start=start,
+        seek_early=early if broadcast else 0,
+        longest_gap=longest_gap,
+        rising=rising,
+        presentation=presentation,
+        damaged=damaged,
+        corrupt=0 <= corrupt_at < len(stamps) - 1,  # the last packet is only cut off
+        cut=0 <= corrupt_at == len(stamps) - 1 or (declared is not None and end < declared - 1.5 / rate),
+        declared_frames=stream.frames or round((declared or 0.0) * rate),
+        note=_note(container, stream),
+    )
+
+
+def _kind(container: InputContainer) -> str:
+    """FFmpeg's first name of the container: "mov", "matroska", "avi" …"""
+    return container.format.name.split(",")[0]
+
+
+def _frame_rate(stream: av.VideoStream) -> float:
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    return rate if 1 / LONGEST_GAP <= rate <= 1e6 else 25.0
+
+
+def _stores_presentation(container: InputContainer, stream: av.VideoStream) -> bool:
+    """Whether stamps say when a frame is shown, be it because the codec keeps the order of frames."""
+    codec = stream.codec_context
+    may_reorder = bool(codec.codec.properties & Properties.REORDER.value)
+    # What H.264 and H.265 do later, the first frames do not always tell; other codecs declare it.
+    reorders = may_reorder and (codec.has_b_frames or codec.name in ("h264", "hevc"))
+    return _kind(container) in PRESENTATION_STAMPS or not reorders
+
+
+def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float | None:
+    """When the picture ends according to the header; None for containers whose header does not say it."""
+    kind = _kind(container)
+    if kind == "avi":
+        return stream.frames / float(stream.average_rate or 25)
+    if kind == "mov" and stream.duration:
+        return float(stream.duration * (stream.time_base or 0))
+    if kind == "matroska" and (length := _clock(stream.metadata)) is not None:
+        return length
+    return (container.duration or 0) / av.time_base if kind in ("mov", "matroska") else None
+
+
+def _clock(metadata: dict[str, str]) -> float | None:
+    """The seconds in the tag DURATION ("00:01:02.5") that FFmpeg and mkvmerge write for each track of Matroska."""
+    text = next((value for name, value in metadata.items() if re.fullmatch(r"DURATION(-\w+)?", name)), "")
+    match = re.fullmatch(r"(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)", text)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
+
+
+def _note(container: InputContainer, stream: av.VideoStream) -> str | None:
+    """What to tell of a file with several pictures."""
+    streams = video_streams(container)
+    if len(streams) < 2:
+        return None
+    sizes = ", ".join(f"{s.codec_context.width}x{s.codec_context.height}" for s in streams)
+    chosen = streams.index(stream) + 1
+    return f"{len(streams)} video tracks ({sizes}): number {chosen} is used"
+
+
+def rising_stamps(
+    stamps: Sequence[int | None], *, tick: float, rate: float, longest_gap: float
+) -> tuple[np.ndarray, int]:
+    """Make stamps rise that begin again, repeat, jump or are missing: (n,) int64, in parts of a tick, and how many.
+
+    Where they begin again, or jump by more than `longest_gap` seconds, they continue one frame (1 / `rate`) after the
+    frame before. Frames with equal stamps share the time until the next stamp evenly; hence the parts.
+    """
+    step, gap, back = max(round(1 / rate / tick), 1), longest_gap / tick, OVERLAP / tick
+    values: list[int] = []
+    offset, last = 0, next((stamp for stamp in stamps if stamp is not None), 0) - step
+    for stamp in stamps:
+        value = last + step if stamp is None else stamp + offset
+        if not -back <= value - last <= gap:
+            offset, value = offset + last + step - value, last + step
+        last = max(value, last)
+        values.append(last)
+    _, first, sizes = np.unique(np.array(values), return_index=True, return_counts=True)
+    parts = int(sizes.max())
+    if (values[-1] - values[0] + step * parts) * parts >= 2**62:
+        return np.arange(len(values)) * step, 1
+    begins = np.array(values)[first] - values[0]
+    room = np.diff(begins, append=begins[-1] + step * sizes[-1])
+    place = np.arange(len(values)) - np.repeat(first, sizes)
+    shares = place * np.repeat(room, sizes) * parts // np.repeat(sizes, sizes)
+    return np.repeat(begins, sizes) * parts + shares, parts
