@@ -1,6 +1,8 @@
-"""The errors that vivit raises for what a user can mend. Importing this module imports nothing else."""
+"""The errors that vivit raises for what a user can mend. Importing this module imports nothing heavy."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class VivitError(Exception):
@@ -24,8 +26,28 @@ class VideoError(VivitError):
         return f"{self.path}: {self.reason}; expected {self.expected}"
 
 
+@contextmanager
+def as_video_error(path: str) -> Iterator[None]:
+    """Turn every exception of the block into a VideoError that names the file `path`.
+
+    This is the boundary of a sample: one file must not end a run, whatever a library or a mistake of ours makes of it.
+    The message names the type of the exception, and `__cause__` is the exception itself.
+    """
+    try:
+        yield
+    except VideoError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise VideoError(path, f"cannot be read ({what})") from error
+
+
 class WeightsError(VivitError, ValueError):
     """Weights that cannot be loaded; the message names the file and what in it does not fit."""
+
+
+class FolderInUse(VivitError, ValueError):
+    """Another process works in the folder; the message says which and since when."""
 
 
 class Stopped(VivitError):

@@ -142,7 +142,7 @@ def test_with_a_manifest_no_file_is_read_through_or_asked_for(folder, monkeypatc
     plain = read("folder", str(folder), "train")
     find(folder)
     assert default_path("folder", str(folder)) == folder / "manifest.folder.jsonl"
-    monkeypatch.setattr(decode, "_scan", lambda *args: pytest.fail("a file was read through"))
+    monkeypatch.setattr(decode, "scan_packets", lambda *args: pytest.fail("a file was read through"))
     monkeypatch.setattr("vivit.data.sample.read_annotations", lambda *args: pytest.fail("annotations were read"))
     samples = read("folder", str(folder), "train")
     assert [s.path for s in samples] == [s.path for s in plain]

@@ -4,9 +4,10 @@ import math
 from collections import Counter
 from itertools import product
 
+import numpy as np
 import pytest
 
-from vivit.data.clips import clip_frames, clip_span, random_start, view_starts
+from vivit.data.clips import clip_frames, clip_span, frame_range, random_start, view_starts
 
 CASES = list(product((1, 2, 5, 16, 30, 61, 62, 63, 64, 250), (1, 4, 32), (1, 2, 2.5, 0.5, 7)))
 
@@ -69,3 +70,37 @@ def test_a_random_start_reaches_every_place_equally_often_and_no_other(n, num_fr
     counts = Counter(random_start(n, **how, u=(i + 0.5) / many) for i in range(many))
     assert counts == dict.fromkeys(fits, 1000)
     assert random_start(n, **how, u=math.nextafter(1, 0)) == fits[-1]
+
+
+def frames_with_milliseconds(stamps, duration, start, end):
+    """In whole milliseconds, frame by frame: those that appear in the part, else the one that is on display."""
+    inside = [i for i, stamp in enumerate(stamps) if start <= stamp < end]
+    shown = [i for i, stamp in enumerate(stamps) if stamp <= start < duration and start < end]
+    return inside or shown[-1:]
+
+
+@pytest.mark.parametrize("late", [0, 2000])
+def test_the_frames_of_a_part_appear_in_it_or_are_on_display_there(late):
+    rng = np.random.default_rng(late)
+    for _ in range(300):
+        stamps = late + np.cumsum([0, *rng.choice([1, 40, 40, 33, 900], size=rng.integers(0, 12))])
+        duration = int(stamps[-1]) + 40
+        start, end = (int(rng.choice([rng.integers(-100, duration + 100), *stamps, duration])) for _ in range(2))
+        got = frame_range(stamps / 1000, duration / 1000, start / 1000, end / 1000)
+        assert list(got) == frames_with_milliseconds(stamps.tolist(), duration, start, end)
+
+
+def test_a_time_that_is_rounded_finds_its_frame():
+    times = np.arange(300) * (1001 / 30000)
+    for i in (0, 1, 7, 100, 298):
+        start, end = round(float(times[i]), 6), round(float(times[i + 1]), 6)
+        assert list(frame_range(times, 10.1, start, end)) == [i]
+
+
+def test_a_part_without_start_or_end_reaches_to_the_ends_of_the_video():
+    times = np.array([2.0, 2.5, 3.0])
+    assert frame_range(times, 3.5, None, None) == range(3)
+    assert frame_range(times, 3.5, 2.5, None) == range(1, 3)
+    assert frame_range(times, 3.5, None, 2.5) == range(1)
+    for start, end in ((None, 2.0), (0.0, 1.0), (3.5, None), (9.0, 10.0), (2.7, 2.7), (2.8, 2.6), (math.nan, None)):
+        assert not frame_range(times, 3.5, start, end)

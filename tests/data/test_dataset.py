@@ -11,7 +11,7 @@ from vivit.data.clips import view_starts
 from vivit.data.dataset import EvalVideos, TrainClips, eval_views, timeline
 from vivit.data.decode import Video, VideoError
 from vivit.data.sample import Sample
-from vivit.data.transforms import crop, eval_boxes, resize_for_eval
+from vivit.data.transforms import MAX_ASPECT, crop, eval_boxes, resize_for_eval
 
 from .videos import counter_frames, read_all, read_counter, write_video
 
@@ -178,3 +178,67 @@ def test_a_video_whose_class_says_left_is_mirrored_only_on_demand(video):
         flipped, kept = (TrainClips(samples, labels, augment=a, **how) for a in (augment, plain))
         got = [bool((flipped[0, i].video == kept[0, i].video.flip(-1)).all()) for i in range(2)]
         assert got == mirrored
+
+
+def test_a_part_in_which_no_frame_appears_shows_the_one_on_display(tmp_path):
+    path = write_video(tmp_path / "slides.mp4", counter_frames(3), fps=25, pts=[0, 100, 150])  # at 0, 4 and 6 s
+    for start, end, frame in ((4.5, 5.5, 1), (0.1, 3.9, 0), (6.01, None, 2)):
+        assert set(shown(clips_of(path, start=start, end=end)[0, 0].video)) == {frame}
+        views = eval_views(Sample(str(path), start=start, end=end), WHOLE, EvalConfig(1, 1))
+        assert set(shown(views[0])) == {frame}
+    assert "no frame between 9.0 s and 10.0 s" in clips_of(path, start=9.0, end=10.0)[0, 0].problem
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), MemoryError(), ValueError("odd"), OSError(5)])
+def test_every_exception_of_a_sample_names_its_file_and_ends_nothing(video, monkeypatch, error):
+    def fail(*args, **how):
+        raise error
+
+    monkeypatch.setattr(Video, "frames", fail)
+    samples, labels = [Sample(str(video))], torch.zeros(1, 1, dtype=torch.int64)
+    test = EvalVideos(samples, labels, model=MODEL, protocol=EvalConfig())
+    with pytest.raises(VideoError, match=type(error).__name__) as raised:
+        eval_views(samples[0], MODEL, EvalConfig())
+    assert raised.value.__cause__ is error
+    for problem in (clips_of(video)[0, 0].problem, test[0].problem, str(raised.value)):
+        assert problem.startswith(f"{video}: cannot be read ({type(error).__name__}")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_request_to_stop_is_no_fault_of_the_video(video, monkeypatch, stop):
+    def interrupted(*args, **how):
+        raise stop
+
+    monkeypatch.setattr(Video, "frames", interrupted)
+    with pytest.raises(stop):
+        clips_of(video)[0, 0]
+
+
+def test_a_clock_with_too_many_ticks_is_an_error_that_says_why(video):
+    model = replace(WHOLE, preprocessing=Preprocessing(clip_seconds=1.0))
+    absurd = Video(video)
+    absurd.times, absurd.duration = absurd.times * 1e12, 2e12
+    with pytest.raises(VideoError, match=r"40 frames spread over 1.56e\+12 s.* expected at most 4194304"):
+        timeline(absurd, Sample(str(video)), model)
+
+
+@pytest.mark.parametrize("size", [(2, 1920), (1920, 2), (4, 600)])
+def test_extremely_wide_and_tall_videos_show_their_middle_at_the_usual_cost(tmp_path, size):
+    frames = np.zeros((3, *size, 3), np.uint8)
+    path = write_video(tmp_path / "thin.mkv", frames, codec="ffv1", pix_fmt="bgr0")
+    model = replace(WHOLE, image_size=(32, 32))
+    sizes = []
+    plain = Video.frames
+
+    def frames_of(self, indices, *, transform, **how):
+        def counted(x):
+            sizes.append(transform(x).numel() / len(x))
+            return transform(x)
+
+        return plain(self, indices, transform=counted, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Video, "frames", frames_of)
+        assert eval_views(Sample(str(path)), model, EvalConfig()).shape == (13, 4, 3, 32, 32)
+    assert max(sizes) <= 3 * 32 * 32 * MAX_ASPECT
+    assert clips_of(path, model)[0, 0].video.shape == (4, 3, 32, 32)

@@ -1,14 +1,17 @@
 """A folder of images is a video like any other."""
 
 import logging
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from vivit.config import EvalConfig, ModelConfig, Preprocessing
-from vivit.data.dataset import eval_views
+from vivit.data.dataset import eval_views, open_sample
 from vivit.data.decode import Video, VideoError
 from vivit.data.folder import read_folder
 from vivit.data.frames import FrameFolder, open_video
@@ -159,3 +162,101 @@ def test_a_table_may_name_folders_of_images_and_their_rate(tmp_path):
     assert "labels.csv:2: fps is '0'; it takes images per second, above 0" in lines[0]
     assert "labels.csv:3: fps is 'fast'" in lines[1]
     assert "labels.csv:4: no file" in lines[2]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_stand_upright_as_their_exif_orientation_says(orientation, suffix, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (20, 32, 3), np.uint8)
+    folder = write_frames(tmp_path / "clip", [noise, noise[::-1]], name=f"{{}}.{suffix}", exif=exif)
+    video = FrameFolder(folder)
+    for i, path in enumerate(sorted(folder.iterdir())):
+        upright = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        assert (video.height, video.width) == upright.shape[:2] == ((20, 32) if orientation < 5 else (32, 20))
+        np.testing.assert_array_equal(video.frames([i])[0].permute(1, 2, 0), upright)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_data_are_no_damage_of_the_picture(tmp_path):
+    folder = write_frames(
+        tmp_path / "clip", counter_frames(2), name="{}.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01"
+    )
+    assert shown(FrameFolder(folder).frames([0, 1])) == [0, 1]
+
+
+def test_time_stamps_in_names_give_the_order_and_fps_the_times(tmp_path, caplog):
+    names = ["1403636579763555584.png", "1403636579813555456.png", "1403636580013555456.png"]
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for image, name in zip(counter_frames(3), names):
+        Image.fromarray(image).save(folder / name)
+    video = FrameFolder(folder, fps=20)
+    assert shown(video.frames(range(3))) == [0, 1, 2]
+    np.testing.assert_allclose(video.times, [0, 0.05, 0.1])
+    assert (video.problem, caplog.text) == (None, "")
+    assert video.duration == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 2 * 10**18], [2**63 - 1, 2**63, 2**63 + 1], [10**200, 10**200 + 2]])
+def test_numbers_of_any_size_order_images(numbers, tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for image, number in zip(counter_frames(3), numbers):
+        Image.fromarray(image).save(folder / f"i{number}.png")
+    video = FrameFolder(folder)
+    assert shown(video.frames(range(len(numbers)))) == list(range(len(numbers)))
+    assert video.duration < 1
+
+
+@pytest.mark.parametrize("fps", [0, -1, 1e308, 1e-308, float("inf"), float("nan")])
+def test_absurd_rates_are_refused(tmp_path, fps):
+    folder = write_frames(tmp_path / "clip", counter_frames(2))
+    with pytest.raises(ValueError, match="allowed are 1e-06 to 1e\\+06 images a second"):
+        FrameFolder(folder, fps=fps)
+    with pytest.raises(VideoError, match="clip: cannot be read .ValueError: got fps"):
+        open_sample(Sample(str(folder), fps=fps or -1))
+
+
+def test_an_image_every_half_hour_is_a_video(tmp_path):
+    video = FrameFolder(write_frames(tmp_path / "clip", counter_frames(3)), fps=1 / 1800)
+    np.testing.assert_allclose(video.times, [0, 1800, 3600])
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_an_image_that_is_none_is_an_error_that_names_it_and_never_blocks(tmp_path):
+    sound = counter_frames(1)[0]
+    Image.fromarray(sound).save(tmp_path / "sound.jpg")
+    Image.fromarray(sound).save(tmp_path / "sound.png")
+    jpeg, png = ((tmp_path / f"sound.{suffix}").read_bytes() for suffix in ("jpg", "png"))
+    size = struct.pack(">II", 9000, 9000)
+    huge = png[:8] + png_chunk(b"IHDR", size + bytes([8, 2, 0, 0, 0])) + png[33:]
+    cases = {
+        "truncated": jpeg[: len(jpeg) // 2],
+        "broken_chunk": png[:33] + png_chunk(b"iCCP", b"x") + png_chunk(b"tRNS", b"\1") + png[33:60],
+        "header_cut": png[:20],
+        "no_size": png[:8] + png_chunk(b"IHDR", b"") + png[33:],
+        "empty": b"",
+        "huge": huge,
+    }
+    for name, data in cases.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "i0.png").write_bytes(data)
+        with pytest.raises(VideoError, match=f"{name}/i0.png: ") as error:
+            FrameFolder(folder).frames([0])
+        assert name != "huge" or "claims 9000x9000 pixels; expected at most" in str(error.value)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe/i0.png")
+    (tmp_path / "folder/i0.png").mkdir(parents=True)
+    for name in ("pipe", "folder"):
+        with pytest.raises(VideoError, match="i0.png: is not a regular file"):
+            FrameFolder(tmp_path / name).frames([0])
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone/i0.png").symlink_to("nowhere")
+    with pytest.raises(VideoError, match="i0.png: cannot be read as an image .FileNotFoundError"):
+        FrameFolder(tmp_path / "gone").frames([0])

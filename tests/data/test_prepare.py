@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from vivit.data.check import check
+from vivit.data.clips import frame_range
+from vivit.data.dataset import open_sample, sample_frames
 from vivit.data.decode import Video
-from vivit.data.prepare import KEY_EVERY, Form, prepare, scaled, schedule
-from vivit.data.sample import official_classes, read
+from vivit.data.prepare import KEY_EVERY, Form, Prepared, even_rate, prepare, scaled, schedule
+from vivit.data.sample import DataError, official_classes, read
+from vivit.errors import FolderInUse
+from vivit.files import exclusive_lock
 
 from .videos import counter_frames, read_counter, write_video
 
@@ -136,3 +140,127 @@ def test_an_uneven_rate_becomes_even_and_shows_each_frame_at_its_time():
 def test_sizes_are_even_and_never_grow():
     sizes = [scaled(h, w, 320) for h, w in ((1080, 1920), (240, 320), (719, 405), (33, 51), (1, 9))]
     assert sizes == [(320, 568), (240, 320), (568, 320), (32, 52), (2, 8)]
+
+
+@pytest.mark.parametrize("fps", [25, Fraction(30000, 1001), 15, 7])
+def test_a_part_becomes_the_frames_that_training_sees_of_it(fps):
+    times, rng = np.arange(90) / float(fps), np.random.default_rng(int(fps))
+    duration = 90 / float(fps)
+    for _ in range(500):
+        start = rng.choice([rng.uniform(0, duration - 0.01), times[rng.integers(90)]]).round(rng.integers(1, 8))
+        end = rng.choice([start + rng.uniform(0.001, 3), times[rng.integers(90)] + 1]).round(rng.integers(1, 8))
+        _, shown = schedule(times, duration, max_fps=30, start=start, end=end)
+        expected = frame_range(times, duration, start, end)
+        if expected and times[expected[0]] < start - 1e-6:  # no frame appears in the part
+            assert set(shown) == set(expected)
+        else:
+            assert shown.tolist() == list(expected)
+
+
+def test_training_sees_the_same_pictures_of_a_prepared_part_as_of_the_original(tmp_path, monkeypatch):
+    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    write_video(tmp_path / "a.mp4", counter_frames(60, 64, 64), fps=Fraction(30000, 1001))
+    starts = [0.0333667, 0.5005, 1.000999, 1.0344, 0.2]
+    rows = [f"a.mp4,x,{start},{start + 0.5},train" for start in starts]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,start,end,split", *rows]) + "\n")
+    done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), segments=True, workers=1)
+    old, new = read("folder", str(tmp_path / "labels.csv"), "train"), read("folder", str(done.table), "train")
+    for before, after in zip(old, new, strict=True):
+        assert shown(after.path)[0] == list(sample_frames(open_sample(before), before))
+
+
+def test_a_still_part_of_a_slide_show_becomes_a_still(tmp_path, monkeypatch):
+    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    write_video(tmp_path / "slides.mp4", counter_frames(3, 64, 64), pts=[0, 100, 150])  # at 0, 4 and 6 s
+    (tmp_path / "labels.csv").write_text("path,label,start,end,split\nslides.mp4,x,4.5,5.5,train\n")
+    done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), segments=True, workers=1)
+    assert set(shown(read("folder", str(done.table), "train")[0].path)[0]) == {1}
+
+
+def test_a_picture_every_half_hour_keeps_its_rate_and_absurd_times_are_refused():
+    times = np.arange(48) * 1800.0
+    rate, numbers = schedule(times, 48 * 1800.0, max_fps=30)
+    assert (rate, numbers.tolist()) == (Fraction(1, 1800), list(range(48)))
+    assert even_rate(0.4, 30) == Fraction(2, 5)
+    for absurd in (times * 1e12, np.array([0, 1e-320])):
+        with pytest.raises(ValueError, match="frames spread over"):
+            schedule(absurd, float(absurd[-1]) * 2, max_fps=30)
+    with pytest.raises(ValueError, match=r"3 frames spread over 1e\+09 s"):
+        schedule(np.arange(3.0), 1e9, max_fps=30)  # the last one is shown for 30 years
+
+
+def test_a_time_lapse_and_absurd_time_stamps_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    write_video(tmp_path / "lapse.mkv", counter_frames(4, 64, 64), fps=1, pts=[1800 * i for i in range(4)])
+    write_video(tmp_path / "absurd.mkv", counter_frames(4, 64, 64), fps=1, pts=[0, 1, 2, 10**11])
+    (tmp_path / "labels.csv").write_text("path,label,split\nlapse.mkv,x,train\nabsurd.mkv,x,train\n")
+    done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), workers=1)
+    assert len(done.bad) == 1
+    assert "absurd.mkv: 4 frames spread over 1e+11 s" in done.bad[0]
+    numbers, times = shown(read("folder", str(done.table), "train")[0].path)
+    assert numbers == [0, 1, 2, 3]
+    np.testing.assert_allclose(times, [0, 1800, 3600, 5400])
+
+
+@pytest.mark.parametrize("suffix", ["mpg", "ts"])
+def test_program_and_transport_streams_of_many_groups_of_pictures_are_prepared(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    codec = {"mpg": "mpeg2video", "ts": "libx264"}[suffix]
+    path = write_video(tmp_path / f"a.{suffix}", counter_frames(60, 64, 64), codec=codec, keyint=12)
+    (tmp_path / "labels.csv").write_text(f"path,label,split\n{path.name},x,train\n")
+    done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), workers=1)
+    assert done.bad == []
+    assert shown(read("folder", str(done.table), "train")[0].path)[0] == list(range(60))
+
+
+def test_where_nothing_can_be_written_the_error_says_how_many_why_and_where_the_list_is(tmp_path):
+    for i in range(5):
+        (tmp_path / "bad/x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"bad/x/{i}.mp4").write_bytes(bytes(4000))
+    dest = tmp_path / "dest"
+    message = r"(?s)none of the 5 videos could be written; the list is in .*bad.txt \(5\).*0.mp4: cannot be.*2 more"
+    with pytest.raises(DataError, match=message):
+        prepare(str(tmp_path / "bad"), str(dest), workers=1)
+    assert len((dest / "bad.txt").read_text().splitlines()) == 5
+    assert not (dest / "labels.csv").exists()
+
+
+def test_names_of_any_length_and_any_bytes_are_written_under_names_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    long = "春节联欢晚会" * 13 + "舞台"
+    names = [f"{long}{i}.mp4" for i in (1, 2)] + ["a.b.mp4", "a_b.mp4", "a#b.mp4"]
+    (tmp_path / "x").mkdir()
+    for i, name in enumerate(names):
+        write_video(tmp_path / "plain.mp4", counter_frames(40 + i, 64, 64)).rename(tmp_path / "x" / name)
+    rows = [f"x/{name},label,{t},{t + 0.5},train" for name in names for t in (0, 0.2, 0.2004, 1)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,start,end,split", *rows]), encoding="utf-8")
+    for segments in (True, False):
+        dest = tmp_path / f"dest{segments}"
+        done = prepare(str(tmp_path / "labels.csv"), str(dest), splits=("train",), segments=segments, workers=1)
+        assert done.bad == []
+        files = {sample.path for sample in read("folder", str(done.table), "train")}
+        assert len(files) == done.written == (20 if segments else 5)
+        assert all(len(os.fsencode(name)) < 255 - len(".part") for name in os.listdir(dest / "x"))
+
+
+def test_a_second_prepare_in_the_same_folder_is_refused(root, tmp_path):
+    with exclusive_lock(tmp_path / "dest", what="vivit data prepare"), pytest.raises(FolderInUse, match="is in use"):
+        prepare(str(root), str(tmp_path / "dest"), form=SMALL, workers=1)
+    assert os.listdir(tmp_path / "dest") == [".lock"]
+
+
+def test_missing_official_videos_are_told_apart_from_faults(tmp_path):
+    how = {"table": tmp_path / "labels.csv", "written": 1, "kept": 0, "bad": [], "before": 0, "after": 0}
+    text = str(Prepared(**how, speed=(0, 0), missing=["train.csv:3: no video a"]))
+    assert "1 videos of the official list are not there" in text
+    assert "train.csv:3: no video a" in text
+
+
+def test_a_full_disk_ends_the_command_and_is_no_fault_of_the_videos(root, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vivit.data.prepare._encode", full)
+    monkeypatch.setattr("vivit.data.prepare.in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs))
+    with pytest.raises(DataError, match="cannot be written .No space left on device"):
+        prepare(str(root), str(tmp_path / "dest"), form=SMALL, workers=1)

@@ -126,3 +126,67 @@ def test_a_url_without_fsspec_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fsspec.core", None)
     with pytest.raises(ImportError, match=r"pip install 'vivit\[cloud\]'"):
         read("shards", "s3://bucket/folder", "train")
+
+
+def edited(packed, dest, change):
+    """A copy of the index whose lines, parsed, went through `change`."""
+    rows = [json.loads(line) for line in (packed / "index.jsonl").read_text().splitlines()]
+    rows = change(rows) or rows
+    dest.mkdir(exist_ok=True)
+    (dest / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(dest)
+
+
+def cell(name, value):
+    """Set one column of the first file."""
+
+    def change(rows):
+        rows[1][rows[0]["file_columns"].index(name)] = value
+
+    return change
+
+
+BROKEN = {
+    "absolute": cell("path", "/etc/passwd.tar#a.mp4"),
+    "parent": cell("path", "x/../../secret.tar#a.mp4"),
+    "parent with backslashes": cell("path", "..\\secret.tar#a.mp4"),
+    "another place": cell("path", "s3://bucket/a.tar#a.mp4"),
+    "no tar": cell("path", "a.mp4"),
+    "no name": cell("path", 7),
+    "before the file": cell("offset", -512),
+    "no offset": cell("offset", None),
+    "offset in words": cell("offset", "512"),
+    "beyond 64 bits": cell("offset", 2**70),
+    "no size": cell("bytes", 0),
+    "size in words": cell("bytes", "many"),
+    "sample of no file": lambda rows: rows[-1].__setitem__(0, 10**6),
+    "sample of a negative file": lambda rows: rows[-1].__setitem__(0, -1),
+    "sample of no split": lambda rows: rows[-1].__setitem__(1, "nowhere"),
+    "splits in words": lambda rows: rows[0].__setitem__("splits", "train val"),
+    "classes in words": lambda rows: rows[0].__setitem__("classes", {"light": "dark"}),
+    "no classes": lambda rows: rows[0].__setitem__("classes", None),
+    "half of it": lambda rows: rows[: len(rows) // 2],
+    "a list": lambda rows: [[1, 2]],
+    "nothing": lambda rows: [None],
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_an_index_that_cannot_be_right_is_an_error_that_names_it(case, packed, tmp_path):
+    root = edited(packed, tmp_path / "packed", BROKEN[case])
+    with pytest.raises(DataError, match="packed/index.jsonl"):
+        read("shards", root, "train")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0", b"[" * 100_000, b"", b"{}\n"])
+def test_an_index_that_is_none_is_an_error_that_names_it(content, tmp_path):
+    (tmp_path / "index.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match="index.jsonl"):
+        read("shards", str(tmp_path), "train")
+
+
+def test_a_size_beyond_the_tar_file_is_an_error_and_asks_for_no_memory(packed, tmp_path):
+    root = edited(packed, tmp_path / "packed", cell("bytes", 2**50))
+    (tmp_path / "packed/train-000000.tar").write_bytes((packed / "train-000000.tar").read_bytes())
+    with pytest.raises(VideoError, match=r"train-000000.tar#.* ends after \d+ of 1125899906842624 bytes"):
+        open_sample(read("shards", root, "train")[0])

@@ -12,6 +12,7 @@ from vivit.data.transforms import (
     crop,
     directed,
     eval_boxes,
+    middle_part,
     random_box,
     resize_for_eval,
     shuffle_frames,
@@ -142,3 +143,14 @@ def test_videos_whose_class_says_left_or_right_are_directed():
     }
     labels = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [3, 1], [1, 1]])
     assert directed(labels, classes).tolist() == [True, False, True, False, True, True]
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1080, 1920), (2160, 3840), (720, 300), (100, 1600), (1600, 100), (1, 1)])
+def test_the_middle_part_of_a_usual_frame_is_all_of_it(size):
+    assert middle_part(*size, image_size=(224, 224)) == Box(0, 0, *size)
+
+
+def test_the_middle_part_of_a_thin_frame_is_16_times_as_long_as_the_models():
+    assert middle_part(2, 1920, image_size=(224, 224)) == Box(0, 944, 2, 32)
+    assert middle_part(1920, 2, image_size=(224, 224)) == Box(944, 0, 32, 2)
+    assert middle_part(10, 1000, image_size=(32, 64)) == Box(0, 340, 10, 320)

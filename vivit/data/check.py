@@ -9,18 +9,24 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
+import numpy as np
+
 from ..config import DataConfig, ModelConfig
+from ..errors import VideoError
 from ..text import printable, shorten_list
 from .annotations import find_videos, outside, usual_split
+from .clips import frame_range
 from .dataset import time_limit
-from .decode import Video, VideoError
+from .decode import Video
 from .frames import FrameFolder, open_video
 from .label_table import read_table
 from .manifest import Facts, base_of, default_path, read_facts, stamps, write
+from .packets import PacketIndex
 from .parallel import cores, in_processes
 from .sample import Classes, DataError, Sample, class_names, known_classes, read_annotations
 from .table import SampleTable
@@ -35,7 +41,7 @@ PROBLEMS = {
     "unreadable": "files without a frame that decodes; training leaves them out",
     "damaged": "files of which a part can be used",
     "mislabelled": "labels that are not among the classes",
-    "outside": "parts that begin after the end of their video",
+    "outside": "parts in which their video shows nothing: after its end, or before its first frame",
     "leak": "the same video in more than one split",
     "duplicated": "the same video more than once in a split",
     "manifest": "what was found is not kept",
@@ -466,15 +472,20 @@ def note_parts(
             facts = files[number[s.path]]
             if not facts.num_frames:
                 continue
-            start, end = s.start or 0.0, min(s.end or facts.duration, facts.duration)
-            name = (
-                facts.path
-                if s.start is None and s.end is None
-                else f"{facts.path} from {start:g} to {s.end or end:g} s"
-            )
-            if start >= facts.duration:
-                found["outside"].append(f"{s.where or name}: {name}, which lasts {facts.duration:.2f} s")
-            frames = facts.num_frames if name == facts.path else round((end - start) * facts.fps)
+            name, frames = facts.path, facts.num_frames
+            if s.start is not None or s.end is not None:
+                name += f" from {s.start or 0:g} to {facts.duration if s.end is None else s.end:g} s"
+                times = frame_times(s.path, s.fps, PacketIndex(facts.bytes or 0, facts.mtime_ns, facts.packets))
+                frames = len(frame_range(times, facts.duration, s.start, s.end))
+                if not frames:
+                    late = f"shows frames from {times[0]:.2f} s to" if times[0] > 0 else "lasts"
+                    found["outside"].append(f"{s.where or name}: {name}, which {late} {facts.duration:.2f} s")
             if frames < span:
                 short.append((frames, f"{name}: {frames} frames"))
     return [line for _, line in sorted(short)]
+
+
+@lru_cache(maxsize=4)
+def frame_times(path: str, fps: float | None, index: PacketIndex | None) -> np.ndarray:
+    """When each frame of a video appears; the file is read for it only if there is no packet index."""
+    return open_video(path, fps=fps, index=index if index and index.text else None).times

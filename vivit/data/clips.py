@@ -1,8 +1,26 @@
-"""Which frames of a video make a clip: integers in, integers out. Randomness is an argument."""
+"""Which frames a part of a video has, and which of them make a clip. Randomness is an argument."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
+
+GRACE = 1e-6  # seconds, so that rounding does not separate a frame from a time that is meant to be its own
+
+
+def frame_range(times: np.ndarray, duration: float, start: float | None, end: float | None) -> range:
+    """The numbers of the frames in [start, end): those that appear in it or, where none does, the one on display.
+
+    `times` are the seconds at which the frames appear, ascending; the last one is shown until `duration`. None stands
+    for the beginning and the end. The range is empty if the video shows nothing in this part: it lies before the first
+    frame or after the end, or ends before it starts.
+    """
+    begin, stop = -math.inf if start is None else start, math.inf if end is None else end
+    first, last = np.searchsorted(times, [begin - GRACE, stop - GRACE]).tolist()
+    if first == last > 0 and begin < stop and begin < duration - GRACE:
+        first -= 1
+    return range(first, max(first, last))
 
 
 def clip_span(num_frames: int, frame_stride: float) -> int:

@@ -19,15 +19,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
+from ..errors import VideoError, as_video_error
 from .augment import augment_clip
-from .clips import clip_frames, random_start, view_starts
-from .decode import Video, VideoError
+from .clips import clip_frames, frame_range, random_start, view_starts
+from .decode import Video
 from .frames import FrameFolder, open_video
 from .sample import Sample
 from .shards import is_url, read_packed
-from .transforms import crop, directed, eval_boxes, resize_for_eval, shuffle_frames, train_cut
+from .transforms import crop, directed, eval_boxes, middle_part, resize_for_eval, shuffle_frames, train_cut
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
+MAX_TICKS = 2**22  # of the even clock of clip_seconds: 46 hours at 25 a second
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,10 @@ class TrainClips(Dataset[Clip]):
         worker = get_worker_info()
         self.reading[worker.id if worker else 0] = torch.tensor([os.getpid(), index])
         try:
-            wait_for_storage(sample.path, self.data.root, seconds=self.data.storage_timeout)
-            with time_limit(sample.path, seconds=self.data.video_timeout):
-                video = self._clip(index, np.random.default_rng((self.seed, epoch, index, 2 * repeat)))
+            with as_video_error(sample.path):
+                wait_for_storage(sample.path, self.data.root, seconds=self.data.storage_timeout)
+                with time_limit(sample.path, seconds=self.data.video_timeout):
+                    video = self._clip(index, np.random.default_rng((self.seed, epoch, index, 2 * repeat)))
         except VideoError as error:
             return Clip(index, None, self.labels[index], str(error))
         seed = np.random.default_rng((self.seed, epoch, index, 2 * repeat + 1)).integers(2**32)
@@ -112,9 +115,22 @@ class TrainClips(Dataset[Clip]):
 
 def open_sample(sample: Sample) -> Video | FrameFolder:
     """The video of a sample: a file, a folder of images, or bytes inside a tar file. Raises VideoError."""
-    if sample.offset is None or sample.index is None:
-        return open_video(sample.path, fps=sample.fps, index=sample.index)
-    return Video(sample.path, data=read_packed(sample.path, sample.offset, sample.index.size), index=sample.index)
+    with as_video_error(sample.path):
+        if sample.offset is None or sample.index is None:
+            return open_video(sample.path, fps=sample.fps, index=sample.index)
+        return Video(sample.path, data=read_packed(sample.path, sample.offset, sample.index.size), index=sample.index)
+
+
+def sample_frames(video: Video | FrameFolder, sample: Sample) -> range:
+    """The numbers of the frames of the sample's part of its video. Raises VideoError if there are none."""
+    frames = frame_range(video.times, video.duration, sample.start, sample.end)
+    if frames:
+        return frames
+    part = f"no frame between {sample.start or 0} s and {'the end' if sample.end is None else f'{sample.end} s'}"
+    shown = f"the video lasts {video.duration:.2f} s"
+    if video.times[0] > 0:
+        shown = f"the video shows frames from {video.times[0]:.2f} s to {video.duration:.2f} s"
+    raise VideoError(sample.path, f"{part}; {shown}", "a part inside its video")
 
 
 @contextmanager
@@ -163,7 +179,7 @@ class EvalVideos(Dataset[Clip]):
     def __getitem__(self, index: int) -> Clip:
         sample = self.samples[index]
         try:
-            with time_limit(sample.path, seconds=EVAL_TIMEOUT):
+            with as_video_error(sample.path), time_limit(sample.path, seconds=EVAL_TIMEOUT):
                 views = eval_views(sample, self.model, self.protocol, seed=index)
         except VideoError as error:
             return Clip(index, None, self.labels[index], str(error))
@@ -174,8 +190,13 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
     """The views (V, T, C, H, W) of a test video: first the single view (middle clip, centre crop), then the
     temporal x spatial views, unless the protocol is the single view. Every frame is decoded and resized once.
 
-    `seed` matters only where the protocol shuffles the frames of each clip.
+    `seed` matters only where the protocol shuffles the frames of each clip. Raises VideoError, whatever goes wrong.
     """
+    with as_video_error(sample.path):
+        return _eval_views(sample, model, protocol, seed)
+
+
+def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int) -> Tensor:
     video = open_sample(sample)
     clock, frame_stride = timeline(video, sample, model)
     how = {"num_frames": model.num_frames, "frame_stride": frame_stride}
@@ -185,7 +206,8 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
 
     needed, where = np.unique(np.concatenate([np.concatenate(group) for group in clips]), return_inverse=True)
     size = {"image_size": model.image_size, "crop_fraction": model.preprocessing.crop_fraction}
-    frames = video.frames(needed.tolist(), transform=partial(resize_for_eval, **size))
+    box = middle_part(video.height, video.width, image_size=model.image_size)
+    frames = video.frames(needed.tolist(), box=box, transform=partial(resize_for_eval, **size))
     positions = iter(where.reshape(-1, model.num_frames))
     rng = np.random.default_rng(seed)
     views = []
@@ -205,15 +227,14 @@ def timeline(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> 
     shows the frame of that time, so that a clip lasts as long whatever the (variable) rate.
     """
     p, times = model.preprocessing, video.times
-    # A microsecond of grace, so that rounding does not part a frame from a time that is meant to be its own.
-    limits = np.array([sample.start or 0.0, np.inf if sample.end is None else sample.end]) - 1e-6
-    edges = np.searchsorted(times, limits)
-    first, last = edges.tolist()
-    if first >= last:
-        part = f"no frame between {sample.start or 0} s and {sample.end or 'the end'}"
-        raise VideoError(sample.path, f"{part}; the video lasts {video.duration:.2f} s")
+    frames = sample_frames(video, sample)
     if p.clip_seconds is None:
-        return np.arange(first, last), p.frame_stride
-    ticks = np.arange(max(round(float(times[last - 1] - times[first]) * video.fps) + 1, 1)) / video.fps + times[first]
+        return np.arange(frames.start, frames.stop), p.frame_stride
+    seconds = float(times[frames[-1]] - times[frames[0]])
+    num_ticks = seconds * video.fps + 1
+    if not num_ticks < max(MAX_TICKS, 2 * len(frames)):
+        reason = f"{len(frames)} frames spread over {seconds:.4g} s, at {video.fps:.4g} a second"
+        raise VideoError(sample.path, reason, f"at most {MAX_TICKS} ticks of the clock that clip_seconds needs")
+    ticks = np.arange(round(num_ticks)) / video.fps + times[frames[0]]
     clock = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
-    return np.clip(clock, first, last - 1), p.clip_seconds * video.fps / model.num_frames
+    return np.clip(clock, frames[0], frames[-1]), p.clip_seconds * video.fps / model.num_frames

@@ -7,32 +7,48 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image  # comes with torchvision
+from PIL import ExifTags, Image  # comes with torchvision
+from PIL.Image import Transpose
 
+from ..errors import VideoError
 from .annotations import IMAGE_SUFFIXES
-from .decode import Video, VideoError, shown_at
+from .container import MAX_PIXELS, MAX_SIDE
+from .decode import Video, shown_at
+from .frame_names import NUMBER, order_images
 from .packets import PacketIndex
 
 FPS = 25.0  # of a folder whose rate nobody says
+MIN_FPS, MAX_FPS = 1e-6, 1e6
+TURNS = {  # by the EXIF orientation: what brings the picture upright
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 IMAGES = f"images ({', '.join(IMAGE_SUFFIXES)}) numbered in their names"
 
 
 class FrameFolder:
     """The frames of one video as images, in the order of the numbers in their names, with the interface of `Video`.
 
-    The first image is shown at 0 s. Where numbers are left out, the frames around the gap keep their times and
-    `problem` names it. Raises VideoError for a folder without images, an image without a number, two with the same.
+    The first image is shown at 0 s, the others at `fps` a second, upright as EXIF says. Where the numbers count images
+    and some are left out, the frames around the gap keep their times and `problem` names it; time stamps in names give
+    only the order (see `frame_names.order_images`). Raises VideoError for a folder without images, an image without a
+    number, two with the same; ValueError for `fps` outside 1e-6 ... 1e6.
     """
 
     def __init__(self, path: str | os.PathLike, *, fps: float = FPS):
-        if not fps > 0:
-            raise ValueError(f"got fps {fps} for {path}; it is above 0")
+        if not MIN_FPS <= fps <= MAX_FPS:
+            raise ValueError(f"got fps {fps} for {path}; allowed are {MIN_FPS:g} to {MAX_FPS:g} images a second")
         self.path, self.fps = os.fsdecode(path), float(fps)
         try:
             self._names, numbers = _index(self.path, os.stat(self.path).st_mtime_ns)
@@ -113,13 +129,30 @@ class FrameFolder:
     def _read(self, index: int) -> torch.Tensor:
         file = f"{self.path}/{self._names(index)}"
         try:
+            if os.path.exists(file) and not os.path.isfile(file):  # a pipe would block
+                raise VideoError(file, "is not a regular file", "a JPEG or PNG")
             with Image.open(file, formats=("JPEG", "PNG")) as image:
+                if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
+                    limit = f"at most {MAX_SIDE} pixels a side and {MAX_PIXELS} in all"
+                    raise VideoError(file, f"claims {image.width}x{image.height} pixels", limit)
                 if image.mode.startswith(("I", "F")):
                     raise VideoError(file, f"has pixels of {image.mode}", "8 bits a colour")
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise VideoError(file, f"cannot be read as an image ({error})", "a JPEG or PNG") from error
+                pixels = np.array(_upright(image.convert("RGB"), image))
+        except VideoError:
+            raise
+        except Exception as error:  # Pillow raises what its many readers raise
+            raise VideoError(
+                file, f"cannot be read as an image ({type(error).__name__}: {error})", "a JPEG or PNG"
+            ) from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """`pixels`, turned and mirrored as the EXIF orientation of `image` says; unchanged where there is none."""
+    turn = None
+    with suppress(Exception):  # damaged EXIF data are no damage of the picture
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def open_video(
@@ -134,42 +167,40 @@ def open_video(
     return FrameFolder(path, fps=fps or FPS) if os.path.isdir(path) else Video(path)
 
 
-class _Numbered:
-    """Image names by index, held as a pattern: a worker may know many folders of 100 000 images."""
+class _Names:
+    """Image names by index; counted ones as a pattern, for a worker may know many folders of 100 000 images."""
 
-    def __init__(self, names: list[str], numbers: Sequence[int]):
-        prefix, digits, suffix = _parts(names[0])
-        self.prefix, self.suffix, self.digits, self.numbers = prefix, suffix, len(digits), numbers
-        self.names = None if all(self(i) == name for i, name in enumerate(names)) else names
-
-    names: list[str] | None = None
+    def __init__(self, names: list[str], numbers: Sequence[int] | None):
+        self.names: list[str] | None = names
+        if numbers is not None:
+            stem = os.path.commonprefix([names[0], names[-1]]).rstrip("0123456789")
+            digits = re.match(r"\d*", names[0][len(stem) :])[0]  # type: ignore[index]
+            self.prefix, self.digits, self.suffix = stem, len(digits), names[0][len(stem) + len(digits) :]
+            self.numbers = numbers
+            self.names = None if [self._from_pattern(i) for i in range(len(names))] == names else names
 
     def __call__(self, index: int) -> str:
-        return self.names[index] if self.names else f"{self.prefix}{self.numbers[index]:0{self.digits}d}{self.suffix}"
+        return self.names[index] if self.names else self._from_pattern(index)
+
+    def _from_pattern(self, index: int) -> str:
+        return f"{self.prefix}{self.numbers[index]:0{self.digits}d}{self.suffix}"
 
 
 @lru_cache(maxsize=2048)
-def _index(path: str, changed: int) -> tuple[_Numbered, Sequence[int]]:
-    """Names and numbers of the images of a folder, by number. `changed` makes a changed folder be read again."""
+def _index(path: str, changed: int) -> tuple[_Names, Sequence[int]]:
+    """Names and numbers of the images of a folder, in order. `changed` makes a changed folder be read again."""
     names = [n for n in os.listdir(path) if n[0] != "." and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
     if not names:
         raise VideoError(path, "is a folder without images", f"a folder of {IMAGES}, or a video file")
-    unnumbered = [name for name in names if not _parts(name)[1]]
+    unnumbered = [name for name in names if not NUMBER.search(os.path.splitext(name)[0])]
     if unnumbered:
         raise VideoError(f"{path}/{min(unnumbered)}", "has no number in its name", IMAGES)
-    pairs = sorted((int(_parts(name)[1]), name) for name in names)
-    for (number, name), (after, other) in zip(pairs, pairs[1:]):
-        if number == after:
-            raise VideoError(path, f"{name} and {other} have the same number", IMAGES)
-    numbers: Sequence[int] = [number for number, _ in pairs]
+    try:
+        names, numbers = order_images(names)
+    except ValueError as error:
+        raise VideoError(path, str(error), IMAGES) from error
+    if numbers is None:
+        return _Names(names, None), range(len(names))
     if numbers[-1] - numbers[0] == len(numbers) - 1:
         numbers = range(numbers[0], numbers[-1] + 1)
-    return _Numbered([name for _, name in pairs], numbers), numbers
-
-
-def _parts(name: str) -> tuple[str, str, str]:
-    """What stands before, in and after the last number of an image's name, the suffix aside."""
-    stem = Path(name).stem
-    match = re.match(r"(.*?)(\d*)(\D*)$", stem)
-    before, digits, after = match.groups()  # type: ignore[union-attr]
-    return before, digits, after + name[len(stem) :]
+    return _Names(names, numbers), numbers

@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .decode import VideoError
+from ..errors import DataError, VideoError
+from ..files import atomic_write
 from .manifest import Facts, Manifest, parse, write
-from .sample import Classes, DataError, Sample
+from .sample import Classes, Sample
 from .table import SampleTable
 
 INDEX = "index.jsonl"
@@ -54,8 +56,9 @@ def read_packed(path: str, offset: int, size: int) -> bytes:
             data = filesystem.cat_file(place, start=offset, end=offset + size)
         else:
             with open(shard, "rb") as file:
+                end = file.seek(0, os.SEEK_END)
                 file.seek(offset)
-                data = file.read(size)
+                data = file.read(min(size, max(end - offset, 0)))  # an index may claim any size
     except ImportError:
         raise
     except Exception as error:  # every kind of storage has errors of its own
@@ -128,14 +131,12 @@ def _write_tar(
 ) -> list[int]:
     """Write one tar file, whole or not at all; returns where each video begins."""
     offsets = []
-    part = path.with_name(path.name + ".part")
-    with tarfile.open(part, "w", format=tarfile.GNU_FORMAT) as tar:
+    with atomic_write(path, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for facts, i in zip(files, numbers):
             data = Path(base, facts.path).read_bytes()
             _add(tar, facts.path, data)
             offsets.append(tar.offset - -(-len(data) // BLOCK) * BLOCK)  # type: ignore[attr-defined]
             _add(tar, f"{os.path.splitext(facts.path)[0]}.json", json.dumps({"samples": rows[i]}).encode())
-    os.replace(part, path)
     return offsets
 
 
@@ -158,17 +159,51 @@ def _index(root: str) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _local_index(root: str, path: str, size: int, mtime_ns: int) -> Manifest:
-    return parse(Path(path).read_text(encoding="utf-8"), base=root, name=path)
+    return _parse(Path(path).read_bytes(), root, path)
 
 
 @lru_cache(maxsize=1)
 def _remote_index(root: str, path: str) -> Manifest:
     filesystem, place = _filesystem(path)
     try:
-        text = filesystem.cat_file(place).decode()
+        content = filesystem.cat_file(place)
     except FileNotFoundError as error:
         raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
-    return parse(text, base=root, name=path)
+    return _parse(content, root, path)
+
+
+def _parse(content: bytes, root: str, path: str) -> Manifest:
+    """The index with this content, every entry of which lies inside a tar file below `root`. Raises DataError."""
+    try:
+        manifest = parse(content.decode(), base=root, name=path)
+        _check_index(manifest)
+        return manifest
+    except DataError:
+        raise
+    except Exception as error:  # it may hold anything
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{path}: not an index of shards, or a damaged one ({reason}); pack the shards again"
+        ) from error
+
+
+def _check_index(manifest: Manifest) -> None:
+    """Raise ValueError for an entry that training cannot use, or that leads out of the folder of the shards."""
+    header, files, file = manifest.header, manifest.columns.files, manifest.columns.file
+    if not _strings(header["splits"]) or not all(_strings(names) for names in header["classes"].values()):
+        raise ValueError("splits or classes are not lists of names")
+    if files.offsets is None or (files.offsets < 0).any() or (files.sizes <= 0).any():
+        raise ValueError("a video without an offset or a size")
+    if len(file) and not 0 <= file.min() <= file.max() < len(files.sizes):
+        raise ValueError(f"a sample of file {file.max()}; there are {len(files.sizes)}")
+    for i in range(len(files.sizes)):
+        shard, found, _ = files.paths[i].partition(".tar#")
+        if not found or is_url(shard) or shard.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", shard):
+            raise ValueError(f"{files.paths[i]!r} is no member of a tar file below the index")
+
+
+def _strings(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

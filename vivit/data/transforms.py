@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+MAX_ASPECT = 16  # sides of a test frame, in units of the model's; a longer one would take gigabytes once resized
 SIDES = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)  # a word, also left-to-right, turn_left
 
 
@@ -95,6 +96,13 @@ def directed(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
     for column, names in zip(labels.T, classes.values()):
         found |= torch.tensor([bool(SIDES.search(name)) for name in names])[column]
     return found
+
+
+def middle_part(height: int, width: int, *, image_size: tuple[int, int]) -> Box:
+    """The part of a test frame that is resized: all of it, or the middle of one that is extremely wide or tall."""
+    scale = cover_scale(height, width, image_size)
+    h, w = (min(have, max(round(MAX_ASPECT * want / scale), 1)) for want, have in zip(image_size, (height, width)))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
 def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction: float) -> Tensor:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 
 from ..config import AugmentConfig, Config, DataConfig, EvalConfig, OptimConfig, Preprocessing, replace
-from ..data.decode import Video, VideoError
+from ..data.dataset import open_sample, sample_frames
 from ..data.sample import Sample, read
+from ..errors import VideoError
 from ..presets import preset
 from ..weights.load import adopt
 
@@ -89,8 +90,6 @@ def fitting_stride(samples: Sequence[Sample], num_frames: int) -> int:
 def num_frames_of(sample: Sample) -> int:
     """Frames of the sample's part of its video; 0 for one that cannot be read."""
     try:
-        video = Video(sample.path)
+        return len(sample_frames(open_sample(sample), sample))
     except VideoError:
         return 0
-    end = video.duration if sample.end is None else min(sample.end, video.duration)
-    return max(round((end - (sample.start or 0)) * video.fps), 0)
