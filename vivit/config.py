@@ -149,6 +149,8 @@ class DataConfig:
     """The reader of the annotations (see vivit.data.sample.read)."""
     manifest: str = ""
     """What `vivit data check` wrote; "": where it writes it by default, beside the data."""
+    labels: tuple[str, ...] = ()
+    """Which label columns of a table, or label sets of a data set, to learn; none: those whose names say so."""
     train_split: str = "train"
     eval_split: str = "val"
     workers: int = 2

@@ -195,7 +195,7 @@ def test_files_outside_the_folder_of_the_table_and_rows_that_stand_there_twice_a
         "path,label,start,end,split\n"
         "v/ok.mp4,a,1,2,train\n"
         "../v/ok.mp4,a,,,train\n"
-        f"{tmp_path}/v/ok.mp4,a,,,train\n"
+        f"{tmp_path}/../v/ok.mp4,a,,,train\n"
         "v/../v/./ok.mp4,a,1.0,2,test\n"
         "v/ok.mp4,b,2,3,train\n"
         ",,,,\n"
@@ -203,7 +203,7 @@ def test_files_outside_the_folder_of_the_table_and_rows_that_stand_there_twice_a
     lines = problems(table(tmp_path, text, "v/ok.mp4")).splitlines()[1:]
     expected = [
         "labels.csv:3: ../v/ok.mp4 lies outside",
-        f"labels.csv:4: {tmp_path}/v/ok.mp4 lies outside",
+        f"labels.csv:4: {tmp_path}/../v/ok.mp4 lies outside",
         "labels.csv:5: the same part of the same video as labels.csv:2",
         "labels.csv:7: path is empty",
         "labels.csv:7: label is empty",

@@ -20,21 +20,39 @@ from typing import Any
 from ..config import suggestion
 from .sample import DataError, Sample, listing
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".webm", ".mkv", ".avi", ".divx", ".wmv", ".asf", ".flv"),
+    *(".mpg", ".mpeg", ".mpe", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".ogv", ".ogm", ".mxf", ".gif"),
+)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-SPLITS = {"training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test"}
+SPLITS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validate", "validation", "validating", "dev", "develop", "development", "eval"),
+    "test": ("test", "testing", "tst"),
+}
+SYSTEM_FOLDERS = {  # that photo tools, network drives and operating systems leave; all in lower case
+    *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
+    *("system volume information", "lost+found", "__macosx"),
+}
 GLANCE = 64  # so many images and nothing else: a folder of frames, whatever comes after
 
 
+# Splits
+
+
+def usual_split(name: str) -> str | None:
+    """ "train", "val" or "test" for its usual spellings (Training, valid, dev-set, test_videos …), None for others."""
+    word = re.sub(r"^(videos?|data)[-_ ]|[-_ ]?(sets?|splits?|data|videos?)$", "", name.strip().lower())
+    return next((split for split, spellings in SPLITS.items() if word in spellings), None)
+
+
 def split_name(split: str) -> str:
-    """ "train", "val" or "test" for any usual spelling of one of them."""
-    name = SPLITS.get(split.lower(), split.lower())
-    if name not in SPLITS.values():
-        raise DataError(f"unknown split {split!r}{suggestion(split, ['train', 'val', 'test'])}")
+    """ "train", "val" or "test" for any usual spelling of one of them. Raises DataError for another name."""
+    name = usual_split(split)
+    if name is None:
+        hint = suggestion(split, SPLITS) or "; allowed are train, val and test"
+        raise DataError(f"unknown split {split!r}{hint}")
     return name
-
-
-# Files
 
 
 def labelled_split(split: str, files: Container[str]) -> str:
@@ -45,37 +63,71 @@ def labelled_split(split: str, files: Container[str]) -> str:
     return name
 
 
-def find_videos(root: str | Path, *, thorough: bool = False) -> list[str]:
+# Files
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: a dot file, or a folder that a system keeps for itself."""
+    return name[0] == "." or name.lower() in SYSTEM_FOLDERS
+
+
+def find_videos(root: str | Path, *, thorough: bool = False, passed_over: Counter[str] | None = None) -> list[str]:
     """Paths relative to `root`, sorted, of the videos under it: video files, and folders that hold images alone.
 
     Every folder is listed once and no file is touched. Hidden files and folders are passed over. A folder of a million
-    frames is not read to its end, unless `thorough`.
+    frames is not read to its end, unless `thorough`; then the stills of a video file (`_are_stills`) are passed over as
+    well. `passed_over` counts what is no video, by suffix.
     """
     found: list[str] = []
-    folders = [""]
+    folders: list[tuple[str, set[str]]] = [("", set())]
+    counts: Counter[str] = Counter() if passed_over is None else passed_over
     while folders:
-        folder = folders.pop()
-        place = os.path.join(root, folder)
-        videos, below, images = [], [], 0
-        with os.scandir(place) as entries:
+        folder, films = folders.pop()
+        videos, below, images = [], [], []
+        with os.scandir(os.path.join(root, folder)) as entries:
             for entry in entries:
                 name = entry.name
                 suffix = name[name.rfind(".") :].lower()
-                if name[0] == ".":
-                    continue
-                if suffix in VIDEO_SUFFIXES and entry.is_file():
-                    videos.append(folder + name)
-                elif suffix in IMAGE_SUFFIXES:
-                    images += 1
-                    if images >= GLANCE and not (videos or below or thorough):
+                if is_hidden(name):
+                    if entry.is_dir():
+                        counts[f"{name}/"] += 1
+                elif suffix in VIDEO_SUFFIXES and entry.is_file():
+                    videos.append(name)
+                elif suffix in IMAGE_SUFFIXES and not entry.is_dir():
+                    images.append(name)
+                    if len(images) >= GLANCE and not (videos or below or thorough):
                         break
-                elif entry.is_dir() and not (entry.is_symlink() and _leads_back(entry.path)):
-                    below.append(f"{folder}{name}/")
-        if images and folder and not (videos or below):
+                elif entry.is_dir():
+                    if not (entry.is_symlink() and _leads_back(entry.path)):
+                        below.append(f"{folder}{name}/")
+                else:
+                    counts[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+        stems = {name[: name.rfind(".")] for name in videos if name[-4:].lower() != ".gif"}
+        if thorough:  # a preview that stands beside its video
+            videos = [name for name in videos if name[-4:].lower() != ".gif" or name[:-4] not in stems]
+        if images and folder and not (videos or below) and not (thorough and _are_stills(folder, images, films)):
             found.append(folder[:-1])
-        found += videos
-        folders += below
+        else:
+            counts.update(os.path.splitext(name)[1].lower() for name in images)
+        found += [folder + name for name in videos]
+        folders += [(name, stems) for name in below]
     return sorted(found)
+
+
+def _are_stills(folder: str, images: Sequence[str], films: set[str]) -> bool:
+    """Whether the images of a folder belong to video files next to the folder: thumbnails, a cover, extracted frames.
+
+    They do if the folder or every image is named after one of the videos (`films`, without suffixes), or if there is
+    only one image.
+    """
+    if not films:
+        return False
+    if len(images) == 1 or name_of(folder[:-1]) in films:
+        return True
+    return all(
+        any(stem[:end] in films for end in (len(stem), *(m.start() for m in re.finditer("[-_. ]", stem))))
+        for stem in (os.path.splitext(name)[0] for name in images)
+    )
 
 
 def has_images(folder: str | Path) -> bool:

@@ -18,7 +18,8 @@ from PIL.Image import Transpose
 
 from ..errors import VideoError
 from .annotations import IMAGE_SUFFIXES
-from .decode import MAX_PIXELS, MAX_SIDE, Video, shown_at
+from .container import MAX_PIXELS, MAX_SIDE
+from .decode import Video, shown_at
 from .frame_names import NUMBER, order_images
 from .packets import PacketIndex
 

@@ -11,17 +11,28 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files import atomic_write
+from ..text import printable
+from .annotations import is_hidden, outside
 from .sample import Classes, DataError, Sample
 from .table import Columns, Files, SampleTable, Texts, encode, numbers_or_nan
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (
+    1,
+    FORMAT,
+)  # by `parse`; a manifest beside data is used in the present format only, an index of shards in both
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 ANNOTATIONS = (".csv", ".json", ".jsonl", ".txt")
 SAMPLE_COLUMNS = ("file", "split", "start", "end", "fps")  # and the label sets
 
@@ -48,6 +59,8 @@ class Facts(NamedTuple):
     """A packet index, see `vivit.data.packets`."""
     offset: int | None = None
     """In a tar file, where the bytes begin."""
+    thorough: bool = False
+    """Every frame was decoded, not only the first and the last."""
 
 
 FILE_COLUMNS = Facts._fields
@@ -74,8 +87,12 @@ def write(
     missing: Mapping[str, Sequence[str]],
     stamps: Mapping[str, Any],
     number: Mapping[str, int],
+    labels: Sequence[str] = (),
 ) -> None:
-    """Write the manifest at once or not at all. `number` gives the place in `files` of each sample's path."""
+    """Write the manifest at once or not at all. `number` gives the place in `files` of each sample's path.
+
+    `labels`: which label sets were asked for. Raises OSError.
+    """
     label_sets = list(next((rows[0].labels for rows in samples.values() if rows), {}))
     header = {
         "manifest": FORMAT,
@@ -88,6 +105,7 @@ def write(
         "classes": {name: list(names) for name, names in classes.items()},
         "missing": {split: list(rows) for split, rows in missing.items()},
         "stamps": stamps,
+        "labels": list(labels),
     }
 
     def rows() -> Iterable[Any]:
@@ -97,25 +115,20 @@ def write(
             for s in table:
                 yield (number[s.path], split, s.start, s.end, s.fps, *(s.labels[name] for name in label_sets))
 
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="ascii") as file:
-            file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows())
-        os.replace(part, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); give another place with --manifest") from error
+    with atomic_write(path, encoding="ascii") as file:
+        file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows())
 
 
 def read_facts(path: Path) -> dict[str, Facts]:
     """What a manifest says of each file, by path; {} if there is none that can be used."""
     try:
-        with path.open(encoding="ascii") as file:
-            header = json.loads(file.readline())
-            if header.get("manifest") != FORMAT:
-                return {}
-            rows = (Facts(*json.loads(file.readline())) for _ in range(header["files"]))
-            return {row.path: row for row in rows}
-    except (OSError, ValueError, TypeError, AttributeError):
+        head, _, body = path.read_text(encoding="ascii").partition("\n")
+        header = json.loads(head)
+        if header["manifest"] != FORMAT:
+            return {}
+        columns = _file_columns(header, body.split("\n"))
+        return {row[0]: Facts(*row) for row in zip(*(columns[name] for name in FILE_COLUMNS))}
+    except (OSError, *MALFORMED):
         return {}
 
 
@@ -136,47 +149,122 @@ def parse(text: str, *, base: str, name: str) -> Manifest:
     try:
         head, _, body = text.partition("\n")
         header = json.loads(head)
-        if header["manifest"] != FORMAT:
-            raise DataError(
-                f"{name}: format {header['manifest']}, this version reads {FORMAT}; run vivit data check again"
-            )
+        if header["manifest"] not in READABLE:
+            raise ValueError(f"format {header['manifest']!r}, this version reads {FORMAT}")
         lines = body.split("\n")
-        n, m = header["files"], header["samples"]
-        f = _columns(lines[:n], header["file_columns"])
-        s = _columns(lines[n : n + m], header["sample_columns"])
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{name}: not a manifest, or a damaged one ({error}); run vivit data check again") from error
-    known = Files(
-        base,
-        Texts.of(f["path"]),
-        np.array([size or 0 for size in f["bytes"]], np.int64),
-        np.array(f["mtime_ns"], np.int64),
-        Texts.of(f["packets"]),
-        np.array(f["offset"], np.int64) if n and f["offset"][0] is not None else None,
-        {i: p for i, (p, count) in enumerate(zip(f["problem"], f["num_frames"])) if not count},
-    )
-    names, codes = encode({name: s[name] for name in header["sample_columns"][len(SAMPLE_COLUMNS) :]}, m)
-    places = {split: i for i, split in enumerate(header["splits"])}
-    columns = Columns(
-        known,
-        np.array(s["file"], np.int32),
-        names,
-        codes,
-        numbers_or_nan(s["start"]),
-        numbers_or_nan(s["end"]),
-        numbers_or_nan(s["fps"]),
-    )
-    return Manifest(header, columns, np.array([places[split] for split in s["split"]], np.int32))
+        f = _file_columns(header, lines)
+        s = _sample_columns(header, lines)
+        known = Files(
+            base,
+            Texts.of(f["path"]),
+            np.array([size or 0 for size in f["bytes"]], np.int64),
+            np.array(f["mtime_ns"], np.int64),
+            Texts.of(f["packets"]),
+            np.array(f["offset"], np.int64) if f["offset"] and f["offset"][0] is not None else None,
+            {i: p or "unreadable" for i, (p, count) in enumerate(zip(f["problem"], f["num_frames"])) if not count},
+        )
+        names, codes = encode(
+            {name: s[name] for name in header["sample_columns"][len(SAMPLE_COLUMNS) :]}, len(s["file"])
+        )
+        places = {split: i for i, split in enumerate(header["splits"])}
+        columns = Columns(
+            known,
+            np.array(s["file"], np.int32),
+            names,
+            codes,
+            numbers_or_nan(s["start"]),
+            numbers_or_nan(s["end"]),
+            numbers_or_nan(s["fps"]),
+        )
+        return Manifest(header, columns, np.array([places[split] for split in s["split"]], np.int32))
+    except MALFORMED as error:
+        what = printable(str(error))[:200]
+        raise DataError(f"{name}: not a manifest, or a damaged one ({what}); run vivit data check again") from error
 
 
-def _columns(lines: Sequence[str], names: Sequence[str]) -> dict[str, list]:
-    """Arrays of equal length, one a line → columns. One flat array is what Python's JSON reader is quickest with."""
-    flat = json.loads("[" + "\n".join(lines)[1:-1].replace("]\n[", ",") + "]")
-    if len(flat) != len(lines) * len(names):
-        raise ValueError(f"{len(flat)} values in {len(lines)} rows of {len(names)} columns")
-    return {name: flat[i :: len(names)] for i, name in enumerate(names)}
+def _file_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """The checked columns of files. Raises one of `MALFORMED`."""
+    n, names = header["files"], header["file_columns"]
+    old = {"thorough"}  # columns that the first format does not have
+    if type(n) is not int or not 0 <= n <= len(lines) or not set(FILE_COLUMNS) - old <= set(names) <= set(FILE_COLUMNS):
+        raise ValueError(f"{n!r} files with the columns {names!r}")
+    columns = _columns(lines[:n], names)
+    for name in ("path", "packets"):
+        _check(columns, name, {str})
+    for name in ("problem", "sha256"):
+        _check(columns, name, {str, NoneType})
+    for name in ("mtime_ns", "width", "height", "num_frames"):
+        _check(columns, name, {int}, -(2**63) if name == "mtime_ns" else 0)
+    for name in ("bytes", "offset"):
+        _check(columns, name, {int, NoneType})
+    for name in ("duration", "fps"):
+        _check(columns, name, {int, float})
+    if "thorough" in columns:
+        _check(columns, "thorough", {bool})
+    if len({value is None for value in columns["offset"]}) > 1:
+        raise ValueError("only some files have an offset")
+    for path in columns["path"]:
+        if not path or "\0" in path or outside(path):
+            raise ValueError(f"the path {path!r} is not inside the data set")
+    "".join(columns["path"]).encode("utf-8", "surrogateescape")  # a UnicodeEncodeError is a ValueError
+    if len(set(columns["path"])) < n:
+        raise ValueError("a path stands there twice")
+    return columns
+
+
+def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """The checked columns of samples; the rest of the header is checked as well. Raises one of `MALFORMED`."""
+    n, m, names, splits = header["files"], header["samples"], header["sample_columns"], header["splits"]
+    if type(m) is not int or not 0 <= m <= len(lines) - n or tuple(names[: len(SAMPLE_COLUMNS)]) != SAMPLE_COLUMNS:
+        raise ValueError(f"{m!r} samples with the columns {names!r}")
+    if not all(isinstance(name, str) for name in (*names, *splits)) or len(set(names)) < len(names):
+        raise ValueError(f"the columns {names!r} and splits {splits!r}")
+    missing, stamps, labels = header["missing"], header["stamps"], header.get("labels", [])
+    lists = [*missing.values(), labels, splits]
+    if (
+        not isinstance(header["dataset"], str)
+        or not isinstance(stamps, dict)
+        or not all(type(x) is list for x in lists)
+    ):
+        raise ValueError("fields of the header have other types")
+    if not all(isinstance(line, str) for rows in (*missing.values(), labels) for line in rows):
+        raise ValueError("fields of the header have other types")
+    if any("\0" in name or outside(name) for name in stamps):
+        raise ValueError("a stamp of a file that is not inside the data set")
+    columns = _columns(lines[n : n + m], names)
+    _check(columns, "file", {int}, 0, n - 1)
+    for name in ("start", "end", "fps"):
+        _check(columns, name, {int, float, NoneType})
+    for name in ("split", *names[len(SAMPLE_COLUMNS) :]):
+        _check(columns, name, {str})
+        "".join(set(columns[name])).encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+    if any(a is not None and b is not None and a >= b for a, b in zip(columns["start"], columns["end"])):
+        raise ValueError("a part ends before it starts")
+    if 0 in columns["fps"]:
+        raise ValueError("fps is 0")
+    return columns
+
+
+def _columns(lines: Sequence[str], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Arrays of equal length, one a line → columns. One array of all is what Python's JSON reader is quickest with."""
+    rows = json.loads("[" + ",".join(lines) + "]")
+    if len(rows) != len(lines) or any(type(row) is not list or len(row) != len(names) for row in rows):
+        raise ValueError(f"rows that do not have the {len(names)} columns {', '.join(names)}")
+    return dict(zip(names, zip(*rows))) if rows else dict.fromkeys(names, ())
+
+
+def _check(
+    columns: Mapping[str, Sequence[Any]], name: str, types: set[type], low: int = 0, high: int = 2**63 - 1
+) -> None:
+    """Raise ValueError for values of other types, and for numbers that are not finite or outside [low, high]."""
+    values = columns[name]
+    found = set(map(type, values))
+    if not found <= types:
+        raise ValueError(f"{name} holds {', '.join(sorted(t.__name__ for t in found - types))}")
+    if found & {int, float}:
+        numbers = [value for value in values if value is not None] if NoneType in found else values
+        if not all(low <= value <= high for value in numbers):  # false for NaN
+            raise ValueError(f"{name} holds {next(v for v in numbers if not low <= v <= high)!r}")
 
 
 def load(path: Path, root: str) -> Manifest:
@@ -187,10 +275,12 @@ def load(path: Path, root: str) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _load(path: str, base: str, size: int, mtime_ns: int) -> Manifest:
-    return parse(Path(path).read_text(encoding="utf-8"), base=base, name=path)
+    return parse(Path(path).read_text(encoding="utf-8", errors="replace"), base=base, name=path)
 
 
-def find(dataset: str, root: str, split: str, manifest: str = "") -> tuple[SampleTable, list[str]] | None:
+def find(
+    dataset: str, root: str, split: str, manifest: str = "", labels: Sequence[str] = ()
+) -> tuple[SampleTable, list[str]] | None:
     """(samples, missing rows) of a split from the manifest; None where there is none that fits the data.
 
     Raises DataError if `manifest` names a file that is not there or of another data set.
@@ -202,33 +292,60 @@ def find(dataset: str, root: str, split: str, manifest: str = "") -> tuple[Sampl
         return None
     found = load(path, root)
     if found.header["dataset"] != dataset:
-        raise DataError(f"{path} is a manifest of {found.header['dataset']}, not of {dataset}")
+        raise DataError(f"{path} is a manifest of {printable(found.header['dataset'])}, not of {dataset}")
     changed = next(changes(found.header["stamps"], root), None)
-    if changed:
-        logging.getLogger("vivit").warning(
-            "%s is not used: %s has changed since; vivit data check brings it up to date", path, changed
-        )
-    if changed or split not in found.header["splits"]:
+    why = f"{printable(changed)} has changed since" if changed else ""
+    if found.header["manifest"] != FORMAT:
+        why = "it is of an older version"
+    elif found.header["labels"] != list(labels):
+        asked = " ".join(found.header["labels"]) or "none"
+        why = f"it is for other data.labels ({printable(asked)})"
+    if why:
+        logging.getLogger("vivit").warning("%s is not used: %s; vivit data check brings it up to date", path, why)
+    if why or split not in found.header["splits"]:
         return None
-    return found.samples(split), found.header["missing"].get(split, [])
+    return _recheck(found.samples(split)), found.header["missing"].get(split, [])
 
 
-def stamps(root: str, paths: Iterable[str]) -> dict[str, list]:
-    """Of every annotation file size and date, of every folder with videos the date or the names in it.
+def _recheck(samples: SampleTable) -> SampleTable:
+    """The same samples; a file that was unreadable and has another size or date now is no longer known to be."""
+    files = samples.columns.files
+
+    def changed(i: int) -> bool:
+        try:
+            now = os.stat(os.path.join(files.base, files.paths[i]))
+        except OSError:
+            return False
+        size = 0 if stat.S_ISDIR(now.st_mode) else now.st_size
+        return (size, now.st_mtime_ns) != (int(files.sizes[i]), int(files.mtimes[i]))
+
+    unreadable = {i: problem for i, problem in files.unreadable.items() if not changed(i)}
+    if len(unreadable) == len(files.unreadable):
+        return samples
+    return SampleTable(replace(samples.columns, files=replace(files, unreadable=unreadable)), samples.rows)
+
+
+def stamps(dataset: str, root: str, paths: Sequence[str]) -> dict[str, list]:
+    """Of every annotation file size and date, of every folder that may hold videos the date or the names in it.
 
     `paths` are those of the videos, relative to the data set. By these stamps a manifest knows that it still fits.
     """
     base = base_of(root)
     if os.path.isfile(root):
-        beside = [os.path.basename(root), "classes.json"]
-        return {name: _stamp(base, name) for name in beside if os.path.exists(os.path.join(base, name))}
+        return {name: _stamp(base, name) for name in (os.path.basename(root), "classes.json")}
     folders = {""}
+    if dataset == "folder":
+        videos = set(paths)
+        for place, below, _ in os.walk(base, followlinks=False):
+            inside = os.path.relpath(place, base)
+            below[:] = [n for n in below if not is_hidden(n) and os.path.normpath(f"{inside}/{n}") not in videos]
+            folders |= {os.path.normpath(f"{inside}/{n}") for n in below}
     for path in paths:
         folder = os.path.dirname(path)
         while folder not in folders and not os.path.isabs(folder):
             folders.add(folder)
             folder = os.path.dirname(folder)
-    return {name: _stamp(base, name) for name in sorted(folders | set(_annotations(base, folders)))}
+    return {name: _stamp(base, name) for name in sorted({*folders, "classes.json", *_annotations(base, folders)})}
 
 
 def changes(stamps: Mapping[str, list], root: str) -> Iterator[str]:

@@ -145,7 +145,7 @@ def prepare(
             for name in [names[key_of(s, segments)]]
         }
         todo = [job for job in jobs.values() if not up_to_date(job)]
-        outcomes = in_processes(write_video, todo, workers=workers, title="writing videos", killed=killed, chunk=1)
+        outcomes = in_processes(write_video, todo, workers=workers, title="writing videos", killed=killed)
         bad = {job.dest: problem for job, problem in outcomes if problem}
         with atomic_write(place / "bad.txt", errors="surrogateescape") as file:
             file.writelines(f"{line}\n" for line in bad.values())

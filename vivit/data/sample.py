@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import suggestion
+from ..config import DataConfig, suggestion
 from ..errors import DataError
+from ..text import printable, shorten_list
 from .packets import PacketIndex
 
 if TYPE_CHECKING:
@@ -106,36 +107,60 @@ def official_classes(dataset: str, root: str) -> dict[str, tuple[str, ...]]:
     return tables[dataset](Path(root)) if dataset in tables else {}
 
 
-def read(dataset: str, root: str, split: str, *, manifest: str = "") -> SampleTable:
+def known_classes(data: DataConfig) -> Classes:
+    """The official classes (`official_classes`) of the label sets that the settings choose."""
+    classes = official_classes(data.dataset, data.root)
+    return {name: classes[name] for name in data.labels if name in classes} if data.labels else classes
+
+
+def read(dataset: str, root: str, split: str, *, manifest: str = "", labels: Sequence[str] = ()) -> SampleTable:
     """The samples of one split, in a fixed order. Raises DataError when there are none or any of them is wrong.
 
     They come from the manifest of `vivit data check` where there is one that fits (at `manifest`, or beside the data),
-    else from the annotations. Rows of an official list whose video is not there are left out, with a warning.
+    else from the annotations. Rows of an official list whose video is not there are left out, with a warning. `labels`
+    chooses label sets (of a table: columns); without it all are taken (of a table: those that look like labels).
     """
     from .manifest import find
 
     if dataset == "shards":
         from .shards import read_shards
 
-        return read_shards(root, split)
-    samples, missing = find(dataset, root, split, manifest) or read_annotations(dataset, root, split)
+        return choose_labels(read_shards(root, split), labels, root)
+    samples, missing = find(dataset, root, split, manifest, labels) or read_annotations(dataset, root, split, labels)
     if missing:
         share = len(missing) / (len(samples) + len(missing))
         logging.getLogger("vivit").warning(
             "%s %s: %d of %d videos (%.1f %%) are not in %s and left out: %s%s",
             *(dataset, split, len(missing), len(samples) + len(missing), 100 * share, root),
-            *("; ".join(missing[:3]), " …" if len(missing) > 3 else ""),
+            *(printable("; ".join(missing[:3])), " …" if len(missing) > 3 else ""),
         )
     return _table(samples)
 
 
+def choose_labels(samples: Sequence[Sample], labels: Sequence[str], root: str) -> SampleTable:
+    """The same samples with the label sets `labels` alone, in that order; with all if none is named."""
+    table = _table(samples)
+    there = table.columns.names
+    if not labels or tuple(there) == tuple(labels):
+        return table
+    unknown = [name for name in labels if name not in there]
+    if unknown:
+        hint = suggestion(unknown[0], there)
+        raise DataError(f"{root}: data.labels names no label set {unknown[0]!r}; there are {', '.join(there)}{hint}")
+    return table.with_labels(labels)
+
+
 def left_out(dataset: str, root: str, split: str) -> list[str]:
     """Every row of an official list that `read` leaves out because its video is not there: file, line, name."""
-    return read_annotations(dataset, root, split)[1]
+    return [] if dataset == "folder" else read_annotations(dataset, root, split)[1]
 
 
-def read_annotations(dataset: str, root: str, split: str) -> tuple[list[Sample], list[str]]:
+def read_annotations(
+    dataset: str, root: str, split: str, labels: Sequence[str] = ()
+) -> tuple[Sequence[Sample], list[str]]:
     """(samples, rows without a video) of one split as the annotations say it, without a manifest."""
+    from .folder import read_folder
+
     known = readers()
     if dataset not in known:
         raise DataError(f"unknown dataset {dataset!r}{suggestion(dataset, [*known, 'shards'])}")
@@ -146,11 +171,13 @@ def read_annotations(dataset: str, root: str, split: str) -> tuple[list[Sample],
     if dataset != "folder" and not Path(root).is_dir():
         raise DataError(f"data.root {root!r} is a file; give the folder that holds the annotations and videos")
     missing: list[str] = []
+    if dataset == "folder" and Path(root).is_file():  # whose columns are chosen before its rows are checked
+        return read_folder(Path(root), split, missing, labels), missing
     samples = known[dataset](Path(root), split, missing)
     label_sets = {tuple(s.labels) for s in samples}
     if len(label_sets) > 1:
         raise DataError(f"{root}: samples differ in their label sets: {sorted(label_sets)}")
-    return samples, missing
+    return choose_labels(samples, labels, root) if labels else samples, missing
 
 
 def class_names(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
@@ -190,5 +217,4 @@ def _table(samples: Sequence[Sample]) -> SampleTable:
 
 def listing(title: str, problems: Sequence[str], most: int = 20) -> str:
     """A message with one problem a line, the first `most` of them."""
-    more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n  ".join([f"{title} ({len(problems)}):", *problems[:most], *more])
+    return "\n  ".join([f"{title} ({len(problems)}):", *map(printable, shorten_list(problems, most))])

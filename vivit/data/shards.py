@@ -196,10 +196,10 @@ def _check_index(manifest: Manifest) -> None:
         raise ValueError("a video without an offset or a size")
     if len(file) and not 0 <= file.min() <= file.max() < len(files.sizes):
         raise ValueError(f"a sample of file {file.max()}; there are {len(files.sizes)}")
-    for path in files.paths:
-        shard, found, _ = path.partition(".tar#")
+    for i in range(len(files.sizes)):
+        shard, found, _ = files.paths[i].partition(".tar#")
         if not found or is_url(shard) or shard.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", shard):
-            raise ValueError(f"{path!r} is no member of a tar file below the index")
+            raise ValueError(f"{files.paths[i]!r} is no member of a tar file below the index")
 
 
 def _strings(names: Any) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
@@ -165,6 +166,13 @@ class SampleTable(Sequence[Sample]):
         """The samples with these numbers."""
         return SampleTable(self.columns, self.rows[rows])
 
+    def with_labels(self, label_sets: Sequence[str]) -> SampleTable:
+        """The same samples with these label sets alone."""
+        names = self.columns.names
+        codes = self.columns.codes[:, [list(names).index(name) for name in label_sets]]
+        columns = replace(self.columns, names={name: names[name] for name in label_sets}, codes=codes)
+        return SampleTable(columns, self.rows)
+
     def readable(self) -> tuple[SampleTable, dict[str, str]]:
         """The samples whose files are not known to be unreadable, and those that are: path → what is wrong."""
         files, unreadable = self.columns.file[self.rows], self.columns.files.unreadable
@@ -179,10 +187,10 @@ class SampleTable(Sequence[Sample]):
 
     def class_indices(self, label_set: str, classes: Sequence[str]) -> np.ndarray:
         """(N,) int64 places of the labels among `classes`, -1 where a label is none of them."""
-        index = {label: i for i, label in enumerate(classes)}
+        index = {unify(label): i for i, label in enumerate(classes)}
         if label_set not in self.columns.names:
             return np.full(len(self), -1)
-        table = np.array([index.get(label, -1) for label in self.columns.names[label_set]], np.int64)
+        table = np.array([index.get(unify(label), -1) for label in self.columns.names[label_set]], np.int64)
         return table[self._codes()[label_set]]
 
     def list_hash(self, *, ordered: bool) -> str:
@@ -205,6 +213,14 @@ class SampleTable(Sequence[Sample]):
 
     def _codes(self) -> dict[str, np.ndarray]:
         return {name: self.columns.codes[self.rows, i] for i, name in enumerate(self.columns.names)}
+
+
+def unify(name: str) -> str:
+    """The name of a class in one spelling: composed (NFC), and with the bytes that are not UTF-8 as visible escapes."""
+    if name.isascii():
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
 
 
 def encode(labels: Mapping[str, Sequence[str]], n: int) -> tuple[dict[str, tuple[str, ...]], np.ndarray]:

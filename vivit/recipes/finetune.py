@@ -45,7 +45,8 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 
 def from_weights(config: Config, init: str) -> Config:
     """`config` fitted to the weights that it starts from and to the training videos."""
-    samples = read(config.data.dataset, config.data.root, config.data.train_split, manifest=config.data.manifest)
+    data = config.data
+    samples = read(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
     asked = schedule(len(samples))
     epochs = asked["epochs"]
     model = adopt(init, replace(config.model, temporal_skip=True))
