@@ -38,11 +38,12 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from ..errors import VideoError
 from .container import choose_track, decode_frames, open_video_stream
 from .packets import PacketIndex, Survey
+from .picture import upright_rgb, upright_size
 from .scan import LONGEST_GAP, Scan, rising_stamps, scan_packets
 
 Backend = Literal["pyav", "torchcodec"]
@@ -166,7 +167,7 @@ class Video:
         for index, frame in self._decode(wanted):
             if index != wanted[given]:
                 break
-            yield index, _upright_rgb(frame, reformatter, self.height, self.width)
+            yield index, upright_rgb(frame, reformatter, self.height, self.width)
             given += 1
         if given < len(wanted):
             raise VideoError(self.path, f"frame {wanted[given]} of {self.num_frames} does not decode", "intact packets")
@@ -333,7 +334,7 @@ class Video:
         with self._open() as (container, stream):
             for frame in decode_frames(container, stream):
                 if not stamps:
-                    self.height, self.width = _upright_size(frame)
+                    self.height, self.width = upright_size(frame)
                 stamps.append(frame.pts)
                 corrupt.append(frame.is_corrupt)
         self.frames_decoded += len(stamps)
@@ -360,7 +361,7 @@ class Video:
             first, frame = next((found for found in self._numbered(container, stream) if found[0] >= 0), (0, None))
         if frame is None:
             raise VideoError(self.path, "not one of its video packets decodes")
-        self.height, self.width = _upright_size(frame)
+        self.height, self.width = upright_size(frame)
         self._keep(self._pts[first:], scan.key_stamps)
         return first
 
@@ -432,20 +433,6 @@ def _ranges(numbers: np.ndarray, most: int = 5) -> str:
     return f"frames {', '.join(names)}" + (f" and {rest} more" if rest else "")
 
 
-def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of the picture after it is turned."""
-    return (frame.width, frame.height) if _turns(frame)[0] else (frame.height, frame.width)
-
-
-def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How the file wants the picture turned: swap rows and columns first, then mirror vertically, horizontally."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5]  # x' = a x + c y,  y' = b x + d y
-    return (True, bool(b < 0), bool(c < 0)) if abs(b) > abs(a) else (False, bool(d < 0), bool(a < 0))
-
-
 def shown_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int]:
     """The numbers of the frames, which appear at `times`, that are shown at these seconds; see `Video.frames_at`."""
     moments = np.array([float(second) for second in seconds], dtype=np.float64)
@@ -458,41 +445,6 @@ def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
     """The rows and columns of (top, left, height, width)."""
     top, left, height, width = box
     return slice(top, top + height), slice(left, left + width)
-
-
-def _upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8; a frame whose size differs from the first one's is resized to it."""
-    sideways, flip_rows, flip_columns = _turns(frame)
-    coded_height, coded_width = (width, height) if sideways else (height, width)
-    # Bilinear, without extra flags, is what torchcodec gets from FFmpeg: bit-identical for 8-bit video.
-    rgb = reformatter.reformat(
-        _progressive(frame),
-        width=coded_width,
-        height=coded_height,
-        format="rgb24",
-        interpolation=Interpolation.BILINEAR,
-        threads=1,
-    ).to_ndarray()
-    upright = rgb.swapaxes(0, 1) if sideways else rgb
-    return upright[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-
-
-def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
-    """Return the frame without the mark of interlaced material, by which swscale would convert each field's colour.
-
-    Neither ffmpeg nor torchcodec heeds the mark.
-    """
-    if not frame.interlaced_frame:
-        return frame
-    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
-    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
-    for source, target in zip(frame.planes, copy.planes):
-        rows = min(source.buffer_size // source.line_size, target.buffer_size // target.line_size)
-        width = min(source.line_size, target.line_size)
-        image = np.zeros((target.buffer_size // target.line_size, target.line_size), dtype=np.uint8)
-        image[:rows, :width] = np.frombuffer(memoryview(source), np.uint8).reshape(-1, source.line_size)[:rows, :width]
-        target.update(image.tobytes())
-    return copy
 
 
 def _torchcodec_decoder():
