@@ -29,7 +29,7 @@ TOOLS = {
     "bench",
 }
 ORDER = [
-    {"errors", "files", "config", "install_check"},
+    {"errors", "files", "text", "config", "install_check"},
     {"presets"},
     {"data", "model"},
     {"weights"},
