@@ -126,7 +126,7 @@ def attention_weights(attention: Attention, x: Tensor) -> Tensor:
 def overlay(frames: Tensor, maps: Tensor) -> Tensor:
     """Grey frames under heat: uint8 (n, 3, H, W) and maps (n, h, w) → uint8; each map's largest value is brightest."""
     heat = F.interpolate(maps[:, None], frames.shape[-2:], mode="bicubic", antialias=True).clamp(min=0)
-    heat = heat / heat.amax(dim=(1, 2, 3), keepdim=True)
+    heat = heat / heat.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
     steps = torch.tensor(INFERNO, dtype=torch.float32)
     place = heat[:, 0] * (len(steps) - 1)
     below = place.long().clamp(max=len(steps) - 2)

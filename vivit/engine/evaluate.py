@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,12 +22,24 @@ from ..data.dataset import EvalVideos
 from ..data.epic_subsets import subsets
 from ..data.loader import eval_loader
 from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing, read
+from ..files import atomic_write
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
+from ..text import printable
 from ..weights.load import from_pretrained
 from .device import autocast, choose_attention
 from .distributed import World, start
-from .metrics import accuracies, class_accuracies, confusion, most_confused, numbers, right, split, worst_classes
+from .metrics import (
+    accuracies,
+    class_accuracies,
+    confusion,
+    finite,
+    most_confused,
+    numbers,
+    right,
+    split,
+    worst_classes,
+)
 from .run import environment, write_json
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
@@ -62,6 +73,12 @@ class Evaluation:
     def single_view_accuracy(self) -> dict[str, dict[str, float]]:
         return accuracies(self.single, self.labels, self.classes)
 
+    @property
+    def not_finite(self) -> list[Sample]:
+        """The videos for which the model gave a logit that is NaN or infinite; wrong in every number, see `metrics`."""
+        found = ~(finite(self.single) & finite(self.multi))
+        return [self.samples[i] for i in found.nonzero()[:, 0].tolist()]
+
     @cached_property
     def numbers(self) -> dict[str, dict[str, dict[str, float]]]:
         """{"single_view": {"verb": {"top1": …, "mean_class": …}, …}, "multi_view": …}; see `metrics.numbers`."""
@@ -69,17 +86,22 @@ class Evaluation:
         return {view: numbers(logits, self.labels, self.classes) for view, logits in views.items()}
 
     def confusion(self, label_set: str) -> Tensor:
-        """(right, predicted) counts of one label set, multi view."""
+        """(right, predicted) counts of one label set, multi view; videos without finite logits are in no cell."""
         i = list(self.classes).index(label_set)
         logits = split(self.multi, self.classes)[i]
         return confusion(logits, self.labels[:, i], logits.shape[1])
+
+    def videos_of_classes(self, label_set: str) -> Tensor:
+        """How many videos each class of a label set has."""
+        i = list(self.classes).index(label_set)
+        return self.labels[:, i].bincount(minlength=len(self.classes[label_set]))
 
     def results(self) -> dict[str, Any]:
         """Everything that makes the numbers comparable, ready for JSON: NaN is None."""
         per_class, matrices = {}, {}
         for name, names in self.classes.items():
-            counts = self.confusion(name)
-            shares = zip(names, counts.sum(dim=1).tolist(), class_accuracies(counts).tolist())
+            counts, videos = self.confusion(name), self.videos_of_classes(name)
+            shares = zip(names, videos.tolist(), class_accuracies(counts, videos).tolist())
             per_class[name] = {one: {"videos": n, "accuracy": known(share)} for one, n, share in shares}
             matrices[name] = {"classes": list(names), "counts": counts.tolist()}
         return {
@@ -87,6 +109,8 @@ class Evaluation:
             "videos": len(self.samples),
             "missing": len(self.missing),
             "missing_videos": list(self.missing.values()),
+            "not_finite": len(self.not_finite),
+            "not_finite_videos": [sample.path for sample in self.not_finite],
             "list_hash": self.list_hash,
             **{
                 view: {name: {k: known(x) for k, x in found.items()} for name, found in numbers.items()}
@@ -111,11 +135,8 @@ class Evaluation:
             "protocol": json.dumps(asdict(self.protocol)),
             **{f"classes/{name}": names for name, names in self.classes.items()},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("wb") as file:
+        with atomic_write(path, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-        os.replace(beside, path)
 
 
 def load_evaluation(path: Path) -> Evaluation:
@@ -146,7 +167,7 @@ def load_evaluation(path: Path) -> Evaluation:
 
 
 def known(number: float) -> float | None:
-    return None if math.isnan(number) else number
+    return number if math.isfinite(number) else None
 
 
 @torch.no_grad()
@@ -285,6 +306,8 @@ def subset_line(subset: tuple[str, dict[str, dict[str, float | None]]]) -> str:
 def table(result: Evaluation) -> str:
     """Single view and multi view side by side, and what they were measured on."""
     counts = f"{len(result.samples)} videos, {len(result.missing)} missing"
+    if result.not_finite:
+        counts += f", {len(result.not_finite)} with logits that are not finite, wrong in every number"
     lines = [f"{counts}, list {result.list_hash}; {views(result.protocol)}"]
     columns = {"top-1": "top1", "top-5": "top5", "mean class": "mean_class", "ECE": "calibration_error"}
     if balanced(result):
@@ -296,9 +319,11 @@ def table(result: Evaluation) -> str:
     for name in both[0]:
         shares = [found[name].get(key, math.nan) for found in both for key in columns.values()]
         cells = ["-" if math.isnan(share) else f"{share:.1%}" for share in shares]
-        lines.append(f"{name:12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
+        lines.append(f"{printable(name):12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
     if result.missing:
-        lines.append(listing("missing", list(result.missing.values()), most=10))
+        lines.append(listing("missing", [*map(printable, result.missing.values())], most=10))
+    if result.not_finite:
+        lines.append(listing("logits not finite", [printable(sample.path) for sample in result.not_finite], most=10))
     return "\n".join(lines)
 
 
@@ -321,16 +346,16 @@ def details(result: Evaluation, most: int = 5) -> str:
     """Per label set the worst classes and, beside them, the most frequent confusions; multi view, "" without errors."""
     blocks = []
     for label_set, names in result.classes.items():
-        counts = result.confusion(label_set)
-        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+        counts, videos = result.confusion(label_set), result.videos_of_classes(label_set)
+        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(printable, names)]
         worst = [
-            f"{short[i]:24}  {counts[i, i] / counts[i].sum():6.1%} of {int(counts[i].sum())}"
-            for i in worst_classes(counts, most)
+            f"{short[i]:24}  {counts[i, i] / videos[i]:6.1%} of {videos[i]}"
+            for i in worst_classes(counts, most, videos)
         ]
         confused = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in most_confused(counts, most)]
         if worst:
             rows = zip_longest(
-                [f"{label_set}: worst classes", *worst], ["   taken for another", *confused], fillvalue=""
+                [f"{printable(label_set)}: worst classes", *worst], ["   taken for another", *confused], fillvalue=""
             )
             blocks.append("\n".join(f"{left:42}{right}".rstrip() for left, right in rows))
     return "\n\n".join(blocks)
