@@ -1,17 +1,21 @@
 """The page of `vivit data show` shows what training feeds the model."""
 
+import json
 import re
 
 import pytest
 
 from vivit import cli
 from vivit.config import AugmentConfig
+from vivit.data.check import check
 from vivit.data.dataset import TrainClips
 from vivit.data.sample import DataError, class_names, encode_labels, read
+from vivit.engine import train as train_module
+from vivit.engine.train import train_in
 from vivit.pages import jpeg
 from vivit.show import film, show
 
-from .engine.tiny import tiny_config, write_table
+from .engine.tiny import ALONE, tiny_config, write_table
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +55,47 @@ def test_the_command_takes_a_recipe_and_its_settings(root, tmp_path, monkeypatch
     assert str(page) in capsys.readouterr().out
     assert "augment.erasing: 0.0 -&gt; 1.0" in page.read_text()
     assert page.read_text().count("<section>") == 1
+
+
+def test_the_page_shows_the_clips_of_training_also_with_a_manifest_and_official_classes(tmp_path, monkeypatch):
+    """The loop that trains is asked for its clips, by (epoch, index); the page must hold the same."""
+    root = write_table(tmp_path / "data", train=6, val=2, broken=1)
+    rows = root.read_text().splitlines()
+    broken = next(row for row in rows if "broken-train" in row)
+    root.write_text("\n".join([rows[0], broken, *(row for row in rows[1:] if row != broken)]) + "\n")
+    classes = {"colour": ["red", "green", "blue"], "light": ["none", "dark", "bright"]}
+    (root.parent / "classes.json").write_text(json.dumps(classes))
+    check(str(root), workers=0)
+    config = tiny_config(root, tmp_path / "run", augment=AugmentConfig(colour_jitter=1.0, erasing=0.5), seed=3)
+    page = show(config, output=str(tmp_path / "page.html"), draws=2, frames=4).read_text()
+
+    trained = {}
+    monkeypatch.setattr(train_module, "train_loader", lambda clips, **how: trained.update(clips=clips) or [])
+    train_in(ALONE, config)
+    clips = trained["clips"]
+    assert clips.model.classes == {name: tuple(names) for name, names in classes.items()}
+    first = [int((clips.labels[:, 0] == label).nonzero()[0]) for label in clips.labels[:, 0].unique()]
+    assert [clips.samples[i].labels["colour"] for i in first] == ["red", "green"]
+    for index in first:
+        for epoch in range(2):
+            assert page.count(jpeg(film(clips[epoch, index], 4))) == 1
+    assert page.index("<h2>red") < page.index("<h2>green")
+    assert "broken-train0.mp4" in page
+
+
+def test_another_video_of_the_class_is_shown_where_the_first_cannot_be_read(tmp_path):
+    root = write_table(tmp_path / "data", train=4, val=1, label_sets=1)
+    (tmp_path / "data" / "videos" / "train0.mp4").write_bytes(b"not a video")
+    page = show(tiny_config(root, tmp_path / "run"), output=str(tmp_path / "page.html")).read_text()
+    assert "<h2>green" in page
+    assert "left out: " in page
+    assert "train0.mp4" in page
+
+
+def test_names_on_the_page_are_text_and_no_markup(tmp_path):
+    root = write_table(tmp_path / "data", train=4, val=1, label_sets=1)
+    root.write_text(root.read_text().replace("red", '<img src=x onerror="1">\x1b[31m'))
+    page = show(tiny_config(root, tmp_path / "run"), output=str(tmp_path / "page.html")).read_text()
+    assert "<img src=x" not in page
+    assert "\x1b" not in page
+    assert "&lt;img src=x onerror=&quot;1&quot;&gt;\\x1b[31m" in page

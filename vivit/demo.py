@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .config import replace
-from .data.sample import read
+from .data.splits import load_split
 from .data.synthetic import write_dataset
 from .engine.evaluate import evaluate, table
 from .engine.train import train
@@ -16,6 +16,7 @@ from .prediction import predict
 from .recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS
 from .recipes.demo import demo as recipe
 from .report import write_report
+from .text import printable
 from .weights.load import from_pretrained
 
 NEXT = """\
@@ -46,7 +47,7 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
 
     print("\n3. Test: 4 temporal x 3 spatial views of every test video; then the same with its frames in random order")
     model = from_pretrained(run / "weights").eval()
-    samples = read(config.data.dataset, config.data.root, config.data.eval_split)
+    samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
     protocols = config.eval, replace(config.eval, shuffle_frames=True)
     result, shuffled = (evaluate(model, samples, protocol=p, workers=config.data.workers) for p in protocols)
     print(table(result))
@@ -55,7 +56,7 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
 
     print("\n4. A video it has not seen")
     prediction = predict(model, samples[0].path, top_k=3)
-    print(prediction, "\n  right:", ", ".join(samples[0].labels.values()))
+    print(prediction, "\n  ground truth:", ", ".join(map(printable, samples[0].labels.values())))
     page = write_report(
         home / "report.html",
         title="vivit demo",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from string import Template
 
@@ -12,41 +11,49 @@ from torch import Tensor
 
 from .config import AugmentConfig, Config, differences, replace
 from .data.dataset import Clip, TrainClips
-from .data.sample import DataError, class_names, encode_labels, listing, read
+from .data.sample import DataError, listing
+from .data.splits import load_split
 from .engine.mix import draw, mixed
-from .pages import enlarge, jpeg
+from .engine.run import given_up
+from .files import atomic_write
+from .pages import enlarge, escape, jpeg
 
 PLAIN = AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0)
+MOST_TRIED = 5  # videos of a class, where the first ones cannot be read
 
 
 def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws: int = 2, frames: int = 4) -> Path:
     """Write the page: a video of each of the first `classes` classes, unchanged and in `draws` draws; then mixed pairs.
 
-    The unchanged clip has the same frames of the video as the first draw and shows their whole short side. Clips are
-    those that training with this config and seed shows the model. Raises DataError if no video can be read.
+    The unchanged clip has the same frames of the video as the first draw and shows their whole short side. The draws
+    are the clips that training with this config and seed shows the model in its first epochs. Raises DataError if no
+    video can be read.
     """
-    samples = read(config.data.dataset, config.data.root, config.data.train_split)
-    names = config.model.classes or class_names(samples)
+    train = load_split(config.data, config.data.train_split, classes=config.model.classes or None, training=True)
+    samples, labels, names = train.samples, train.labels, train.classes
     model = replace(config.model, classes=names)
     whole = replace(model, preprocessing=replace(model.preprocessing, crop_fraction=1.0))
-    labels = encode_labels(samples, names)
-    how = {"data": replace(config.data, workers=0), "seed": config.seed}
+    how = {"data": replace(config.data, workers=0), "seed": config.seed, "given_up": given_up(Path(config.run))}
     plain = TrainClips(samples, labels, model=whole, augment=PLAIN, **how)
     augmented = TrainClips(samples, labels, model=model, augment=config.augment, **how)
 
-    rows, fed, problems = "", [], []
+    rows, fed = "", []
+    problems = [f"{path}: {problem}" for path, problem in train.unreadable.items()]
     for label in labels[:, 0].unique()[:classes].tolist():
-        index = int((labels[:, 0] == label).nonzero()[0])
-        before, *after = [plain[0, index], *(augmented[epoch, index] for epoch in range(draws))]
-        if before.video is None:
+        for index in (labels[:, 0] == label).nonzero()[:MOST_TRIED, 0].tolist():
+            before = plain[0, index]
+            if before.video is not None:
+                break
             problems.append(before.problem or "")
+        else:
             continue
+        after = [augmented[epoch, index] for epoch in range(draws)]
         fed += after[:1]
         title = " · ".join(names[name][i] for name, i in zip(names, labels[index].tolist()))
         note = ", not mirrored" if augmented.unflipped[index] else ""
         strips = "".join(strip(clip, frames) for clip in (before, *after))
         rows += f"<section><h2>{escape(title)}<small>{note}</small></h2>{strips}</section>"
-    if problems and not fed:
+    if not fed:
         raise DataError(listing("none of the videos can be read", problems))
     pairs = mixed_rows(fed, config, names, frames) if config.augment.mixes else ""
     settings = differences(AugmentConfig(), config.augment) or ["the defaults"]
@@ -59,7 +66,8 @@ def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws:
         pairs=pairs and f"<h1>Mixed pairs</h1>{pairs}",
     )
     path = Path(output)
-    path.write_text(page, encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write(page)
     return path
 
 

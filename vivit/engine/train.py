@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from ..config import Config, ModelConfig, from_dict, replace, to_dict
 from ..data.dataset import TrainClips
 from ..data.loader import Batch, train_loader
-from ..data.sample import DataError, Sample, class_names, encode_labels, list_hash, listing, official_classes, read
+from ..data.sample import DataError, Sample, list_hash, listing
+from ..data.splits import load_split
 from ..errors import Stopped, WorkerDied
 from ..model.vivit import ViViT
 from ..weights.load import create, from_pretrained, save_pretrained
@@ -196,19 +197,10 @@ def read_videos(
 
     Files that a check of the data found unreadable are in no list. Raises DataError for labels that do not fit.
     """
-    train_samples, val_samples = (
-        read(config.data.dataset, config.data.root, split, manifest=config.data.manifest)
-        for split in (config.data.train_split, config.data.eval_split)
-    )
-    classes = config.model.classes or official_classes(config.data.dataset, config.data.root)
-    classes = classes or class_names(train_samples)
-    train_samples, unreadable = train_samples.readable()
-    if not len(train_samples):
-        lines = [f"{path}: {problem}" for path, problem in unreadable.items()]
-        raise DataError(listing("none of the training videos can be read", lines))
-    labels = encode_labels(train_samples, classes)
-    encode_labels(val_samples, classes)
-    return replace(config, model=replace(config.model, classes=classes)), train_samples, labels, val_samples, unreadable
+    train = load_split(config.data, config.data.train_split, classes=config.model.classes or None, training=True)
+    val = load_split(config.data, config.data.eval_split, classes=train.classes)
+    config = replace(config, model=replace(config.model, classes=train.classes))
+    return config, train.samples, train.labels, val.samples, train.unreadable
 
 
 def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConfig], Any]) -> Any:

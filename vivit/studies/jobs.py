@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from ..config import Config, EvalConfig, ModelConfig, replace
-from ..data.sample import DataError, listing, read
+from ..data.sample import DataError, listing
+from ..data.splits import load_split
 from ..engine.device import autocast, pick_device
 from ..engine.evaluate import PREDICTIONS, evaluate, load_evaluation, load_weights
 from ..engine.losses import cross_entropy
@@ -91,10 +92,9 @@ def test(job: Job, path: Path, protocol: EvalConfig) -> None:
     """Predictions of every test video; results.json beside them."""
     c, folder = job.config, job.folder
     model = PRIOR_ART[job.network].load(folder / "weights") if job.network else load_weights(str(folder))
-    samples = read(c.data.dataset, c.data.root, c.data.eval_split, manifest=c.data.manifest)
     result = evaluate(
         model.to(pick_device(c.device)).eval(),  # type: ignore[arg-type]
-        samples,
+        load_split(c.data, c.data.eval_split, classes=model.config.classes).samples,
         protocol=protocol,
         workers=c.data.workers,
         precision=c.precision,

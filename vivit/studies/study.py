@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from ..config import Config, differences, replace, suggestion
-from ..data.sample import class_names, encode_labels, list_hash, official_classes, read
+from ..data.sample import list_hash
+from ..data.splits import load_split
 from ..engine.evaluate import PREDICTIONS, Evaluation, load_evaluation
 from ..engine.run import environment, write_json
 from ..model.cost import count
 from ..model.prior_art import PRIOR_ART
 from ..model.vivit import ViViT
+from ..text import printable
 from .jobs import CURVE, ERROR, Job, do_all, speed, threads, whole
 from .numbers import compare, main_label_set, over_seeds
 from .page import write_page
@@ -82,20 +84,16 @@ def study(
 
 def with_data_classes(config: Config) -> Config:
     """The config with the classes of its data, all of whose labels are looked at before the first run."""
-    train, test = (
-        read(config.data.dataset, config.data.root, split, manifest=config.data.manifest)
-        for split in (config.data.train_split, config.data.eval_split)
-    )
-    classes = config.model.classes or official_classes(config.data.dataset, config.data.root) or class_names(train)
-    for samples in (train, test):
-        encode_labels(samples, classes)
-    return with_classes(config, classes)
+    train = load_split(config.data, config.data.train_split, classes=config.model.classes or None, training=True)
+    load_split(config.data, config.data.eval_split, classes=train.classes)
+    return with_classes(config, train.classes)
 
 
 def data_facts(config: Config) -> dict[str, Any]:
-    sets = {}
-    for split in (config.data.train_split, config.data.eval_split):
-        samples = read(config.data.dataset, config.data.root, split, manifest=config.data.manifest)
+    """The videos that the runs train on and are tested on, by split."""
+    sets, classes = {}, config.model.classes
+    for split, training in ((config.data.train_split, True), (config.data.eval_split, False)):
+        samples = load_split(config.data, split, classes=classes, training=training).samples
         sets[split] = {"videos": len(samples), "list_hash": list_hash(samples)}
     return {"root": config.data.root, "dataset": config.data.dataset, "splits": sets}
 
@@ -217,12 +215,13 @@ def table(results: Mapping[str, Any]) -> str:
     splits = ", ".join(f"{name} {facts['videos']}" for name, facts in results["data"]["splits"].items())
     seeds = ", ".join(map(str, results["seeds"]))
     about = f"{results['title']}: seeds {seeds}; videos: {splits}; {results['protocol']} views"
-    blocks = [about, aligned(first), aligned(second) if len(second) > 1 else "", "\n".join(notes)]
+    blocks = [about, aligned(first), aligned(second) if len(second) > 1 else "", "\n".join(map(printable, notes))]
     return "\n\n".join(filter(None, blocks))
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Cells in columns, the first to the left, the others to the right."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(

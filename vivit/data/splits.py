@@ -1,0 +1,45 @@
+"""One split of a data set with its classes and labels: the same for training, evaluation, studies and `data show`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..config import DataConfig
+from .sample import Classes, DataError, class_names, encode_labels, listing, official_classes, read
+from .table import SampleTable
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples in the order of the list, and what their labels mean."""
+
+    samples: SampleTable
+    labels: Tensor
+    """(N, L) int64: the class of each sample in each label set."""
+    classes: dict[str, tuple[str, ...]]
+    """Class names by label set, in the order of the logits."""
+    unreadable: dict[str, str]
+    """Files that `vivit data check` found unreadable, and why; their samples are left out of a training split."""
+
+
+def load_split(data: DataConfig, split: str, *, classes: Classes | None = None, training: bool = False) -> Split:
+    """Read one split and encode its labels.
+
+    Without `classes` they are the official ones of the data set or, where there are none, the labels of this split.
+    Training leaves out the samples of unreadable files; a test keeps them, so that they count as missing.
+
+    Raises DataError for labels outside the classes, and for a training split in which no file is readable.
+    """
+    samples = read(data.dataset, data.root, split, manifest=data.manifest)
+    if classes is None:
+        classes = official_classes(data.dataset, data.root) or class_names(samples)
+    readable, unreadable = samples.readable()
+    if training:
+        samples = readable
+        if not len(samples):
+            lines = [f"{path}: {problem}" for path, problem in unreadable.items()]
+            raise DataError(listing("none of the training videos can be read", lines))
+    named = {name: tuple(names) for name, names in classes.items()}
+    return Split(samples, encode_labels(samples, named), named, unreadable)
