@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from .data.sample import Sample, listing
-from .engine.evaluate import PREDICTIONS, Evaluation, load_evaluation, views
+from .engine.eval_tables import views
+from .engine.evaluate import PREDICTIONS, Evaluation, load_evaluation
 from .engine.metrics import finite, joint_name, right
 from .text import printable
 

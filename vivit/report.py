@@ -18,7 +18,8 @@ from .attention import attention_maps, overlay
 from .config import ALL, Config
 from .data.dataset import eval_views
 from .data.sample import Sample
-from .engine.evaluate import SINGLE_VIEW, Evaluation, views
+from .engine.eval_tables import views
+from .engine.evaluate import SINGLE_VIEW, Evaluation
 from .engine.metrics import joint_name, most_confused, predicted, split
 from .engine.run import read_config
 from .files import atomic_write

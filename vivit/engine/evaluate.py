@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,24 +21,24 @@ from ..config import Config, DataConfig, EvalConfig, from_dict
 from ..data.dataset import EvalVideos
 from ..data.epic_subsets import subsets
 from ..data.loader import eval_loader
-from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing, read
+from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing
+from ..data.splits import load_split
 from ..files import atomic_write
+from ..model.modes import restores_modes
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
-from ..text import printable
 from ..weights.load import from_pretrained
 from .device import autocast, choose_attention
 from .distributed import World, start
+from .eval_tables import details, subset_line, table
 from .metrics import (
     accuracies,
     class_accuracies,
     confusion,
     finite,
-    most_confused,
     numbers,
     right,
     split,
-    worst_classes,
 )
 from .run import environment, write_json
 
@@ -171,6 +171,7 @@ def known(number: float) -> float | None:
 
 
 @torch.no_grad()
+@restores_modes
 def evaluate(
     model: ViViT,
     samples: Sequence[Sample],
@@ -231,22 +232,47 @@ def evaluate(
     )
 
 
-def load_weights(source: str) -> ViViT:
-    """The model of a run folder, a weights folder, a file or a hub id, ready to evaluate."""
+def load_weights(source: str, *, preprocessing: Mapping[str, Any] | None = None, **changes: Any) -> ViViT:
+    """The model of a run folder, a weights folder, a file or a hub id, ready to evaluate.
+
+    `changes` are settings of ModelConfig for `from_pretrained`, `preprocessing` fields of Preprocessing, which replace
+    those of the weights; the others stay. A frame stride replaces a clip length in seconds as well.
+    """
     weights = Path(source) / "weights"
     if (Path(source) / "environment.json").is_file() and not weights.is_dir():
         raise FileNotFoundError(f"{source} is a run that has not finished: no {weights}; go on with its vivit train")
-    return from_pretrained(weights if weights.is_dir() else source).eval()
+    path = weights if weights.is_dir() else source
+    model = from_pretrained(path, **changes)
+    if preprocessing:
+        stride = {"clip_seconds": None} if "frame_stride" in preprocessing else {}
+        pixels = replace(model.config.preprocessing, **{**stride, **preprocessing})
+        model = from_pretrained(path, **changes, preprocessing=pixels)
+    return model.eval()
 
 
-def evaluate_weights(source: str, config: Config) -> Evaluation:
+def describe_changes(model: ViViT, changes: Mapping[str, Any]) -> str:
+    """What `load_weights` changed in a model, in words: the settings, and the positions that were interpolated."""
+    settings = {**changes, **{f"preprocessing.{name}": x for name, x in changes.get("preprocessing", {}).items()}}
+    settings.pop("preprocessing", None)
+    rows = [row for row in (model.load_report.rows if model.load_report else ()) if row.status == "interpolated"]
+    resized = [f"{', '.join(row.targets)} ({row.reason})" for row in rows]
+    said = "not as trained: " + ", ".join(f"model.{name} {value}" for name, value in settings.items())
+    return said + (f"; positions interpolated: {', '.join(resized)}" if resized else "")
+
+
+def evaluate_weights(
+    source: str, config: Config, *, changes: Mapping[str, Any] | None = None, folder: str | Path | None = None
+) -> Evaluation:
     """`vivit eval`: evaluate weights on `config.data` by `config.eval`, print tables, write results.json and
     predictions.npz.
 
-    Both go into the folder `source` if it is one, else into `config.run` or the current folder.
+    The model is that of the weights, with the `changes` of `load_weights`; `config.model` is not used. Files go into
+    `folder`, by default into the folder `source` if it is one, else into `config.run` or the current folder. If they
+    cannot be written, the tables are printed all the same, and then OSError is raised.
     """
-    model = load_weights(source)  # first: a wrong source is said before anything about the data
-    samples = read(config.data.dataset, config.data.root, config.data.eval_split, manifest=config.data.manifest)
+    changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
+    model = load_weights(source, **changes)  # first: a wrong source is said before anything about the data
+    samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
     with start(config.device) as world, Progress(transient=True, disable=not world.is_first) as bar:
         model = model.to(world.device)
         choose_attention(world.device)
@@ -263,19 +289,34 @@ def evaluate_weights(source: str, config: Config) -> Evaluation:
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_first:
+        if changes:
+            print(describe_changes(model, changes))
         official = official_subsets(result, config.data)
         print("\n".join([table(result), *map(subset_line, official.items())]))
         if errors := details(result):
             print(f"\n{errors}")
-        folder = Path(source) if Path(source).is_dir() else Path(config.run or ".")
+        folder = Path(folder or (source if Path(source).is_dir() else config.run or "."))
         of = config.data
         gone = [] if of.dataset == "shards" else left_out(of.dataset, of.root, of.eval_split)  # `read` has said so
         facts = {"weights": source, "data": asdict(of), **result.results(), "not_there": len(gone)}
         facts |= {"videos_not_there": gone, "subsets": official, "environment": environment()}
-        result.save(folder / PREDICTIONS)
-        write_json(folder / "results.json", facts)
+        facts |= {"clip": clip_settings(model), "changes": dict(changes)}
+        try:
+            result.save(folder / PREDICTIONS)
+            write_json(folder / "results.json", facts)
+        except OSError as error:
+            raise type(error)(
+                f"results.json and {PREDICTIONS} are not written: {error}; the tables above are complete. Give another "
+                "folder with --run"
+            ) from error
         print(f"\nwritten to {folder / 'results.json'} and, for vivit compare, {folder / PREDICTIONS}")
     return result
+
+
+def clip_settings(model: ViViT) -> dict[str, Any]:
+    """The clips that the model was given: their length, frame size and preprocessing."""
+    c = model.config
+    return {"num_frames": c.num_frames, "image_size": c.image_size, "preprocessing": asdict(c.preprocessing)}
 
 
 def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -294,68 +335,3 @@ def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str
         }
         for subset, masks in subsets(Path(data.root), result.samples).items()
     }
-
-
-def subset_line(subset: tuple[str, dict[str, dict[str, float | None]]]) -> str:
-    name, found = subset
-    shares = [(n, x["multi_view"], x["videos"]) for n, x in found.items()]
-    shown = ", ".join(f"{n} {'-' if share is None else f'{share:.1%}'} of {videos}" for n, share, videos in shares)
-    return f"{name:12}multi-view top-1: {shown}"
-
-
-def table(result: Evaluation) -> str:
-    """Single view and multi view side by side, and what they were measured on."""
-    counts = f"{len(result.samples)} videos, {len(result.missing)} missing"
-    if result.not_finite:
-        counts += f", {len(result.not_finite)} with logits that are not finite, wrong in every number"
-    lines = [f"{counts}, list {result.list_hash}; {views(result.protocol)}"]
-    columns = {"top-1": "top1", "top-5": "top5", "mean class": "mean_class", "ECE": "calibration_error"}
-    if balanced(result):
-        del columns["mean class"]  # is top-1
-    both = result.numbers["single_view"], result.numbers["multi_view"]
-    widths = [max(len(title) + 2, 8) for title in columns] * 2
-    lines.append(f"{'':12}" + "".join(f"{title:>{sum(widths) // 2}}" for title in ("single view", "multi view")))
-    lines.append(f"{'':12}" + "".join(f"{title:>{width}}" for title, width in zip([*columns] * 2, widths)))
-    for name in both[0]:
-        shares = [found[name].get(key, math.nan) for found in both for key in columns.values()]
-        cells = ["-" if math.isnan(share) else f"{share:.1%}" for share in shares]
-        lines.append(f"{printable(name):12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
-    if result.missing:
-        lines.append(listing("missing", [*map(printable, result.missing.values())], most=10))
-    if result.not_finite:
-        lines.append(listing("logits not finite", [printable(sample.path) for sample in result.not_finite], most=10))
-    return "\n".join(lines)
-
-
-def views(protocol: EvalConfig) -> str:
-    """A protocol in words."""
-    words = [f"{protocol.temporal_views} x {protocol.spatial_views} views"]
-    words += ["frames shuffled"] if protocol.shuffle_frames else []
-    words += [f"{protocol.merge_tokens} tokens merged per layer"] if protocol.merge_tokens else []
-    words += [f"static tubelets dropped (up to {protocol.drop_static:g})"] if protocol.drop_static is not None else []
-    return ", ".join(words)
-
-
-def balanced(result: Evaluation) -> bool:
-    """Whether every class of a label set that occurs, occurs as often as the others."""
-    counts = [column.bincount() for column in result.labels.unbind(dim=1)]
-    return all(len(n[n > 0].unique()) <= 1 for n in counts)
-
-
-def details(result: Evaluation, most: int = 5) -> str:
-    """Per label set the worst classes and, beside them, the most frequent confusions; multi view, "" without errors."""
-    blocks = []
-    for label_set, names in result.classes.items():
-        counts, videos = result.confusion(label_set), result.videos_of_classes(label_set)
-        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(printable, names)]
-        worst = [
-            f"{short[i]:24}  {counts[i, i] / videos[i]:6.1%} of {videos[i]}"
-            for i in worst_classes(counts, most, videos)
-        ]
-        confused = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in most_confused(counts, most)]
-        if worst:
-            rows = zip_longest(
-                [f"{printable(label_set)}: worst classes", *worst], ["   taken for another", *confused], fillvalue=""
-            )
-            blocks.append("\n".join(f"{left:42}{right}".rstrip() for left, right in rows))
-    return "\n\n".join(blocks)
