@@ -48,17 +48,20 @@ def test_bfloat16_on_a_cpu_gives_what_a_bfloat16_model_gives_and_leaves_the_mode
     assert all(bool((before[name] == p).all()) and p.dtype == torch.float32 for name, p in model.named_parameters())
 
 
-def test_predict_says_when_it_takes_bfloat16_and_not_otherwise(monkeypatch, file, tmp_path, capsys):
-    model = tiny.model()
-    model.save_pretrained(tmp_path / "weights")
-    for units, said in ((True, "computing in bfloat16"), (False, "")):
-        monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device, units=units: units)
-        monkeypatch.setattr("sys.argv", ["vivit", "predict", str(tmp_path / "weights"), str(file), "--device", "cpu"])
-        cli.main()
-        out, err = capsys.readouterr()
-        assert str(file) in out
-        assert err.startswith(said)
-        assert bool(err) == bool(said)
+@pytest.mark.parametrize(("precision", "said"), [("auto", ""), ("float32", ""), ("bfloat16", "computing in bfloat16")])
+def test_predict_says_when_it_takes_bfloat16_which_a_cpu_does_only_when_asked(
+    precision, said, monkeypatch, file, tmp_path, capsys
+):
+    """As training and evaluation do, so that their numbers agree whatever units the processor has."""
+    monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device: True)
+    folder = str(tiny.model().save_pretrained(tmp_path / "weights"))
+    command = ["vivit", "predict", folder, str(file), "--device", "cpu", "--precision", precision]
+    monkeypatch.setattr("sys.argv", command)
+    cli.main()
+    out, err = capsys.readouterr()
+    assert str(file) in out
+    assert err.startswith(said)
+    assert bool(err) == bool(said)
 
 
 def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_together(file):

@@ -256,7 +256,7 @@ def evaluate(args: list[str]) -> None:
             data: The videos.
             eval: The test protocol.
             device: Where to compute.
-            precision: float32, bfloat16, or auto.
+            precision: float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32.
             run: Folder for results.json and predictions.npz; by default that of the weights.
         """
         return model, replace(given, data=data, eval=eval, device=device, precision=precision), run
@@ -345,7 +345,7 @@ def predict_files(
         spatial_views: 1 centre crop, or 3 along the longer side.
         top_k: Classes to show.
         device: auto, cpu, cuda or mps.
-        precision: float32, bfloat16, or auto, which is bfloat16 where the device has units for it.
+        precision: float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32.
         merge_tokens: Model 1 only, faster at a small loss: each layer merges this many tokens into others like them.
         drop_static: Model 1 only, faster at a small loss: leave out tubelets that differ from the one before by at
             most this on average, on the scale 0..1.
@@ -353,7 +353,7 @@ def predict_files(
     """
     from json import dumps
 
-    from .engine.device import choose_attention, has_bfloat16_units, pick_device
+    from .engine.device import choose_attention, pick_device, uses_bfloat16
     from .engine.evaluate import load_weights
     from .model.shorten import shorten
     from .prediction import predict
@@ -363,8 +363,8 @@ def predict_files(
     where = pick_device(device)
     choose_attention(where)
     model = shorten(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
-    if precision == "auto" and has_bfloat16_units(where):
-        print("computing in bfloat16, for which this device has units; --precision float32 is exact", file=sys.stderr)
+    if uses_bfloat16(where, precision):
+        print(f"computing in bfloat16 on {where.type}; --precision float32 is exact", file=sys.stderr)
     how = {"temporal_views": temporal_views, "spatial_views": spatial_views, "top_k": top_k, "precision": precision}
     failed = 0
     for file in files:

@@ -54,7 +54,7 @@ def predict(
     """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
 
     Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
-    where the device has units for it, a CPU included. A model from `vivit.shorten` is faster, at a small loss. The
+    on CUDA devices with units for it, else float32. A model from `vivit.shorten` is faster, at a small loss. The
     model is used in evaluation mode whatever mode it is in, and not changed, so several threads may share it.
 
     Raises VideoError for an unreadable file and WeightsError for logits that are not finite.

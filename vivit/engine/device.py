@@ -48,13 +48,13 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 
 def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor], Tensor]:
-    """The model as a function for inference; auto takes bfloat16 where the device has units for it.
+    """The model as a function for inference in a precision; see `uses_bfloat16`.
 
     On a CPU weights and activations are bfloat16, because autocast would convert back and forth between all the
     products; elsewhere it is autocast.
     """
     device = next(model.parameters()).device
-    if not (precision == "bfloat16" or (precision == "auto" and has_bfloat16_units(device))):
+    if not uses_bfloat16(device, precision):
         return model
     if device.type == "cpu":
         return sharing_copy(model, torch.bfloat16)

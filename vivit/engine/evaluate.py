@@ -28,7 +28,7 @@ from ..model.modes import restores_modes
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
-from .device import autocast, choose_attention
+from .device import autocast, choose_attention, uses_bfloat16
 from .distributed import World, start
 from .eval_tables import details, subset_line, table
 from .metrics import (
@@ -289,6 +289,8 @@ def evaluate_weights(
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_first:
+        precision = "bfloat16" if uses_bfloat16(world.device, config.precision) else "float32"
+        print(f"computed in {precision} on {world.device.type}")
         if changes:
             print(describe_changes(model, changes))
         official = official_subsets(result, config.data)
@@ -300,7 +302,7 @@ def evaluate_weights(
         gone = [] if of.dataset == "shards" else left_out(of.dataset, of.root, of.eval_split)  # `read` has said so
         facts = {"weights": source, "data": asdict(of), **result.results(), "not_there": len(gone)}
         facts |= {"videos_not_there": gone, "subsets": official, "environment": environment()}
-        facts |= {"clip": clip_settings(model), "changes": dict(changes)}
+        facts |= {"precision": precision, "clip": clip_settings(model), "changes": dict(changes)}
         try:
             result.save(folder / PREDICTIONS)
             write_json(folder / "results.json", facts)
