@@ -7,7 +7,8 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import metadata
 from typing import Any, Literal, NoReturn
 
 from .config import Config, DataConfig, EvalConfig, replace, suggestion
@@ -34,7 +35,8 @@ Video classification with pure transformers: the ViViT family.
   vivit runs [FOLDER]                         the runs of a folder: results, and settings that differ
   vivit bench [CASE …]                        speed against the machine's limit and beside other libraries
 
-WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `vivit COMMAND --help` lists settings."""
+WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `vivit COMMAND --help` lists settings;
+`vivit --version` prints the version."""
 
 
 def main() -> None:
@@ -43,6 +45,9 @@ def main() -> None:
     command, *args = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
+        return
+    if command == "--version":
+        print(f"vivit {metadata.version('vivit')}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
         "demo": demo,
@@ -140,7 +145,8 @@ def show(args: list[str]) -> None:
 
     name, rest = positional(args, "usage: vivit data show RECIPE --data.root ROOT [--augment.erasing 0.25 …]")
     used = ["augment", "seed", "init", "run"]
-    used += [f"data.{x}" for x in ("root", "dataset", "manifest", "train_split", "video_timeout", "storage_timeout")]
+    used += [f"data.{x}" for x in ("root", "dataset", "labels", "manifest", "train_split")]
+    used += ["data.video_timeout", "data.storage_timeout"]
     used += [f"model.{x}" for x in ("num_frames", "image_size", "tubelet_size", "preprocessing", "classes")]
     refuse_unused(rest, used, "vivit data show")
     default = recipe_config(name, rest)
@@ -234,7 +240,7 @@ def evaluate(args: list[str]) -> None:
 
     weights, rest = positional(args, "usage: vivit eval WEIGHTS [--data.root ROOT --eval.temporal-views 4 …]")
     used = [f"model.{name}" for name in (*vars(Overrides()), "preprocessing")]
-    used += [f"data.{name}" for name in ("root", "dataset", "manifest", "eval_split", "workers")]
+    used += [f"data.{name}" for name in ("root", "dataset", "labels", "manifest", "eval_split", "workers")]
     refuse_unused(rest, [*used, "eval", "device", "precision", "run"], "vivit eval")
     folder = Path(weights)
     # A run knows its data and protocol; for bare weights they come from the command line.
@@ -282,11 +288,11 @@ def refuse_unused(args: list[str], used: list[str], command: str) -> None:
 
 def setting_names(config: Any, prefix: str = "") -> Iterator[str]:
     """Every setting of a config and of its parts: 'optim.lr'."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        yield f"{prefix}{field.name}"
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        yield f"{prefix}{setting.name}"
         if is_dataclass(value):
-            yield from setting_names(value, f"{prefix}{field.name}.")
+            yield from setting_names(value, f"{prefix}{setting.name}.")
 
 
 def compare(args: list[str]) -> None:
@@ -396,12 +402,19 @@ class Overrides:
     """What a file cannot say about its model; each has the name of a field of ModelConfig."""
 
     encoder: str | None = None
+    """The encoder, where the file does not say it."""
     image_size: tuple[int, int] | None = None
+    """(H, W) of the frames."""
     num_frames: int | None = None
+    """Frames of a clip."""
     num_heads: int | None = None
+    """Attention heads, where the file does not say it."""
     attention_order: str | None = None
+    """Of factorised_self_attention: time_space or space_time, where the file does not say it."""
     tokenizer: str | None = None
+    """tubelet or uniform_frames, where the file does not say it."""
     sampled_frames: int | None = None
+    """Of uniform_frames: how many of the clip's frames become tokens."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value is not None}
@@ -427,7 +440,8 @@ class PixelChanges:
 class Changes(Overrides):
     """What may differ from the weights in a test, and what their file cannot say; None leaves it as it is."""
 
-    preprocessing: PixelChanges = PixelChanges()  # noqa: RUF009
+    preprocessing: PixelChanges = field(default_factory=PixelChanges)
+    """What happens to a video before the network."""
 
     def given(self) -> dict[str, Any]:
         pixels = {name: value for name, value in vars(self.preprocessing).items() if value is not None}

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -89,10 +90,10 @@ def test_a_frame_stride_replaces_a_clip_length_in_seconds(root, tmp_path, vivit)
 
 
 USED = {
-    "eval": r"eval\..*|device|precision|run|data\.(root|dataset|manifest|eval_split|workers)|model\.("
+    "eval": r"eval\..*|device|precision|run|data\.(root|dataset|labels|manifest|eval_split|workers)|model\.("
     r"num_frames|image_size|preprocessing(\..*)?|encoder|num_heads|attention_order|tokenizer|sampled_frames)",
-    "data show": r"augment\..*|seed|init|run|data\.(root|dataset|manifest|train_split|video_timeout|storage_timeout)|"
-    r"model\.(num_frames|image_size|tubelet_size|classes|preprocessing(\..*)?)",
+    "data show": r"augment\..*|seed|init|run|data\.(root|dataset|labels|manifest|train_split|video_timeout|"
+    r"storage_timeout)|model\.(num_frames|image_size|tubelet_size|classes|preprocessing(\..*)?)",
 }
 
 
@@ -100,15 +101,24 @@ USED = {
 def test_every_other_setting_of_a_run_is_refused_by_name(command, vivit, monkeypatch):
     monkeypatch.setattr(cli, "recipe_config", lambda name, args: pytest.fail("was not refused"))
     first = {"eval": "some/weights", "data show": "finetune"}[command]
-    names = [
-        name for name in setting_names(Config()) if not hasattr(Config(), name) or name in ("seed", "keep", "init")
-    ]
+    names = [name for name in setting_names(Config()) if not is_dataclass(getattr(Config(), name, None))]
     refused = [name for name in names if not re.fullmatch(USED[command], name)]
     assert {"optim.lr", "model.depth", "scale.compile"} <= set(refused)
     for name in refused:
         code, out, err = vivit(*command.split(), first, f"--{name.replace('_', '-')}", "1")
         assert (code, out) == (2, "")
         assert err.startswith(f"vivit: vivit {command} does not use --{name.replace('_', '-')}; leave it out")
+
+
+def test_no_help_shows_remarks_for_programs(vivit):
+    for command in (["eval", "x"], ["data", "show", "demo"], ["predict"]):
+        code, out, err = vivit(*command, "--help")
+        assert (code, err) == (0, "")
+        assert "noqa" not in out
+
+
+def test_the_version_is_that_of_the_package(vivit):
+    assert vivit("--version") == (0, f"vivit {metadata.version('vivit')}\n", "")
 
 
 def test_settings_are_recognised_however_they_are_spelt():
