@@ -13,6 +13,7 @@ from vivit.comparison import compare, difference, identities, mcnemar
 from vivit.config import EvalConfig
 from vivit.data.sample import Sample
 from vivit.engine.evaluate import Evaluation
+from vivit.engine.metrics import right as right_answers
 
 VERBS, NOUNS = ("close", "open"), ("cup", "door", "pan")
 
@@ -247,3 +248,19 @@ def test_a_folder_that_was_not_evaluated_says_which_command_does_it(tmp_path):
         compare(tmp_path, evaluation())
     with pytest.raises(ValueError, match="resamples is 0; it must be at least 1"):
         compare(evaluation(), evaluation(), resamples=0)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_count_as_wrong_answers_and_are_said(bad):
+    a, b = evaluation(seed=0), evaluation(seed=1)
+    multi = b.multi.clone()
+    multi[3:9, 0] = bad
+    multi[3:9, 1] = 9.0
+    spoilt = compare(a, replace(b, multi=multi))
+    for name, found in spoilt.differences.items():
+        hits = right_answers(b.multi, b.labels, b.classes)[name].clone()
+        hits[3:9] = False
+        assert found.b == pytest.approx(hits.float().mean().item())
+        assert all(map(math.isfinite, (found.low, found.high, found.p)))
+    assert "B: 6 videos with logits that are not finite count as wrong" in str(spoilt)
+    assert "not finite" not in str(compare(a, b))

@@ -2,15 +2,18 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 import vivit
 from vivit import cli
+from vivit.attention import attention_maps
 from vivit.data.synthetic import render, write_video
 from vivit.engine import device as device_module
 from vivit.engine.device import has_bfloat16_units, in_precision
+from vivit.errors import WeightsError
 
 from .model import tiny
 
@@ -45,17 +48,20 @@ def test_bfloat16_on_a_cpu_gives_what_a_bfloat16_model_gives_and_leaves_the_mode
     assert all(bool((before[name] == p).all()) and p.dtype == torch.float32 for name, p in model.named_parameters())
 
 
-def test_predict_says_when_it_takes_bfloat16_and_not_otherwise(monkeypatch, file, tmp_path, capsys):
-    model = tiny.model()
-    model.save_pretrained(tmp_path / "weights")
-    for units, said in ((True, "computing in bfloat16"), (False, "")):
-        monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device, units=units: units)
-        monkeypatch.setattr("sys.argv", ["vivit", "predict", str(tmp_path / "weights"), str(file), "--device", "cpu"])
-        cli.main()
-        out, err = capsys.readouterr()
-        assert str(file) in out
-        assert err.startswith(said)
-        assert bool(err) == bool(said)
+@pytest.mark.parametrize(("precision", "said"), [("auto", ""), ("float32", ""), ("bfloat16", "computing in bfloat16")])
+def test_predict_says_when_it_takes_bfloat16_which_a_cpu_does_only_when_asked(
+    precision, said, monkeypatch, file, tmp_path, capsys
+):
+    """As training and evaluation do, so that their numbers agree whatever units the processor has."""
+    monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device: True)
+    folder = str(tiny.model().save_pretrained(tmp_path / "weights"))
+    command = ["vivit", "predict", folder, str(file), "--device", "cpu", "--precision", precision]
+    monkeypatch.setattr("sys.argv", command)
+    cli.main()
+    out, err = capsys.readouterr()
+    assert str(file) in out
+    assert err.startswith(said)
+    assert bool(err) == bool(said)
 
 
 def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_together(file):
@@ -109,3 +115,61 @@ def test_predict_refuses_fewer_tokens_for_another_encoder(monkeypatch, file, tmp
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert "this model is factorised_encoder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("encoder", tiny.NAMES)
+def test_threads_that_share_a_model_get_what_one_thread_gets_and_leave_the_model_alone(
+    encoder, precision, training, file
+):
+    model = tiny.model(encoder, dropout=0.3, drop_path=0.3).train(training)
+    model.head.eval()  # one module in another mode than the rest
+    modes = [module.training for module in model.modules()]
+    clip = tiny.video(model, batch=1)
+
+    def ask(i: int):
+        if i % 3 == 0:
+            maps = attention_maps(model, clip)
+            return maps.space.tolist(), maps.time.tolist()
+        return vivit.predict(model, file, temporal_views=1 + i % 2, spatial_views=1, precision=precision).to_dict()
+
+    alone = [ask(i) for i in range(6)]
+    with ThreadPoolExecutor(8) as threads:
+        assert [*threads.map(ask, range(24))] == alone * 4
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_an_error_that_names_the_video_and_the_weights(
+    bad, file, tmp_path, monkeypatch, capsys
+):
+    model = tiny.model()
+    with torch.no_grad():
+        model.head.bias[0] = bad
+    with pytest.raises(WeightsError, match="video.mp4: no prediction, because 1 of the"):
+        vivit.predict(model, file)
+    monkeypatch.setattr("vivit.engine.evaluate.load_weights", lambda source: model)
+    monkeypatch.setattr("sys.argv", ["vivit", "predict", "some/weights", str(file), "--json", "--precision", "float32"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "some/weights" in err
+    assert "video.mp4" in err
+
+
+def test_of_equal_logits_the_first_class_comes_first(file):
+    model = tiny.model(classes={"label": tuple(f"class {i}" for i in range(40))})
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    top = vivit.predict(model, file, top_k=7, precision="float32").classes["label"]
+    assert [name for name, _ in top] == [f"class {i}" for i in range(7)]
+
+
+def test_a_prediction_is_printed_without_the_escape_sequences_in_its_names(file):
+    model = tiny.model(classes={"label": ("\x1b[2Jred", "b\nlue")})
+    shown = str(vivit.predict(model, file, precision="float32"))
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 3

@@ -234,3 +234,13 @@ def test_ticks_are_round_and_reach_nearly_to_the_top(top):
     assert values[0] == 0
     assert top - values[1] < values[-1] <= top * (1 + 1e-9)
     assert all(re.fullmatch(r"[125]0*|0\.0*[125]|[125]e-\d+", f"{values[1]:g}") for _ in values)
+
+
+def test_a_model_that_gives_nan_has_no_answers_on_the_page_and_no_nan(folder):
+    result = evaluation(folder)
+    spoilt = result.multi.clone()
+    spoilt[:5, -1] = torch.nan
+    page = write(folder, replace(result, multi=spoilt))
+    assert "no answer: the logits are not finite" in page
+    assert "5 videos with logits that are not finite: in no cell, and wrong." in page
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]+", "", page))

@@ -1,6 +1,7 @@
 """The table of runs, from folders written here by hand."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,13 @@ def test_the_command_prints_the_table(tmp_path, capsys):
     write_run(tmp_path / "run")
     cli.runs([str(tmp_path)])
     assert capsys.readouterr().out.strip() == table(tmp_path)
+
+
+def test_a_number_that_is_not_finite_is_never_the_best_and_names_are_shown_without_escape_sequences(tmp_path):
+    name = "val/a\x1b[2J/top1"
+    lines = ({"step": 1, "epoch": 1, name: math.nan}, {"step": 2, "epoch": 2, name: 0.25})
+    folder = write_run(tmp_path / "run", lines=lines)
+    assert list(summarise(folder).best.values()) == [0.25]
+    shown = table(tmp_path)
+    assert "25.0%" in shown
+    assert "\x1b" not in shown

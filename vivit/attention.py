@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from .model.encoders import FactorisedEncoder, Transformer
 from .model.layers import Attention
+from .model.modes import sharing_copy
 from .model.tokenizer import FRAMES
 from .model.vivit import ViViT
 
@@ -46,12 +45,10 @@ def attention_maps(model: ViViT, video: Tensor) -> AttentionMaps:
     video = video if video.ndim == 5 else video[None]
     if len(video) != 1:
         raise ValueError(f"attention maps are of one clip, (T, C, H, W) or (1, T, C, H, W); got {tuple(video.shape)}")
-    (t, h, _), encoder, was_training = model.config.grid, model.encoder, model.training
-    model.eval()
-    with rollouts(model) as weights:
-        model.features(video.to(model.head.weight.device))
-    model.train(was_training)
-
+    model = sharing_copy(model)  # which the hooks are put on, so that other threads can use the model meanwhile
+    weights = add_rollouts(model)
+    model.features(video.to(model.head.weight.device))
+    (t, h, _), encoder = model.config.grid, model.encoder
     if isinstance(encoder, FactorisedEncoder):
         space = weights[encoder.spatial]
         time = weights.get(encoder.temporal, torch.ones(1, t))
@@ -69,24 +66,17 @@ def middle_frames(model: ViViT) -> list[int]:
     return frames[depth // 2 :: depth].tolist()
 
 
-@contextmanager
-def rollouts(model: ViViT) -> Iterator[dict[nn.Module, Tensor]]:
-    """While open, a forward pass fills {Transformer: (B, n)}, the weight of each of its tokens in its features."""
+def add_rollouts(model: ViViT) -> dict[nn.Module, Tensor]:
+    """Add hooks by which a forward pass fills {Transformer: (B, n)}: the weight of each token in the features."""
     weights: dict[nn.Module, Tensor] = {}
-    handles: list[RemovableHandle] = []
     if isinstance(model.encoder, FactorisedEncoder):
         model.encoder.share = False  # every temporal position has its map, also one that repeats another
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
         mix, finish = _rollout(transformer, weights)
-        handles += [m.register_forward_hook(mix) for m in transformer.modules() if isinstance(m, Attention)]
-        handles.append(transformer.register_forward_hook(finish))
-    try:
-        yield weights
-    finally:
-        if isinstance(model.encoder, FactorisedEncoder):
-            model.encoder.share = True
-        for handle in handles:
-            handle.remove()
+        for attention in (m for m in transformer.modules() if isinstance(m, Attention)):
+            attention.register_forward_hook(mix)
+        transformer.register_forward_hook(finish)
+    return weights
 
 
 def _rollout(transformer: Transformer, weights: dict[nn.Module, Tensor]) -> tuple[Callable, Callable]:
@@ -126,7 +116,7 @@ def attention_weights(attention: Attention, x: Tensor) -> Tensor:
 def overlay(frames: Tensor, maps: Tensor) -> Tensor:
     """Grey frames under heat: uint8 (n, 3, H, W) and maps (n, h, w) → uint8; each map's largest value is brightest."""
     heat = F.interpolate(maps[:, None], frames.shape[-2:], mode="bicubic", antialias=True).clamp(min=0)
-    heat = heat / heat.amax(dim=(1, 2, 3), keepdim=True)
+    heat = heat / heat.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
     steps = torch.tensor(INFERNO, dtype=torch.float32)
     place = heat[:, 0] * (len(steps) - 1)
     below = place.long().clamp(max=len(steps) - 2)

@@ -4,11 +4,15 @@ Heavy imports stand inside the commands, so that `--help` does not wait for PyTo
 """
 
 import logging
+import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import metadata
 from typing import Any, Literal, NoReturn
 
+from .config import Config, DataConfig, EvalConfig, replace, suggestion
+from .errors import Stopped, VivitError, WeightsError
 from .text import printable
 
 USAGE = """\
@@ -30,7 +34,8 @@ Video classification with pure transformers: the ViViT family.
   vivit study STUDY RECIPE [--seeds 5] …      the paper's analyses: tokenisation, architecture, regularisation
   vivit runs [FOLDER]                         the runs of a folder: results, and settings that differ
 
-WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `vivit COMMAND --help` lists settings."""
+WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `vivit COMMAND --help` lists settings;
+`vivit --version` prints the version."""
 
 
 def main() -> None:
@@ -39,6 +44,9 @@ def main() -> None:
     command, *args = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
+        return
+    if command == "--version":
+        print(f"vivit {metadata.version('vivit')}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
         "demo": demo,
@@ -54,8 +62,6 @@ def main() -> None:
         "runs": runs,
     }
     if command not in commands:
-        from .config import suggestion
-
         fail(f"unknown command {command!r}{suggestion(command, commands)}")
     try:
         commands[command](args)
@@ -63,20 +69,20 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
-    except (ValueError, OSError, ImportError) as error:
+    except Stopped as error:
+        sys.exit(128 + error.number)  # as a shell reports a signal
+    except (VivitError, ValueError, OSError, ImportError, FloatingPointError) as error:
         fail(str(error))
-    except Exception as error:  # errors whose modules are too heavy to import here
-        if type(error).__name__ == "Stopped":
-            sys.exit(128 + error.number)  # type: ignore[attr-defined]  # as a shell reports a signal
-        if type(error).__name__ in ("VideoError", "WorkerDied", "FloatingPointError"):
-            fail(str(error))
-        raise
 
 
 def fail(message: str) -> NoReturn:
-    lines = "\n".join(map(printable, message.split("\n")))  # names from outside may hold escape sequences
-    print(f"vivit: {lines}", file=sys.stderr)
+    complain(message)
     sys.exit(2)
+
+
+def complain(message: str) -> None:
+    """Print an error; names from outside may hold escape sequences, which are shown and not sent to the terminal."""
+    print("vivit: " + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)
 
 
 def demo(args: list[str]) -> None:
@@ -135,13 +141,13 @@ def show(args: list[str]) -> None:
 
     import tyro
 
-    from .config import Config, suggestion
-    from .recipes import RECIPES
-
     name, rest = positional(args, "usage: vivit data show RECIPE --data.root ROOT [--augment.erasing 0.25 …]")
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
-    default = RECIPES[name]()
+    used = ["augment", "seed", "init", "run"]
+    used += [f"data.{x}" for x in ("root", "dataset", "labels", "manifest", "train_split")]
+    used += ["data.video_timeout", "data.storage_timeout"]
+    used += [f"model.{x}" for x in ("num_frames", "image_size", "tubelet_size", "preprocessing", "classes")]
+    refuse_unused(rest, used, "vivit data show")
+    default = recipe_config(name, rest)
 
     def ask(
         *,
@@ -170,7 +176,6 @@ def show(args: list[str]) -> None:
 def train(args: list[str]) -> None:
     import tyro
 
-    from .config import Config, suggestion
     from .recipes import RECIPES
 
     name, *rest = args or ["--help"]
@@ -179,9 +184,7 @@ def train(args: list[str]) -> None:
         print("usage: vivit train RECIPE [--data.root ROOT …]; `vivit train RECIPE --help` lists every setting\n")
         print("\n".join(lines))
         return
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
-    default = RECIPES[name](**recipe_arguments(RECIPES[name], rest))
+    default = recipe_config(name, rest)
     config = tyro.cli(Config, default=default, args=rest, prog=f"vivit train {name}")
 
     from .engine.train import train
@@ -190,23 +193,40 @@ def train(args: list[str]) -> None:
     print(f"next: vivit eval {folder}\n      vivit predict {folder} VIDEO")
 
 
-def recipe_arguments(recipe: Callable[..., Any], args: list[str]) -> dict[str, Any]:
-    """What the settings in `args` say to a recipe that fits itself to the data and the weights to start from."""
+# What the recipe `finetune` fits to the data and to the weights of --init.
+FITTED = """\
+With --init, these settings are fitted to the data and the weights, so their defaults below are not those of that run:
+  model, augment.mixup, optim.lr, optim.layer-decay, optim.epochs, optim.warmup-epochs, probe, result, eval-every, \
+save-every
+To see its values, give --data.root and --init together with --help.
+"""
+
+
+def recipe_config(name: str, args: list[str]) -> Config:
+    """The config of a recipe; one that fits itself to data and weights gets those that `args` name, also for --help."""
     import inspect
 
     import tyro
 
-    from .config import DataConfig
+    from .recipes import RECIPES
+
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
+    recipe = RECIPES[name]
+    if "init" not in inspect.signature(recipe).parameters:
+        return recipe()
 
     @dataclass(frozen=True)
     class Fitted:
         data: DataConfig = DataConfig()  # noqa: RUF009
         init: str | None = None
 
-    if "init" not in inspect.signature(recipe).parameters or {"-h", "--help"} & set(args):
-        return {}
-    given, _ = tyro.cli(Fitted, args=args, return_unknown_args=True, prog="vivit train")
-    return vars(given)
+    settings = [word for word in args if word not in ("-h", "--help")]
+    given, _ = tyro.cli(Fitted, args=settings, return_unknown_args=True, prog="vivit train")
+    if len(settings) < len(args) and not (given.init and given.data.root):
+        print(FITTED)
+        return recipe()
+    return recipe(**vars(given))
 
 
 def evaluate(args: list[str]) -> None:
@@ -214,18 +234,63 @@ def evaluate(args: list[str]) -> None:
 
     import tyro
 
-    from .config import Config
     from .engine.run import read_config
 
     weights, rest = positional(args, "usage: vivit eval WEIGHTS [--data.root ROOT --eval.temporal-views 4 …]")
+    used = [f"model.{name}" for name in (*vars(Overrides()), "preprocessing")]
+    used += [f"data.{name}" for name in ("root", "dataset", "labels", "manifest", "eval_split", "workers")]
+    refuse_unused(rest, [*used, "eval", "device", "precision", "run"], "vivit eval")
     folder = Path(weights)
     # A run knows its data and protocol; for bare weights they come from the command line.
-    default = read_config(folder) if (folder / "environment.json").is_file() else Config(run="")
-    config = tyro.cli(Config, default=default, args=rest, prog=f"vivit eval {weights}")
+    given = read_config(folder) if (folder / "environment.json").is_file() else Config(run="")
+
+    def ask(
+        *,
+        model: Changes = Changes(),  # noqa: B008
+        data: DataConfig = given.data,
+        eval: EvalConfig = given.eval,  # noqa: A002
+        device: Literal["auto", "cpu", "cuda", "mps"] = given.device,
+        precision: Literal["auto", "float32", "bfloat16"] = given.precision,
+        run: str | None = None,
+    ) -> tuple[Changes, Config, str | None]:
+        """Test weights on videos: temporal views x spatial crops, single view and multi view side by side.
+
+        Args:
+            model: Settings of the model that differ from those of the weights; positions are interpolated.
+            data: The videos.
+            eval: The test protocol.
+            device: Where to compute.
+            precision: float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32.
+            run: Folder for results.json and predictions.npz; by default that of the weights.
+        """
+        return model, replace(given, data=data, eval=eval, device=device, precision=precision), run
+
+    model, config, run = tyro.cli(ask, args=rest, prog=f"vivit eval {weights}")
 
     from .engine.evaluate import evaluate_weights
 
-    evaluate_weights(weights, config)
+    evaluate_weights(weights, config, changes=model.given(), folder=run)
+
+
+def refuse_unused(args: list[str], used: list[str], command: str) -> None:
+    """Raise ValueError for a setting of a run that this command does not use; `used`: settings, or groups of them."""
+    known = set(setting_names(Config()))
+    for word in args:
+        name = re.sub(r"(^|\.)no_", r"\1", word.split("=")[0].removeprefix("--").replace("-", "_"))
+        if not word.startswith("--") or name not in known:
+            continue
+        if not any(name == one or name.startswith(f"{one}.") for one in used):
+            settings = ", ".join(one.replace("_", "-") for one in used)
+            raise ValueError(f"{command} does not use {word.split('=')[0]}; leave it out. Settings it uses: {settings}")
+
+
+def setting_names(config: Any, prefix: str = "") -> Iterator[str]:
+    """Every setting of a config and of its parts: 'optim.lr'."""
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        yield f"{prefix}{setting.name}"
+        if is_dataclass(value):
+            yield from setting_names(value, f"{prefix}{setting.name}.")
 
 
 def compare(args: list[str]) -> None:
@@ -275,7 +340,7 @@ def predict_files(
     drop_static: float | None = None,
     json: bool = False,
 ) -> int:
-    """Class names and probabilities of each file. Returns how many could not be read.
+    """Class names and probabilities of each file. Returns how many have none.
 
     Args:
         weights: A run folder, a folder with model.safetensors, a file or a hub id.
@@ -284,7 +349,7 @@ def predict_files(
         spatial_views: 1 centre crop, or 3 along the longer side.
         top_k: Classes to show.
         device: auto, cpu, cuda or mps.
-        precision: float32, bfloat16, or auto, which is bfloat16 where the device has units for it.
+        precision: float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32.
         merge_tokens: Model 1 only, faster at a small loss: each layer merges this many tokens into others like them.
         drop_static: Model 1 only, faster at a small loss: leave out tubelets that differ from the one before by at
             most this on average, on the scale 0..1.
@@ -292,27 +357,28 @@ def predict_files(
     """
     from json import dumps
 
-    from .data.decode import VideoError
-    from .engine.device import choose_attention, has_bfloat16_units, pick_device
+    from .engine.device import choose_attention, pick_device, uses_bfloat16
     from .engine.evaluate import load_weights
     from .model.shorten import shorten
     from .prediction import predict
 
+    if not files:
+        raise ValueError("no video to predict; usage: vivit predict WEIGHTS VIDEO [VIDEO …] [options]")
     where = pick_device(device)
     choose_attention(where)
     model = shorten(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
-    if precision == "auto" and has_bfloat16_units(where):
-        print("computing in bfloat16, for which this device has units; --precision float32 is exact", file=sys.stderr)
+    if uses_bfloat16(where, precision):
+        print(f"computing in bfloat16 on {where.type}; --precision float32 is exact", file=sys.stderr)
     how = {"temporal_views": temporal_views, "spatial_views": spatial_views, "top_k": top_k, "precision": precision}
-    unreadable = 0
+    failed = 0
     for file in files:
         try:
             result = predict(model, file, **how)  # type: ignore[arg-type]
             print(dumps(result.to_dict()) if json else result)
-        except VideoError as error:
-            unreadable += 1
-            print(f"vivit: {error}", file=sys.stderr)
-    return unreadable
+        except VivitError as error:  # also of the weights: logits that are not finite for this video
+            failed += 1
+            complain(f"{error} (weights: {weights})" if isinstance(error, WeightsError) else str(error))
+    return failed
 
 
 def weights(args: list[str]) -> None:
@@ -334,15 +400,50 @@ class Overrides:
     """What a file cannot say about its model; each has the name of a field of ModelConfig."""
 
     encoder: str | None = None
+    """The encoder, where the file does not say it."""
     image_size: tuple[int, int] | None = None
+    """(H, W) of the frames."""
     num_frames: int | None = None
+    """Frames of a clip."""
     num_heads: int | None = None
+    """Attention heads, where the file does not say it."""
     attention_order: str | None = None
+    """Of factorised_self_attention: time_space or space_time, where the file does not say it."""
     tokenizer: str | None = None
+    """tubelet or uniform_frames, where the file does not say it."""
     sampled_frames: int | None = None
+    """Of uniform_frames: how many of the clip's frames become tokens."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class PixelChanges:
+    """Fields of Preprocessing; None leaves them as the weights have them."""
+
+    frame_stride: float | None = None
+    """Distance between two frames of a clip, in frames of the video; replaces clip_seconds."""
+    clip_seconds: float | None = None
+    """Seconds that a clip covers whatever the frame rate; replaces frame_stride."""
+    crop_fraction: float | None = None
+    """Share of the resized short side that a test crop covers."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of each colour channel, on the scale 0..1."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of each colour channel, on the scale 0..1."""
+
+
+@dataclass(frozen=True)
+class Changes(Overrides):
+    """What may differ from the weights in a test, and what their file cannot say; None leaves it as it is."""
+
+    preprocessing: PixelChanges = field(default_factory=PixelChanges)
+    """What happens to a video before the network."""
+
+    def given(self) -> dict[str, Any]:
+        pixels = {name: value for name, value in vars(self.preprocessing).items() if value is not None}
+        return super().given() | {"preprocessing": pixels}
 
 
 def weights_report(source: str, /, preset: str | None = None, model: Overrides = Overrides()) -> str:  # noqa: B008
@@ -398,14 +499,13 @@ def plan(args: list[str]) -> None:
 
     import tyro
 
-    from .config import Config, suggestion
     from .presets import preset
     from .recipes import RECIPES
 
     name, rest = positional(args, "usage: vivit plan RECIPE|PRESET --gpus N … --num-samples N [--optim.batch-size N …]")
     if name not in RECIPES and not name.startswith("ViViT-"):
         raise ValueError(f"{name!r} is no recipe, and no preset such as 'ViViT-B/16x2 FE'{suggestion(name, RECIPES)}")
-    config = RECIPES[name]() if name in RECIPES else Config(model=preset(name))
+    config = recipe_config(name, rest) if name in RECIPES else Config(model=preset(name))
 
     from .plan import H100, Hardware, table
 
@@ -436,18 +536,13 @@ def study(args: list[str]) -> None:
 
     import tyro
 
-    from .config import Config, replace, suggestion
-    from .recipes import RECIPES
-
     names = ("tokenisation", "architecture", "regularisation")
     usage = f"usage: vivit study {'|'.join(names)} RECIPE [--quick] [--seeds 5] [--jobs 2] [--data.root ROOT …]"
     kind, rest = positional(args, usage)
     if kind not in names:
         raise ValueError(f"unknown study {kind!r}{suggestion(kind, names)}")
     name, rest = positional(rest, usage)
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
-    default = replace(RECIPES[name](**recipe_arguments(RECIPES[name], rest)), run=f"runs/study/{kind}")
+    default = replace(recipe_config(name, rest), run=f"runs/study/{kind}")
 
     def ask(
         *,

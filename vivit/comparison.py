@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from .data.sample import Sample, listing
-from .engine.evaluate import PREDICTIONS, Evaluation, load_evaluation, views
-from .engine.metrics import joint_name, right
+from .engine.eval_tables import views
+from .engine.evaluate import PREDICTIONS, Evaluation, load_evaluation
+from .engine.metrics import finite, joint_name, right
+from .text import printable
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Comparison:
     files: int
     """That these videos are parts of. Files are resampled, since parts of one file resemble each other."""
     only_in: tuple[int, int]
+    not_finite: tuple[int, int]
+    """Of the common videos, those for which each gave logits that are not finite: wrong answers."""
     differences: dict[str, Difference]
     """By label set, and for all together."""
     resamples: int
@@ -69,11 +73,17 @@ class Comparison:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{x}  {name}  ({protocol})" for x, name, protocol in zip("AB", self.names, self.protocols)]
+        lines = [f"{x}  {printable(n)}  ({protocol})" for x, n, protocol in zip("AB", self.names, self.protocols)]
         if self.protocols[0] != self.protocols[1]:
             lines.append("warning: the protocols differ, so this compares more than the models; see --single-view")
         files = f", parts of {self.files} files" if self.files < self.videos else ""
-        lines += [f"{self.videos} videos in both{files}; {self.only_in[0]} only in A, {self.only_in[1]} only in B", ""]
+        lines += [f"{self.videos} videos in both{files}; {self.only_in[0]} only in A, {self.only_in[1]} only in B"]
+        lines += [
+            f"{x}: {n} videos with logits that are not finite count as wrong"
+            for x, n in zip("AB", self.not_finite)
+            if n
+        ]
+        lines.append("")
         lines.append(
             f"{'top-1':12}{'A':>8}{'B':>8}{'B - A':>8}  {'95 % interval':>16}{'B ahead':>9}{'only A/B right':>16}"
         )
@@ -81,8 +91,8 @@ class Comparison:
             interval = f"[{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
             counts = f"{d.only_a} / {d.only_b}"
             shares = f"{d.a:8.1%}{d.b:8.1%}{100 * (d.b - d.a):+8.1f}"
-            lines.append(f"{name:12}{shares}  {interval:>16}{d.b_ahead:9.1%}{counts:>16}")
-        lines += ["", *(f"{name}: {d.verdict} (p = {d.p:.2g})" for name, d in self.differences.items())]
+            lines.append(f"{printable(name):12}{shares}  {interval:>16}{d.b_ahead:9.1%}{counts:>16}")
+        lines += ["", *(f"{printable(name)}: {d.verdict} (p = {d.p:.2g})" for name, d in self.differences.items())]
         return "\n".join(lines)
 
 
@@ -119,6 +129,7 @@ def compare(
         videos=len(common),
         files=int(files.max()) + 1,
         only_in=(len(where[0]) - len(common), len(where[1]) - len(common)),
+        not_finite=(int((~finite(logits[0])).sum()), int((~finite(logits[1])).sum())),
         differences={
             label_set: difference(
                 right_a[label_set].numpy(), right_b[label_set].numpy(), files, resamples=resamples, rng=rng

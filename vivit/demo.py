@@ -10,7 +10,8 @@ import torch
 from .config import replace
 from .data.splits import load_split
 from .data.synthetic import write_dataset
-from .engine.evaluate import evaluate, table
+from .engine.eval_tables import table
+from .engine.evaluate import evaluate
 from .engine.train import train
 from .prediction import predict
 from .recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS

@@ -9,7 +9,7 @@ import math
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from html import escape
+from html import escape as escape_markup
 from string import Template
 
 import av
@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .text import printable
+
 FRAME_HEIGHT = 112  # pixels
+
+
+def escape(text: str) -> str:
+    """Text for a page, in or between tags: no markup, and no control characters or bytes that UTF-8 cannot encode."""
+    return escape_markup("\n".join(map(printable, text.split("\n"))))
 
 
 def percent(share: float) -> str:
@@ -53,8 +60,9 @@ def line_chart(
 ) -> str:
     """Lines of (epoch, value) as SVG, each labelled at its end; `top` of the axis, else the largest value.
 
-    `across` says what runs along the other axis.
+    `across` says what runs along the other axis. Points that are not finite are left out.
     """
+    series = {name: [p for p in line if all(map(math.isfinite, p))] for name, line in series.items()}
     points = [point for line in series.values() for point in line]
     if not points:
         return figure(title, '<p class="note">Nothing was recorded.</p>')

@@ -13,8 +13,11 @@ from .config import EvalConfig
 from .data.dataset import eval_views
 from .data.sample import Sample
 from .engine.device import in_precision
+from .errors import WeightsError
+from .model.modes import sharing_copy
 from .model.shorten import Shortened
 from .model.vivit import ViViT
+from .text import printable
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Prediction:
         return {"path": self.path, "classes": top}
 
     def __str__(self) -> str:
-        lines = [self.path]
+        lines = [printable(self.path)]
         for label_set, top in self.classes.items():
-            lines += [f"  {label_set:12} {p:6.1%}  {name}" for name, p in top]
+            lines += [f"  {printable(label_set):12} {p:6.1%}  {printable(name)}" for name, p in top]
         return "\n".join(lines)
 
 
@@ -51,27 +54,37 @@ def predict(
     """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
 
     Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
-    where the device has units for it, a CPU included. A model from `vivit.shorten` is faster, at a small loss. Raises
-    VideoError for an unreadable file.
+    on CUDA devices with units for it, else float32. A model from `vivit.shorten` is faster, at a small loss. The
+    model is used in evaluation mode whatever mode it is in, and not changed, so several threads may share it.
+
+    Raises VideoError for an unreadable file and WeightsError for logits that are not finite.
     """
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
     views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
     views = views[1:] if len(views) > 1 else views
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    run = in_precision(model, precision)
+    run = in_precision(sharing_copy(model) if model.training else model, precision)
     # On a CPU more views at once miss the caches, unless they have so much in common that there is less to compute.
     together = protocol.batch_views if device.type != "cpu" or overlap(model, views) else 1
-    logits = torch.cat([run(batch.to(device)).float() for batch in views.split(together)])
-    model.train(was_training)
-
+    logits = torch.cat([run(batch.to(device)).float() for batch in views.split(together)]).mean(dim=0)
+    if not logits.isfinite().all():
+        raise WeightsError(
+            f"{os.fspath(path)}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
+            f"are not finite (NaN or infinite){source_of(model)}; check the weights or, in bfloat16, use float32"
+        )
     classes = {}
     sizes = [len(names) for names in model.config.classes.values()]
-    for (label_set, names), part in zip(model.config.classes.items(), logits.mean(dim=0).split(sizes)):
-        top = part.softmax(dim=0).topk(min(top_k, len(names)))
-        classes[label_set] = [(names[i], p) for p, i in zip(top.values.tolist(), top.indices.tolist())]
+    for (label_set, names), part in zip(model.config.classes.items(), logits.split(sizes)):
+        best = part.argsort(descending=True, stable=True)[:top_k].tolist()  # of equal logits, the first class
+        probabilities = part.softmax(dim=0).tolist()
+        classes[label_set] = [(names[i], probabilities[i]) for i in best]
     return Prediction(os.fspath(path), classes)
+
+
+def source_of(model: ViViT | Shortened) -> str:
+    """Where the weights of a model come from, for messages: " by the weights …", or "" for a random start."""
+    report = (model if isinstance(model, ViViT) else model.model).load_report
+    return f" by the weights {report.source}" if report else ""
 
 
 def overlap(model: ViViT | Shortened, views: Tensor) -> bool:

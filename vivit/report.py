@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from .attention import attention_maps, overlay
 from .config import ALL, Config
 from .data.dataset import eval_views
 from .data.sample import Sample
-from .engine.evaluate import SINGLE_VIEW, Evaluation, views
-from .engine.metrics import joint_name, most_confused
+from .engine.eval_tables import views
+from .engine.evaluate import SINGLE_VIEW, Evaluation
+from .engine.metrics import joint_name, most_confused, predicted, split
 from .engine.run import read_config
+from .files import atomic_write
 from .model.vivit import ViViT
-from .pages import PAGE, enlarge, figure, jpeg, line_chart, many, meter, percent
+from .pages import PAGE, enlarge, escape, figure, jpeg, line_chart, many, meter, percent
 from .prediction import Prediction
 
 EXAMPLES, COLUMNS, PLAYED = 8, 8, 16  # clips shown, frames of a strip, frames of a playing clip
+NO_ANSWER = "no answer: the logits are not finite"
 LARGEST_MATRIX = 24  # classes; above, the most frequent confusions are listed
 
 MODELS = {
@@ -73,8 +76,8 @@ def write_report(
         tiles=tiles(evaluation, shuffled),
         sections="".join(f"<section><h2>{name}</h2>{body}</section>\n" for name, body in sections.items() if body),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write(page)
     return path
 
 
@@ -218,6 +221,8 @@ def confusions(evaluation: Evaluation, shuffled: Evaluation | None) -> str:
         draw = heat_map if len(names) <= LARGEST_MATRIX else confused_pairs
         figures += "".join(figure(name + how, draw(test.confusion(name), names)) for how, test in tests.items())
     note = "Number of videos by true class (rows) and predicted class (columns), all views; colour: share of the row."
+    if evaluation.not_finite:
+        note += f" {many(len(evaluation.not_finite), 'video')} with logits that are not finite: in no cell, and wrong."
     return f'<div class="two">{figures}</div><p class="note">{note}</p>'
 
 
@@ -253,13 +258,13 @@ def confused_pairs(counts: Tensor, names: Sequence[str], most: int = 15) -> str:
 
 
 def answers(evaluation: Evaluation) -> list[dict[str, Answer]]:
-    """The answer to every test video from all its views, per label set."""
+    """The answer to every test video from all its views, per label set; NO_ANSWER where the logits are not finite."""
     found: list[dict[str, Answer]] = [{} for _ in evaluation.samples]
-    parts = evaluation.multi.split([len(names) for names in evaluation.classes.values()], dim=1)
+    parts = split(evaluation.multi, evaluation.classes)
     for (label_set, names), logits, labels in zip(evaluation.classes.items(), parts, evaluation.labels.unbind(dim=1)):
-        best = logits.softmax(dim=1).max(dim=1)
-        for answer, label, p, i in zip(found, labels.tolist(), best.values.tolist(), best.indices.tolist()):
-            answer[label_set] = names[label], names[i], p
+        probabilities = logits.softmax(dim=1).amax(dim=1).tolist()
+        for answer, label, p, i in zip(found, labels.tolist(), probabilities, predicted(logits).tolist()):
+            answer[label_set] = names[label], names[i] if i >= 0 else NO_ANSWER, p
     return found
 
 
@@ -310,16 +315,17 @@ def film(model: ViViT, sample: Sample) -> str:
     """The middle clip of a video: playing, and frame by frame with attention over space and over time."""
     video = eval_views(sample, model.config, SINGLE_VIEW)[0]
     maps = attention_maps(model, video)
+    maps = replace(maps, space=maps.space.nan_to_num(0), time=maps.time.nan_to_num(0))  # of weights that are not finite
     n, columns = min(len(video), PLAYED), []
     for group in torch.arange(len(maps.time)).tensor_split(min(len(maps.time), COLUMNS)):
         share = maps.time[group].sum()
-        space = (maps.space[group] * maps.time[group, None, None]).sum(dim=0) / share
+        space = (maps.space[group] * maps.time[group, None, None]).sum(dim=0) / (share or 1)
         columns.append((maps.frames[int(group[len(group) // 2])], space, share.item()))
     frames, space, shares = zip(*columns)
     plain = enlarge(video[list(frames)])
     strip = ""
     for frame, heat, share in zip(plain, overlay(plain, torch.stack(space)), shares):
-        bar = f'<i style="height:{36 * share / max(shares):.0f}px"></i>'
+        bar = f'<i style="height:{36 * share / (max(shares) or 1):.0f}px"></i>'
         pictures = f'<img alt="frame" src="{jpeg(frame)}"><img alt="attention" src="{jpeg(heat)}">'
         strip += f"<li>{pictures}<p>{bar}{share:.0%}</p></li>"
     sheet = torch.cat([*enlarge(video[torch.linspace(0, len(video) - 1, n).round().long()])], dim=-1)

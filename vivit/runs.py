@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config, differences, from_dict
+from .text import printable
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def summarise(folder: Path) -> RunSummary:
     best: dict[str, float] = {}
     for line in lines:
         for name, value in line.items():
-            if name.startswith("val/") and name.endswith("/top1") and value is not None:
+            if name.startswith("val/") and name.endswith("/top1") and value is not None and math.isfinite(value):
                 label_set = name.removeprefix("val/").removesuffix("/top1")
                 best[label_set] = max(value, best.get(label_set, 0))
     return RunSummary(
@@ -116,6 +118,7 @@ def table(folder: str | Path = "runs", /) -> str:
                 *(shown(run.config, name) for name in settings),
             ]
         )
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
 

@@ -33,7 +33,8 @@ def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws:
     samples, labels, names = train.samples, train.labels, train.classes
     model = replace(config.model, classes=names)
     whole = replace(model, preprocessing=replace(model.preprocessing, crop_fraction=1.0))
-    how = {"data": replace(config.data, workers=0), "seed": config.seed, "given_up": given_up(Path(config.run))}
+    how = {"data": replace(config.data, workers=0), "seed": config.seed}
+    not_opened = given_up(Path(config.run))
     plain = TrainClips(samples, labels, model=whole, augment=PLAIN, **how)
     augmented = TrainClips(samples, labels, model=model, augment=config.augment, **how)
 
@@ -41,7 +42,9 @@ def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws:
     problems = [f"{path}: {problem}" for path, problem in train.unreadable.items()]
     for label in labels[:, 0].unique()[:classes].tolist():
         for index in (labels[:, 0] == label).nonzero()[:MOST_TRIED, 0].tolist():
-            before = plain[0, index]
+            path = samples[index].path
+            skipped = Clip(index, None, labels[index], f"{path}: {not_opened.get(path)}")
+            before = skipped if path in not_opened else plain[0, index]
             if before.video is not None:
                 break
             problems.append(before.problem or "")

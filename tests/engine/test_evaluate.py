@@ -1,6 +1,7 @@
 """Multi-view evaluation and prediction against one forward pass per view."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -421,3 +422,29 @@ def test_the_subsets_of_epic_kitchens_are_counted_as_the_official_evaluation_doe
                 assert got[subset][name][view] == pytest.approx(sum(hits) / len(hits))
                 assert got[subset][name]["videos"] == len(hits)
     assert official_subsets(result, Config().data) == {}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_videos_with_logits_that_are_not_finite_are_counted_named_and_wrong_for_every_class(bad, tmp_path):
+    logits = torch.eye(2)[[0, 0, 1, 1, 1]]
+    logits[1, 1] = bad
+    result = made([0, 0, 0, 1, 1], logits, ("a", "b"))
+    assert result.accuracy["what"]["top1"] == pytest.approx(3 / 5)
+    results = json.loads(json.dumps(result.results()), parse_constant=pytest.fail)
+    assert (results["not_finite"], results["not_finite_videos"]) == (1, ["1.mp4"])
+    assert results["per_class"]["what"]["a"] == {"videos": 3, "accuracy": pytest.approx(1 / 3)}
+    assert results["multi_view"]["what"]["mean_class"] == pytest.approx((1 / 3 + 1) / 2)
+    assert results["confusion"]["what"]["counts"] == [[1, 1], [0, 2]]
+    assert "5 videos, 0 missing, 1 with logits that are not finite, wrong in every number" in table(result)
+    assert "1.mp4" in table(result)
+    assert re.search(r"a +33.3% of 3", details(result))
+    result.save(tmp_path / "predictions.npz")
+    assert load_evaluation(tmp_path / "predictions.npz").results() == result.results()
+
+
+def test_names_are_printed_without_the_escape_sequences_in_them():
+    result = made([0, 0], torch.eye(2)[[0, 1]], ("red\x1b[31m", "blue\x9b2J"))
+    result = replace(result, missing={2: "\x1b]0;title\x07.mp4: gone"})
+    shown = table(result) + details(result)
+    assert "red\\x1b[31m" in shown
+    assert not set("\x1b\x9b\x07") & set(shown)

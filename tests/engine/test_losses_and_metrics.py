@@ -1,5 +1,6 @@
 """Losses and metrics against torch's own, plain loops and the official code's arrays."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -96,10 +97,65 @@ def test_one_label_set_has_no_accuracy_of_all_together():
     assert list(accuracies(torch.randn(3, 4), torch.zeros(3, 1, dtype=torch.int64), {"label": "abcd"})) == ["label"]
 
 
-def test_a_model_that_gives_nan_is_never_right():
-    logits, labels = torch.full((4, 13), torch.nan), torch.zeros(4, 2, dtype=torch.int64)
-    got = accuracies(logits, labels, {"verb": "abcdef", "noun": "abcdefg"})
+def logits_that_are_not_finite(rows: int, bad: float, classes: int) -> torch.Tensor:
+    """Random logits; every third row has one `bad` number, mostly beside a clear and right answer."""
+    logits = torch.randn(rows, classes)
+    for row in range(0, rows, 3):
+        logits[row, row % classes] = bad
+    return logits
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("sizes", [{"label": 2}, {"label": 7}, {"verb": 2, "noun": 3}, {"a": 3, "b": 1, "c": 4}])
+def test_a_video_whose_logits_are_not_finite_is_wrong_in_every_number(sizes, bad):
+    """A naive loop over the videos, which gives such a video no answer."""
+    classes = {name: [str(i) for i in range(n)] for name, n in sizes.items()}
+    logits = logits_that_are_not_finite(40, bad, sum(sizes.values()))
+    labels = torch.stack([torch.randint(0, n, (40,)) for n in sizes.values()], dim=1)
+    has_answer = [all(map(math.isfinite, row)) for row in logits.tolist()]
+    parts = logits.split(list(sizes.values()), dim=1)
+    ours, right = numbers(logits, labels, classes), metrics.right(logits, labels, classes)
+    joint = [True] * 40
+    for i, (name, part) in enumerate(zip(classes, parts)):
+        ordered = [sorted(range(len(row)), key=lambda c, row=row: -row[c]) for row in part.tolist()]
+        hits = [ok and order[0] == label for ok, order, label in zip(has_answer, ordered, labels[:, i].tolist())]
+        top5 = [ok and label in order[:5] for ok, order, label in zip(has_answer, ordered, labels[:, i].tolist())]
+        by_class = [[hit for hit, label in zip(hits, labels[:, i].tolist()) if label == c] for c in range(sizes[name])]
+        counts = torch.zeros(sizes[name], sizes[name], dtype=torch.int64)
+        for ok, order, label in zip(has_answer, ordered, labels[:, i].tolist()):
+            counts[label, order[0]] += ok
+        assert right[name].tolist() == hits
+        assert ours[name]["top1"] == pytest.approx(np.mean(hits))
+        assert ours[name]["top5"] == pytest.approx(np.mean(top5))
+        assert ours[name]["mean_class"] == pytest.approx(np.mean([np.mean(c) for c in by_class if c]))
+        assert torch.equal(confusion(metrics.split(logits, classes)[i], labels[:, i], sizes[name]), counts)
+        answered = [i for i, ok in enumerate(has_answer) if ok]
+        confidence = [part[i].softmax(0).max().item() for i in answered]
+        expected = naive_calibration_error(confidence, [hits[i] for i in answered])
+        assert ours[name]["calibration_error"] == pytest.approx(expected, abs=1e-6)
+        joint = [a and b for a, b in zip(joint, hits)]
+    if len(sizes) > 1:
+        assert right[joint_name(classes)].tolist() == joint
+        assert ours[joint_name(classes)]["top1"] == pytest.approx(np.mean(joint))
+        assert ours[joint_name(classes)]["top5"] <= np.mean(has_answer)
+
+
+@pytest.mark.parametrize(
+    "classes", [{"verb": "abcdef", "noun": "abcdefg"}, {"verb": "ab", "noun": "ab"}, {"what": "abc"}]
+)
+def test_a_model_that_gives_nan_is_never_right(classes):
+    """Also in the first five of fewer than five classes."""
+    logits = torch.full((4, sum(map(len, classes.values()))), torch.nan)
+    got = accuracies(logits, torch.zeros(4, len(classes), dtype=torch.int64), classes)
     assert all(value == 0 for scores in got.values() for value in scores.values())
+
+
+def test_of_equal_logits_the_first_class_is_the_answer_in_every_number():
+    logits, labels = torch.zeros(6, 3), torch.tensor([0, 0, 1, 1, 2, 0])[:, None]
+    got = numbers(logits, labels, {"what": "abc"})["what"]
+    assert got["top1"] == pytest.approx(3 / 6)
+    assert got["mean_class"] == pytest.approx(1 / 3)
+    assert confusion(logits, labels[:, 0], 3)[:, 0].tolist() == [3, 2, 1]
 
 
 def test_the_confusion_matrix_counts_right_and_predicted_classes():

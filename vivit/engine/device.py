@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import (
     SDPBackend,
     activate_flash_attention_impl,
@@ -19,6 +18,7 @@ from torch.nn.attention import (
 )
 
 from ..model.kernels import has_units
+from ..model.modes import sharing_copy
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -48,17 +48,16 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 
 def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor], Tensor]:
-    """The model as a function for inference; auto takes bfloat16 where the device has units for it.
+    """The model as a function for inference in a precision; see `uses_bfloat16`.
 
     On a CPU weights and activations are bfloat16, because autocast would convert back and forth between all the
     products; elsewhere it is autocast.
     """
     device = next(model.parameters()).device
-    if not (precision == "bfloat16" or (precision == "auto" and has_bfloat16_units(device))):
+    if not uses_bfloat16(device, precision):
         return model
     if device.type == "cpu":
-        weights = {name: p.detach().bfloat16() for name, p in model.named_parameters()}
-        return lambda x: functional_call(model, weights, (x,))
+        return sharing_copy(model, torch.bfloat16)
 
     def call(x: Tensor) -> Tensor:
         with autocast(device, "bfloat16"):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,13 +21,25 @@ from ..config import Config, DataConfig, EvalConfig, from_dict
 from ..data.dataset import EvalVideos
 from ..data.epic_subsets import subsets
 from ..data.loader import eval_loader
-from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing, read
+from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing
+from ..data.splits import load_split
+from ..files import atomic_write
+from ..model.modes import restores_modes
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
-from .device import autocast, choose_attention
+from .device import autocast, choose_attention, uses_bfloat16
 from .distributed import World, start
-from .metrics import accuracies, class_accuracies, confusion, most_confused, numbers, right, split, worst_classes
+from .eval_tables import details, subset_line, table
+from .metrics import (
+    accuracies,
+    class_accuracies,
+    confusion,
+    finite,
+    numbers,
+    right,
+    split,
+)
 from .run import environment, write_json
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
@@ -62,6 +73,12 @@ class Evaluation:
     def single_view_accuracy(self) -> dict[str, dict[str, float]]:
         return accuracies(self.single, self.labels, self.classes)
 
+    @property
+    def not_finite(self) -> list[Sample]:
+        """The videos for which the model gave a logit that is NaN or infinite; wrong in every number, see `metrics`."""
+        found = ~(finite(self.single) & finite(self.multi))
+        return [self.samples[i] for i in found.nonzero()[:, 0].tolist()]
+
     @cached_property
     def numbers(self) -> dict[str, dict[str, dict[str, float]]]:
         """{"single_view": {"verb": {"top1": …, "mean_class": …}, …}, "multi_view": …}; see `metrics.numbers`."""
@@ -69,17 +86,22 @@ class Evaluation:
         return {view: numbers(logits, self.labels, self.classes) for view, logits in views.items()}
 
     def confusion(self, label_set: str) -> Tensor:
-        """(right, predicted) counts of one label set, multi view."""
+        """(right, predicted) counts of one label set, multi view; videos without finite logits are in no cell."""
         i = list(self.classes).index(label_set)
         logits = split(self.multi, self.classes)[i]
         return confusion(logits, self.labels[:, i], logits.shape[1])
+
+    def videos_of_classes(self, label_set: str) -> Tensor:
+        """How many videos each class of a label set has."""
+        i = list(self.classes).index(label_set)
+        return self.labels[:, i].bincount(minlength=len(self.classes[label_set]))
 
     def results(self) -> dict[str, Any]:
         """Everything that makes the numbers comparable, ready for JSON: NaN is None."""
         per_class, matrices = {}, {}
         for name, names in self.classes.items():
-            counts = self.confusion(name)
-            shares = zip(names, counts.sum(dim=1).tolist(), class_accuracies(counts).tolist())
+            counts, videos = self.confusion(name), self.videos_of_classes(name)
+            shares = zip(names, videos.tolist(), class_accuracies(counts, videos).tolist())
             per_class[name] = {one: {"videos": n, "accuracy": known(share)} for one, n, share in shares}
             matrices[name] = {"classes": list(names), "counts": counts.tolist()}
         return {
@@ -87,6 +109,8 @@ class Evaluation:
             "videos": len(self.samples),
             "missing": len(self.missing),
             "missing_videos": list(self.missing.values()),
+            "not_finite": len(self.not_finite),
+            "not_finite_videos": [sample.path for sample in self.not_finite],
             "list_hash": self.list_hash,
             **{
                 view: {name: {k: known(x) for k, x in found.items()} for name, found in numbers.items()}
@@ -111,11 +135,8 @@ class Evaluation:
             "protocol": json.dumps(asdict(self.protocol)),
             **{f"classes/{name}": names for name, names in self.classes.items()},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("wb") as file:
+        with atomic_write(path, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-        os.replace(beside, path)
 
 
 def load_evaluation(path: Path) -> Evaluation:
@@ -146,10 +167,11 @@ def load_evaluation(path: Path) -> Evaluation:
 
 
 def known(number: float) -> float | None:
-    return None if math.isnan(number) else number
+    return number if math.isfinite(number) else None
 
 
 @torch.no_grad()
+@restores_modes
 def evaluate(
     model: ViViT,
     samples: Sequence[Sample],
@@ -210,19 +232,43 @@ def evaluate(
     )
 
 
-def load_weights(source: str) -> ViViT:
-    """The model of a run folder, a weights folder, a file or a hub id, ready to evaluate."""
-    return from_pretrained(source)
+def load_weights(source: str, *, preprocessing: Mapping[str, Any] | None = None, **changes: Any) -> ViViT:
+    """The model of a run folder, a weights folder, a file or a hub id, ready to evaluate.
+
+    `changes` are settings of ModelConfig for `from_pretrained`, `preprocessing` fields of Preprocessing, which replace
+    those of the weights; the others stay. A frame stride replaces a clip length in seconds as well.
+    """
+    model = from_pretrained(source, **changes)
+    if preprocessing:
+        stride = {"clip_seconds": None} if "frame_stride" in preprocessing else {}
+        pixels = replace(model.config.preprocessing, **{**stride, **preprocessing})
+        model = from_pretrained(source, **changes, preprocessing=pixels)
+    return model
 
 
-def evaluate_weights(source: str, config: Config) -> Evaluation:
+def describe_changes(model: ViViT, changes: Mapping[str, Any]) -> str:
+    """What `load_weights` changed in a model, in words: the settings, and the positions that were interpolated."""
+    settings = {**changes, **{f"preprocessing.{name}": x for name, x in changes.get("preprocessing", {}).items()}}
+    settings.pop("preprocessing", None)
+    rows = [row for row in (model.load_report.rows if model.load_report else ()) if row.status == "interpolated"]
+    resized = [f"{', '.join(row.targets)} ({row.reason})" for row in rows]
+    said = "not as trained: " + ", ".join(f"model.{name} {value}" for name, value in settings.items())
+    return said + (f"; positions interpolated: {', '.join(resized)}" if resized else "")
+
+
+def evaluate_weights(
+    source: str, config: Config, *, changes: Mapping[str, Any] | None = None, folder: str | Path | None = None
+) -> Evaluation:
     """`vivit eval`: evaluate weights on `config.data` by `config.eval`, print tables, write results.json and
     predictions.npz.
 
-    Both go into the folder `source` if it is one, else into `config.run` or the current folder.
+    The model is that of the weights, with the `changes` of `load_weights`; `config.model` is not used. Files go into
+    `folder`, by default into the folder `source` if it is one, else into `config.run` or the current folder. If they
+    cannot be written, the tables are printed all the same, and then OSError is raised.
     """
-    model = load_weights(source)  # first: a wrong source is said before anything about the data
-    samples = read(config.data.dataset, config.data.root, config.data.eval_split, manifest=config.data.manifest)
+    changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
+    model = load_weights(source, **changes)  # first: a wrong source is said before anything about the data
+    samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
     with start(config.device) as world, Progress(transient=True, disable=not world.is_first) as bar:
         model = model.to(world.device)
         choose_attention(world.device)
@@ -239,19 +285,36 @@ def evaluate_weights(source: str, config: Config) -> Evaluation:
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_first:
+        precision = "bfloat16" if uses_bfloat16(world.device, config.precision) else "float32"
+        print(f"computed in {precision} on {world.device.type}")
+        if changes:
+            print(describe_changes(model, changes))
         official = official_subsets(result, config.data)
         print("\n".join([table(result), *map(subset_line, official.items())]))
         if errors := details(result):
             print(f"\n{errors}")
-        folder = Path(source) if Path(source).is_dir() else Path(config.run or ".")
+        folder = Path(folder or (source if Path(source).is_dir() else config.run or "."))
         of = config.data
         gone = [] if of.dataset == "shards" else left_out(of.dataset, of.root, of.eval_split)  # `read` has said so
         facts = {"weights": source, "data": asdict(of), **result.results(), "not_there": len(gone)}
         facts |= {"videos_not_there": gone, "subsets": official, "environment": environment()}
-        result.save(folder / PREDICTIONS)
-        write_json(folder / "results.json", facts)
+        facts |= {"precision": precision, "clip": clip_settings(model), "changes": dict(changes)}
+        try:
+            result.save(folder / PREDICTIONS)
+            write_json(folder / "results.json", facts)
+        except OSError as error:
+            raise type(error)(
+                f"results.json and {PREDICTIONS} are not written: {error}; the tables above are complete. Give another "
+                "folder with --run"
+            ) from error
         print(f"\nwritten to {folder / 'results.json'} and, for vivit compare, {folder / PREDICTIONS}")
     return result
+
+
+def clip_settings(model: ViViT) -> dict[str, Any]:
+    """The clips that the model was given: their length, frame size and preprocessing."""
+    c = model.config
+    return {"num_frames": c.num_frames, "image_size": c.image_size, "preprocessing": asdict(c.preprocessing)}
 
 
 def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -270,64 +333,3 @@ def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str
         }
         for subset, masks in subsets(Path(data.root), result.samples).items()
     }
-
-
-def subset_line(subset: tuple[str, dict[str, dict[str, float | None]]]) -> str:
-    name, found = subset
-    shares = [(n, x["multi_view"], x["videos"]) for n, x in found.items()]
-    shown = ", ".join(f"{n} {'-' if share is None else f'{share:.1%}'} of {videos}" for n, share, videos in shares)
-    return f"{name:12}multi-view top-1: {shown}"
-
-
-def table(result: Evaluation) -> str:
-    """Single view and multi view side by side, and what they were measured on."""
-    counts = f"{len(result.samples)} videos, {len(result.missing)} missing"
-    lines = [f"{counts}, list {result.list_hash}; {views(result.protocol)}"]
-    columns = {"top-1": "top1", "top-5": "top5", "mean class": "mean_class", "ECE": "calibration_error"}
-    if balanced(result):
-        del columns["mean class"]  # is top-1
-    both = result.numbers["single_view"], result.numbers["multi_view"]
-    widths = [max(len(title) + 2, 8) for title in columns] * 2
-    lines.append(f"{'':12}" + "".join(f"{title:>{sum(widths) // 2}}" for title in ("single view", "multi view")))
-    lines.append(f"{'':12}" + "".join(f"{title:>{width}}" for title, width in zip([*columns] * 2, widths)))
-    for name in both[0]:
-        shares = [found[name].get(key, math.nan) for found in both for key in columns.values()]
-        cells = ["-" if math.isnan(share) else f"{share:.1%}" for share in shares]
-        lines.append(f"{name:12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
-    if result.missing:
-        lines.append(listing("missing", list(result.missing.values()), most=10))
-    return "\n".join(lines)
-
-
-def views(protocol: EvalConfig) -> str:
-    """A protocol in words."""
-    words = [f"{protocol.temporal_views} x {protocol.spatial_views} views"]
-    words += ["frames shuffled"] if protocol.shuffle_frames else []
-    words += [f"{protocol.merge_tokens} tokens merged per layer"] if protocol.merge_tokens else []
-    words += [f"static tubelets dropped (up to {protocol.drop_static:g})"] if protocol.drop_static is not None else []
-    return ", ".join(words)
-
-
-def balanced(result: Evaluation) -> bool:
-    """Whether every class of a label set that occurs, occurs as often as the others."""
-    counts = [column.bincount() for column in result.labels.unbind(dim=1)]
-    return all(len(n[n > 0].unique()) <= 1 for n in counts)
-
-
-def details(result: Evaluation, most: int = 5) -> str:
-    """Per label set the worst classes and, beside them, the most frequent confusions; multi view, "" without errors."""
-    blocks = []
-    for label_set, names in result.classes.items():
-        counts = result.confusion(label_set)
-        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
-        worst = [
-            f"{short[i]:24}  {counts[i, i] / counts[i].sum():6.1%} of {int(counts[i].sum())}"
-            for i in worst_classes(counts, most)
-        ]
-        confused = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in most_confused(counts, most)]
-        if worst:
-            rows = zip_longest(
-                [f"{label_set}: worst classes", *worst], ["   taken for another", *confused], fillvalue=""
-            )
-            blocks.append("\n".join(f"{left:42}{right}".rstrip() for left, right in rows))
-    return "\n\n".join(blocks)

@@ -1,4 +1,9 @@
-"""What follows from logits and labels: accuracies per label set and for all sets together, calibration, confusion."""
+"""What follows from logits and labels: accuracies per label set and for all sets together, calibration, confusion.
+
+A video with a logit that is not finite (NaN or infinite) has no answer. One rule holds for it everywhere: it is wrong
+in top-k and in class accuracies, for every label set; the confusion matrix and the calibration error, which need an
+answer and a confidence, leave it out.
+"""
 
 from __future__ import annotations
 
@@ -44,25 +49,38 @@ def ranks(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) 
 def right(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
     """Which answers are right, (N,) bool per label set and, of several sets, for all together."""
     parts = zip(classes, split(logits, classes), labels.unbind(dim=1))
-    found = {name: rank(part, column) == 0 for name, part, column in parts}
+    found = {name: predicted(part) == column for name, part, column in parts}
     if len(found) > 1:  # the most probable combination is that of the most probable classes
         found[joint_name(classes)] = torch.stack(list(found.values())).all(dim=0)
     return found
 
 
 def split(logits: Tensor, classes: Mapping[str, Sequence[str]]) -> tuple[Tensor, ...]:
-    """Logits (N, K) → one (N, classes) float32 tensor per label set."""
-    return logits.float().split([len(names) for names in classes.values()], dim=1)
+    """Logits (N, K) → one (N, classes) float32 tensor per label set; a row without an answer becomes NaN in all."""
+    logits = logits.float()
+    logits = logits.where(finite(logits)[:, None], torch.nan)
+    return logits.split([len(names) for names in classes.values()], dim=1)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Which rows of (N, K) have finite logits only, so that there is an answer: (N,) bool."""
+    return logits.isfinite().all(dim=1)
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class (N,) of the highest logit of one label set, of equal ones the first; -1 where there is no answer."""
+    return logits.argmax(dim=1).where(finite(logits), -1)
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:
     """How many classes rank before the right one, (N, K) and (N,) → (N,); among equals the first class wins.
 
-    A NaN ranks before everything, so that a model that gives NaN is never right.
+    In a row with NaN the right class ranks behind any number of classes, so it is in no top-k.
     """
     target = scores.gather(1, labels[:, None])
-    not_before = torch.arange(scores.shape[1], device=scores.device) >= labels[:, None]
-    return (~((scores < target) | ((scores == target) & not_before))).sum(dim=1)
+    earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    before = ((scores > target) | ((scores == target) & earlier)).sum(dim=1)
+    return before.where(~scores.isnan().any(dim=1), torch.iinfo(before.dtype).max)
 
 
 def joint_rank(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
@@ -86,12 +104,13 @@ def numbers(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]
     The confidence in a combination of classes is the product of the confidences in each.
     """
     parts, found = split(logits, classes), ranks(logits, labels, classes)
-    confidence = {name: part.softmax(dim=1).amax(dim=1) for name, part in zip(classes, parts)}
+    confidence = {name: part.softmax(dim=1).amax(dim=1) for name, part in zip(classes, parts)}  # NaN without an answer
     if len(parts) > 1:
         confidence[joint_name(classes)] = torch.stack(list(confidence.values())).prod(dim=0)
     result = {name: {f"top{k}": (r < k).float().mean().item() for k in (1, 5)} for name, r in found.items()}
     for i, (name, part) in enumerate(zip(classes, parts)):
-        shares = class_accuracies(confusion(part, labels[:, i], part.shape[1]))
+        counts = confusion(part, labels[:, i], part.shape[1])
+        shares = class_accuracies(counts, labels[:, i].bincount(minlength=part.shape[1]))
         result[name]["mean_class"] = shares.nanmean().item()
     for name, r in found.items():
         result[name]["calibration_error"] = calibration_error(confidence[name], r == 0)
@@ -102,33 +121,40 @@ def calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 15) -> f
     """Expected calibration error: how far the share of right answers is from the confidence (Guo et al. 2017, eq. 3).
 
     (N,) probabilities of the answers, and whether these are right. Means are taken in bins of equal width, closed
-    above, and the bins weigh as much as they hold. NaN for N = 0 and for a model that gives NaN.
+    above, and the bins weigh as much as they hold. Answers without a confidence (NaN) are left out; of none it is NaN.
     """
-    index = (confidence.double() * bins).ceil().clamp(1, bins).nan_to_num().long()
+    known = ~confidence.isnan()
+    confidence, right = confidence[known], right[known]
+    index = (confidence.double() * bins).ceil().clamp(1, bins).long()
     # A bin's |share right - mean confidence| times its number of rows is |sum of (right - confidence)|.
     gaps = torch.zeros(bins + 1, dtype=torch.float64).index_add_(0, index, right.double() - confidence.double())
     return (gaps.abs().sum() / len(right)).item() if len(right) else float("nan")
 
 
 def confusion(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Counts (right class, predicted class) of one label set from (N, K) logits and (N,) labels."""
-    pairs = labels * num_classes + logits.argmax(dim=1)
+    """Counts (right class, predicted class) of one label set from (N, K) logits and (N,) labels.
+
+    Videos without an answer are in no cell.
+    """
+    answers = predicted(logits)
+    pairs = (labels * num_classes + answers)[answers >= 0]
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def class_accuracies(counts: Tensor) -> Tensor:
+def class_accuracies(counts: Tensor, videos: Tensor | None = None) -> Tensor:
     """The share of right answers for each class of a confusion matrix (right, predicted); NaN without a video.
 
-    Their `nanmean` is the mean class accuracy, in which a rare class counts as much as a frequent one.
+    `videos` (classes,) are the videos of each class; by default all of them are in the matrix. The `nanmean` of the
+    shares is the mean class accuracy, in which a rare class counts as much as a frequent one.
     """
-    return counts.diagonal() / counts.sum(dim=1)
+    return counts.diagonal() / (counts.sum(dim=1) if videos is None else videos)
 
 
-def worst_classes(counts: Tensor, most: int = 5) -> list[int]:
+def worst_classes(counts: Tensor, most: int = 5, videos: Tensor | None = None) -> list[int]:
     """The classes of lowest accuracy, the worst first and of equals the more frequent; none that is always right."""
-    videos, shares = counts.sum(dim=1).tolist(), class_accuracies(counts).tolist()
-    wrong = [i for i, (n, share) in enumerate(zip(videos, shares)) if n and share < 1]
-    return sorted(wrong, key=lambda i: (shares[i], -videos[i]))[:most]
+    numbers, shares = (counts.sum(dim=1) if videos is None else videos).tolist(), class_accuracies(counts, videos)
+    wrong = [i for i, (n, share) in enumerate(zip(numbers, shares.tolist())) if n and share < 1]
+    return sorted(wrong, key=lambda i: (shares[i].item(), -numbers[i]))[:most]
 
 
 def most_confused(counts: Tensor, most: int = 5) -> list[tuple[int, int, int]]:

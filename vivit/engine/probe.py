@@ -19,6 +19,7 @@ from ..config import EvalConfig
 from ..data.dataset import EvalVideos
 from ..data.loader import eval_loader
 from ..data.sample import DataError, Sample, listing
+from ..model.modes import restores_modes
 from ..model.vivit import ViViT
 from .device import autocast
 from .distributed import World
@@ -88,6 +89,7 @@ def fit_head(
 
 
 @torch.no_grad()
+@restores_modes
 def clip_features(
     model: ViViT, samples: Sequence[Sample], *, protocol: EvalConfig, workers: int, precision: str, world: World
 ) -> Rows:

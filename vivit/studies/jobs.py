@@ -29,6 +29,7 @@ from ..engine.train import train
 from ..errors import Stopped
 from ..model.prior_art import PRIOR_ART
 from ..model.vivit import ViViT
+from ..text import printable
 
 ERROR, LOG, CURVE = "error.txt", "log.txt", "views"
 
@@ -112,7 +113,7 @@ def do_all(jobs: Sequence[Job], *, at_once: int, say: Callable[[str], None] = pr
     and the same call goes on.
     """
     done = work_alone if at_once == 1 else work_together
-    return done(jobs, at_once, say)
+    return done(jobs, at_once, lambda line: say(printable(line)))
 
 
 def work_alone(jobs: Sequence[Job], at_once: int, say: Callable[[str], None]) -> dict[Path, str]:

@@ -43,7 +43,7 @@ def main_label_set(evaluation: Evaluation) -> str:
 
 
 def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set: str) -> dict[str, Any] | None:
-    """b - a in top-1, all views, over the seeds that both have; None without one.
+    """b - a in top-1, all views, over the seeds that both have; None without one, or without a video in common.
 
     low, high: 95 % over other seeds, paired: the same seed, order and augmentation. videos_low, videos_high: 95 % over
     other test videos, by a bootstrap over the videos that all of them could read.
@@ -53,6 +53,8 @@ def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set:
         return None
     sides = [[hits(side[seed], label_set) for seed in seeds] for side in (a, b)]
     common = [video for video in sides[0][0] if all(video in one for side in sides for one in side)]
+    if not common:
+        return None
     right_a, right_b = (np.array([[one[video] for video in common] for one in side]) for side in sides)
     files = np.unique([path for path, _, _ in common], return_inverse=True)[1]
     found = difference(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..pages import PAGE, figure, line_chart, ticks
+from ..files import atomic_write
+from ..pages import PAGE, escape, figure, line_chart, ticks
 from ..report import hardware
 
 WIDTH, LEFT, LINE = 900, 290, 34
@@ -32,8 +32,8 @@ def write_page(path: Path, results: Mapping[str, Any]) -> Path:
         tiles="",
         sections="".join(f"<section><h2>{name}</h2>{body}</section>\n" for name, body in sections.items() if body),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write(page)
     return path
 
 

@@ -1,0 +1,80 @@
+"""The tables that `vivit eval` prints: accuracies of both protocols, what is missing, worst classes and confusions."""
+
+from __future__ import annotations
+
+import math
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from ..config import EvalConfig
+from ..data.sample import listing
+from ..text import printable
+from .metrics import most_confused, worst_classes
+
+if TYPE_CHECKING:
+    from .evaluate import Evaluation
+
+
+def subset_line(subset: tuple[str, dict[str, dict[str, float | None]]]) -> str:
+    name, found = subset
+    shares = [(n, x["multi_view"], x["videos"]) for n, x in found.items()]
+    shown = ", ".join(f"{n} {'-' if share is None else f'{share:.1%}'} of {videos}" for n, share, videos in shares)
+    return f"{name:12}multi-view top-1: {shown}"
+
+
+def table(result: Evaluation) -> str:
+    """Single view and multi view side by side, and what they were measured on."""
+    counts = f"{len(result.samples)} videos, {len(result.missing)} missing"
+    if result.not_finite:
+        counts += f", {len(result.not_finite)} with logits that are not finite, wrong in every number"
+    lines = [f"{counts}, list {result.list_hash}; {views(result.protocol)}"]
+    columns = {"top-1": "top1", "top-5": "top5", "mean class": "mean_class", "ECE": "calibration_error"}
+    if balanced(result):
+        del columns["mean class"]  # is top-1
+    both = result.numbers["single_view"], result.numbers["multi_view"]
+    widths = [max(len(title) + 2, 8) for title in columns] * 2
+    lines.append(f"{'':12}" + "".join(f"{title:>{sum(widths) // 2}}" for title in ("single view", "multi view")))
+    lines.append(f"{'':12}" + "".join(f"{title:>{width}}" for title, width in zip([*columns] * 2, widths)))
+    for name in both[0]:
+        shares = [found[name].get(key, math.nan) for found in both for key in columns.values()]
+        cells = ["-" if math.isnan(share) else f"{share:.1%}" for share in shares]
+        lines.append(f"{printable(name):12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
+    if result.missing:
+        lines.append(listing("missing", [*map(printable, result.missing.values())], most=10))
+    if result.not_finite:
+        lines.append(listing("logits not finite", [printable(sample.path) for sample in result.not_finite], most=10))
+    return "\n".join(lines)
+
+
+def views(protocol: EvalConfig) -> str:
+    """A protocol in words."""
+    words = [f"{protocol.temporal_views} x {protocol.spatial_views} views"]
+    words += ["frames shuffled"] if protocol.shuffle_frames else []
+    words += [f"{protocol.merge_tokens} tokens merged per layer"] if protocol.merge_tokens else []
+    words += [f"static tubelets dropped (up to {protocol.drop_static:g})"] if protocol.drop_static is not None else []
+    return ", ".join(words)
+
+
+def balanced(result: Evaluation) -> bool:
+    """Whether every class of a label set that occurs, occurs as often as the others."""
+    counts = [column.bincount() for column in result.labels.unbind(dim=1)]
+    return all(len(n[n > 0].unique()) <= 1 for n in counts)
+
+
+def details(result: Evaluation, most: int = 5) -> str:
+    """Per label set the worst classes and, beside them, the most frequent confusions; multi view, "" without errors."""
+    blocks = []
+    for label_set, names in result.classes.items():
+        counts, videos = result.confusion(label_set), result.videos_of_classes(label_set)
+        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(printable, names)]
+        worst = [
+            f"{short[i]:24}  {counts[i, i] / videos[i]:6.1%} of {videos[i]}"
+            for i in worst_classes(counts, most, videos)
+        ]
+        confused = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in most_confused(counts, most)]
+        if worst:
+            rows = zip_longest(
+                [f"{printable(label_set)}: worst classes", *worst], ["   taken for another", *confused], fillvalue=""
+            )
+            blocks.append("\n".join(f"{left:42}{right}".rstrip() for left, right in rows))
+    return "\n\n".join(blocks)
