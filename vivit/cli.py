@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
+from .text import printable
+
 USAGE = """\
 usage: vivit COMMAND …
 
@@ -74,7 +76,8 @@ def main() -> None:
 
 
 def fail(message: str) -> NoReturn:
-    print(f"vivit: {message}", file=sys.stderr)
+    lines = "\n".join(map(printable, message.split("\n")))  # names from outside may hold escape sequences
+    print(f"vivit: {lines}", file=sys.stderr)
     sys.exit(2)
 
 

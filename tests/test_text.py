@@ -1,0 +1,35 @@
+"""What reaches a terminal."""
+
+import os
+
+import pytest
+
+from vivit.text import printable, shorten_list
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cat 走る café e\u0301 👩‍👩‍👧 ‏عربي", "cat 走る café e\u0301 👩‍👩‍👧 ‏عربي"),
+        ("\x1b]0;title\x07red\x1b[31m", "\\x1b]0;title\\x07red\\x1b[31m"),
+        ("a\nb\rc\td\x7f", "a\\nb\\rc\\td\\x7f"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\u202egpj.exe\u2066x\u2069", "a\\u202egpj.exe\\u2066x\\u2069"),
+        ("a\u2028b", "a\\u2028b"),
+        (os.fsdecode(b"caf\xe9 \xff\xfe.mp4"), "caf\\xe9 \\xff\\xfe.mp4"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_would_act_on_a_terminal_is_shown_instead(text, shown):
+    assert printable(text) == shown
+    printable(text).encode("utf-8")
+
+
+def test_no_control_character_of_latin_1_survives():
+    shown = printable("".join(map(chr, range(256))))
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
+
+
+def test_a_long_list_is_shortened_and_says_by_how_much():
+    assert shorten_list(["a", "b"], most=2) == ["a", "b"]
+    assert shorten_list(["a", "b", "c"], most=1) == ["a", "… and 2 more"]
