@@ -28,6 +28,10 @@ class WeightsError(VivitError, ValueError):
     """Weights that cannot be loaded; the message names the file and what in it does not fit."""
 
 
+class FolderInUse(VivitError, ValueError):
+    """Another process works in the folder; the message says which and since when."""
+
+
 class Stopped(VivitError):
     """Training was asked to stop by the signal `number`, and has saved."""
 

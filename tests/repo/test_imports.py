@@ -29,7 +29,8 @@ TOOLS = {
     "bench",
 }
 ORDER = [
-    {"errors", "files", "config", "install_check"},
+    {"errors"},
+    {"files", "config", "install_check"},
     {"presets"},
     {"data", "model"},
     {"weights"},
