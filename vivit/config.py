@@ -151,7 +151,8 @@ class DataConfig:
     """What `vivit data check` wrote; "": where it writes it by default, beside the data."""
     train_split: str = "train"
     eval_split: str = "val"
-    workers: int = 2
+    workers: int | None = None
+    """Processes that read videos, for each device; 0: the main process does. None: one a core, at most 12."""
     max_unreadable: int = 50
     """Unreadable training videos are left out and counted; more than this many stop the run."""
     video_timeout: float = 60
@@ -160,7 +161,7 @@ class DataConfig:
     """Seconds to wait for data.root to come back when it disappears during training."""
 
     def __post_init__(self):
-        _check(self.workers >= 0, f"workers is {self.workers}; it is 0 or more")
+        _check(self.workers is None or self.workers >= 0, f"workers is {self.workers}; it is 0 or more, or None")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,6 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor, nn
 
 from ..config import Config, EvalConfig, ModelConfig, ScaleConfig, differences, from_dict, to_dict
-from ..data.dataset import TrainClips
 from ..errors import WorkerDied
 from ..model.cost import count
 from ..model.vivit import ViViT
@@ -288,20 +286,15 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def worker_deaths(clips: TrainClips, run: Run) -> Iterator[None]:
-    """Lay the death of a loader's worker to the file it was reading: noted in the run, and WorkerDied raised."""
+def worker_deaths(run: Run) -> Iterator[None]:
+    """Note the files that killed worker processes were reading, so that the next start leaves them out."""
     try:
         yield
-    except RuntimeError as error:
-        dead = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error))
-        index = clips.blame(int(dead[1])) if dead else None
-        if index is None:
-            raise
-        path = clips.samples[index].path
-        why = "a worker process died while it read this file (out of memory?)"
-        write_json(run.folder / GIVEN_UP, given_up(run.folder) | {path: why})
-        run.say(f"{path}: {why}; it is left out, and training goes on from the last checkpoint")
-        raise WorkerDied(f"{path}: {why}; the same command goes on without it") from error
+    except WorkerDied as error:
+        write_json(run.folder / GIVEN_UP, given_up(run.folder) | error.problems)
+        for path, why in error.problems.items():
+            run.say(f"{path}: {why}; it is left out, and training goes on from the last checkpoint")
+        raise
 
 
 def given_up(folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from ..config import Config, ModelConfig, from_dict, replace, to_dict
 from ..data.dataset import TrainClips
-from ..data.loader import Batch, train_loader
+from ..data.loader import Batch, open_loader, train_loader
 from ..data.sample import DataError, Sample, class_names, encode_labels, list_hash, listing, official_classes, read
 from ..errors import Stopped, WorkerDied
 from ..model.vivit import ViViT
@@ -110,18 +110,25 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
         data=config.data,
         augment=config.augment,
         seed=config.seed,
-        given_up=given_up(run.folder),
     )
-    loader = train_loader(clips, batch_size=batch_size, first_step=step, steps=steps, rank=world.rank, ranks=world.size)
+    loader = train_loader(
+        clips,
+        batch_size=batch_size,
+        first_step=step,
+        steps=steps,
+        rank=world.rank,
+        ranks=world.size,
+        skipped=given_up(run.folder),
+    )
     model.train()
 
-    with run, worker_deaths(clips, run), stop_signals() as received:
+    with run, worker_deaths(run), stop_signals() as received, open_loader(loader) as batches:
         if config.probe and not probed:
             run.say("no frozen baseline: a random start has no features to fit a head to; init gives it some")
         if probed and not resumed:
             best = baseline = validate(run, world, vivit, val_samples, config, step=0, epoch=0)
             save_weights(vivit, world, run.folder / "best", build)
-        for batch in meter.timed(loader):
+        for batch in meter.timed(batches):
             readable, problems, stop = world.sum([batch.weights.sum().item(), len(batch.problems), len(received)])
             if problems:
                 note_unreadable(run, world, batch, unreadable, of=len(clips.samples), most=config.data.max_unreadable)
