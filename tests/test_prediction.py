@@ -10,7 +10,7 @@ import vivit
 from vivit import cli
 from vivit.data.synthetic import render, write_video
 from vivit.engine import device as device_module
-from vivit.engine.device import has_bfloat16_units, in_precision
+from vivit.engine.device import has_bfloat16_units, in_precision, uses_bfloat16
 
 from .model import tiny
 
@@ -23,7 +23,7 @@ def file(tmp_path):
     return tmp_path / "video.mp4"
 
 
-def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch):
+def test_the_units_for_bfloat16_of_a_processor_are_found(monkeypatch):
     for units in (("_is_amx_tile_supported",), ("_is_avx512_bf16_supported",), ()):
         for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
             monkeypatch.setattr(torch.cpu, name, lambda name=name, units=units: name in units)
@@ -45,17 +45,17 @@ def test_bfloat16_on_a_cpu_gives_what_a_bfloat16_model_gives_and_leaves_the_mode
     assert all(bool((before[name] == p).all()) and p.dtype == torch.float32 for name, p in model.named_parameters())
 
 
-def test_predict_says_when_it_takes_bfloat16_and_not_otherwise(monkeypatch, file, tmp_path, capsys):
+def test_auto_means_one_precision_in_training_evaluation_and_prediction(monkeypatch, file):
+    """On a CPU float32, also where it has units for bfloat16, so that results do not depend on the processor."""
+    monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device: True)
     model = tiny.model()
-    model.save_pretrained(tmp_path / "weights")
-    for units, said in ((True, "computing in bfloat16"), (False, "")):
+    exact, auto = (vivit.predict(model, file, precision=name).classes for name in ("float32", "auto"))
+    assert auto == exact
+    assert not uses_bfloat16(CPU)
+    for units in (True, False):
         monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device, units=units: units)
-        monkeypatch.setattr("sys.argv", ["vivit", "predict", str(tmp_path / "weights"), str(file), "--device", "cpu"])
-        cli.main()
-        out, err = capsys.readouterr()
-        assert str(file) in out
-        assert err.startswith(said)
-        assert bool(err) == bool(said)
+        assert uses_bfloat16(torch.device("cuda")) == units
+        assert uses_bfloat16(torch.device("cuda"), "bfloat16")
 
 
 def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_together(file):

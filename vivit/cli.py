@@ -4,6 +4,7 @@ Heavy imports stand inside the commands, so that `--help` does not wait for PyTo
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `v
 
 def main() -> None:
     """Entry point: run the command, turn the library's errors into one message and exit code 2."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # Of several processes, only the first one warns.
+    quiet = os.environ.get("RANK", "0") != "0"
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING)
     command, *args = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
@@ -173,7 +176,7 @@ def train(args: list[str]) -> None:
     import tyro
 
     from .config import Config, suggestion
-    from .recipes import RECIPES
+    from .recipes import RECIPES, missing_start
 
     name, *rest = args or ["--help"]
     if name in ("-h", "--help"):
@@ -185,11 +188,12 @@ def train(args: list[str]) -> None:
         raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")
     default = RECIPES[name](**recipe_arguments(RECIPES[name], rest))
     config = tyro.cli(Config, default=default, args=rest, prog=f"vivit train {name}")
+    if warning := missing_start(name, config):
+        logging.getLogger("vivit").warning(warning)
 
     from .engine.train import train
 
-    folder = train(config)
-    print(f"next: vivit eval {folder}\n      vivit predict {folder} VIDEO")
+    train(config)
 
 
 def recipe_arguments(recipe: Callable[..., Any], args: list[str]) -> dict[str, Any]:
@@ -286,7 +290,7 @@ def predict_files(
         spatial_views: 1 centre crop, or 3 along the longer side.
         top_k: Classes to show.
         device: auto, cpu, cuda or mps.
-        precision: float32, bfloat16, or auto, which is bfloat16 where the device has units for it.
+        precision: float32, bfloat16, or auto: bfloat16 on CUDA devices that have units for it, else float32.
         merge_tokens: Model 1 only, faster at a small loss: each layer merges this many tokens into others like them.
         drop_static: Model 1 only, faster at a small loss: leave out tubelets that differ from the one before by at
             most this on average, on the scale 0..1.
@@ -295,7 +299,7 @@ def predict_files(
     from json import dumps
 
     from .data.decode import VideoError
-    from .engine.device import choose_attention, has_bfloat16_units, pick_device
+    from .engine.device import choose_attention, pick_device
     from .engine.evaluate import load_weights
     from .model.shorten import shorten
     from .prediction import predict
@@ -303,8 +307,6 @@ def predict_files(
     where = pick_device(device)
     choose_attention(where)
     model = shorten(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
-    if precision == "auto" and has_bfloat16_units(where):
-        print("computing in bfloat16, for which this device has units; --precision float32 is exact", file=sys.stderr)
     how = {"temporal_views": temporal_views, "spatial_views": spatial_views, "top_k": top_k, "precision": precision}
     unreadable = 0
     for file in files:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections import Counter
@@ -321,7 +322,7 @@ class Config:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on CUDA devices, float32 elsewhere."""
+    """auto: bfloat16 on CUDA devices that have units for it, float32 elsewhere; the same in train, eval and predict."""
     eval_every: float = 1
     """Epochs between two single-view evaluations."""
     save_every: float = 1
@@ -407,7 +408,7 @@ def _check(condition: bool, message: str) -> None:
 def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _check(value is None or value > 0, f"{name} is {value}; it must be above 0")
+        _check(value is None or 0 < value < math.inf, f"{name} is {value}; it must be above 0 and finite")
 
 
 def _one_of(config: Any, *names: str) -> None:

@@ -51,8 +51,8 @@ def predict(
     """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
 
     Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
-    where the device has units for it, a CPU included. A model from `vivit.shorten` is faster, at a small loss. Raises
-    VideoError for an unreadable file.
+    on CUDA devices that have units for it, else float32. A model from `vivit.shorten` is faster, at a small loss.
+    Raises VideoError for an unreadable file.
     """
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
     views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)

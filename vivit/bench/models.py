@@ -23,10 +23,10 @@ from ..config import EvalConfig, ModelConfig, OptimConfig
 from ..data.dataset import eval_views
 from ..engine.device import autocast
 from ..engine.evaluate import SINGLE_VIEW, load_weights
+from ..engine.memory import kept_bytes
 from ..engine.optim import build_optimizer
 from ..model.shorten import shorten
 from ..model.vivit import ViViT
-from ..plan import kept_bytes
 from ..prediction import predict
 from ..presets import preset
 from ..weights.convert import save_huggingface
