@@ -30,7 +30,7 @@ TOOLS = {
 }
 ORDER = [
     {"errors"},
-    {"files", "config", "install_check"},
+    {"files", "text", "config", "install_check"},
     {"presets"},
     {"data", "model"},
     {"weights"},
