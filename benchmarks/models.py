@@ -23,10 +23,10 @@ from vivit.config import EvalConfig, ModelConfig, OptimConfig
 from vivit.data.dataset import eval_views
 from vivit.engine.device import autocast
 from vivit.engine.evaluate import SINGLE_VIEW, load_weights
+from vivit.engine.memory import kept_bytes
 from vivit.engine.optim import build_optimizer
 from vivit.model.shorten import shorten
 from vivit.model.vivit import ViViT
-from vivit.plan import kept_bytes
 from vivit.prediction import predict
 from vivit.presets import preset
 from vivit.weights.convert import save_huggingface

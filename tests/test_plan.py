@@ -14,9 +14,10 @@ from vivit import cli
 from vivit.config import AugmentConfig, Config, ModelConfig, OptimConfig, ScaleConfig, replace
 from vivit.engine.device import autocast
 from vivit.engine.distributed import World, parallelise
+from vivit.engine.memory import Cost, cost, saved_bytes
 from vivit.engine.optim import freeze
 from vivit.model.vivit import ViViT
-from vivit.plan import Cost, Hardware, cost, plan, saved_bytes
+from vivit.plan import Hardware, plan, table
 
 ENCODERS = {
     "spatiotemporal": "cls",
@@ -167,6 +168,39 @@ def test_speed_and_days_follow_from_operations_and_utilisation():
 def test_more_devices_than_clips_in_a_batch_are_an_error():
     with pytest.raises(ValueError, match="batch_size 64 is smaller than the 65 processes"):
         plan(run_with(), NEEDS, gpus=65, num_samples=1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--gpus", "0"], "gpus is 0; it must be 1 or more"),
+        (["--gpus", "1", "-3"], "gpus is -3"),
+        (["--gpus", "1", "--num-samples", "0"], "num_samples is 0"),
+        (["--gpus", "1", "--num-samples", "-5"], "num_samples is -5"),
+        (["--gpus", "1", "--gpu-memory-gib", "nan"], "gpu_memory_gib is nan; it must be above 0"),
+        (["--gpus", "1", "--gpu-memory-gib", "-1"], "gpu_memory_gib is -1"),
+        (["--gpus", "1", "--peak-tflops", "0"], "peak_tflops is 0"),
+        (["--gpus", "1", "--peak-tflops", "inf"], "peak_tflops is inf"),
+        (["--gpus", "1", "--utilisation", "0"], "utilisation is 0"),
+        (["--gpus", "1", "--utilisation", "nan"], "utilisation is nan"),
+        (["--gpus", "1", "--utilisation", "1.5"], "utilisation is 1.5"),
+        (["--gpus", "1", "--reserve", "1"], "reserve is 1"),
+        (["--gpus", "1", "--reserve", "nan"], "reserve is nan"),
+        (["--gpus", "1", "--optim.epochs", "inf", "--optim.warmup-epochs", "0"], "epochs is inf"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(wrong, message, capsys):
+    words = ["demo", "--num-samples", "600", *wrong]
+    try:
+        with pytest.raises(ValueError, match=message):
+            cli.plan(words)
+    except SystemExit:  # the command line refuses what a setting refuses
+        assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_plan_for_no_number_of_devices_is_refused():
+    with pytest.raises(ValueError, match="gpus is empty"):
+        table(run_with(), gpus=(), num_samples=1, hardware=Hardware())
 
 
 def test_the_command_prints_a_line_per_number_of_devices_and_kind_of_division(capsys):

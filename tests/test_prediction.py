@@ -12,7 +12,7 @@ from vivit import cli
 from vivit.attention import attention_maps
 from vivit.data.synthetic import render, write_video
 from vivit.engine import device as device_module
-from vivit.engine.device import has_bfloat16_units, in_precision
+from vivit.engine.device import has_bfloat16_units, in_precision, uses_bfloat16
 from vivit.errors import WeightsError
 
 from .model import tiny
@@ -26,7 +26,7 @@ def file(tmp_path):
     return tmp_path / "video.mp4"
 
 
-def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch):
+def test_the_units_for_bfloat16_of_a_processor_are_found(monkeypatch):
     for units in (("_is_amx_tile_supported",), ("_is_avx512_bf16_supported",), ()):
         for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
             monkeypatch.setattr(torch.cpu, name, lambda name=name, units=units: name in units)
@@ -62,6 +62,19 @@ def test_predict_says_when_it_takes_bfloat16_which_a_cpu_does_only_when_asked(
     assert str(file) in out
     assert err.startswith(said)
     assert bool(err) == bool(said)
+
+
+def test_auto_means_one_precision_in_training_evaluation_and_prediction(monkeypatch, file):
+    """On a CPU float32, also where it has units for bfloat16, so that results do not depend on the processor."""
+    monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device: True)
+    model = tiny.model()
+    exact, auto = (vivit.predict(model, file, precision=name).classes for name in ("float32", "auto"))
+    assert auto == exact
+    assert not uses_bfloat16(CPU)
+    for units in (True, False):
+        monkeypatch.setattr(device_module, "has_bfloat16_units", lambda device, units=units: units)
+        assert uses_bfloat16(torch.device("cuda")) == units
+        assert uses_bfloat16(torch.device("cuda"), "bfloat16")
 
 
 def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_together(file):

@@ -4,6 +4,7 @@ Heavy imports stand inside the commands, so that `--help` does not wait for PyTo
 """
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +41,9 @@ WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id. `v
 
 def main() -> None:
     """Entry point: run the command, turn the library's errors into one message and exit code 2."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # Of several processes, only the first one warns.
+    quiet = os.environ.get("RANK", "0") != "0"
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING)
     command, *args = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
@@ -176,7 +179,7 @@ def show(args: list[str]) -> None:
 def train(args: list[str]) -> None:
     import tyro
 
-    from .recipes import RECIPES
+    from .recipes import RECIPES, missing_start
 
     name, *rest = args or ["--help"]
     if name in ("-h", "--help"):
@@ -186,11 +189,12 @@ def train(args: list[str]) -> None:
         return
     default = recipe_config(name, rest)
     config = tyro.cli(Config, default=default, args=rest, prog=f"vivit train {name}")
+    if warning := missing_start(name, config):
+        logging.getLogger("vivit").warning(warning)
 
     from .engine.train import train
 
-    folder = train(config)
-    print(f"next: vivit eval {folder}\n      vivit predict {folder} VIDEO")
+    train(config)
 
 
 # What the recipe `finetune` fits to the data and to the weights of --init.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections import Counter
@@ -153,7 +154,8 @@ class DataConfig:
     """Which label columns of a table, or label sets of a data set, to learn; none: those whose names say so."""
     train_split: str = "train"
     eval_split: str = "val"
-    workers: int = 2
+    workers: int | None = None
+    """Processes that read videos, for each device; 0: the main process does. None: one a core, at most 12."""
     max_unreadable: int = 50
     """Unreadable training videos are left out and counted; more than this many stop the run."""
     video_timeout: float = 60
@@ -162,7 +164,7 @@ class DataConfig:
     """Seconds to wait for data.root to come back when it disappears during training."""
 
     def __post_init__(self):
-        _check(self.workers >= 0, f"workers is {self.workers}; it is 0 or more")
+        _check(self.workers is None or self.workers >= 0, f"workers is {self.workers}; it is 0 or more, or None")
 
 
 @dataclass(frozen=True)
@@ -322,7 +324,7 @@ class Config:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on CUDA devices, float32 elsewhere."""
+    """auto: bfloat16 on CUDA devices that have units for it, float32 elsewhere; the same in train, eval and predict."""
     eval_every: float = 1
     """Epochs between two single-view evaluations."""
     save_every: float = 1
@@ -423,7 +425,7 @@ def _check(condition: bool, message: str) -> None:
 def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _check(value is None or value > 0, f"{name} is {value}; it must be above 0")
+        _check(value is None or 0 < value < math.inf, f"{name} is {value}; it must be above 0 and finite")
 
 
 def _one_of(config: Any, *names: str) -> None:

@@ -59,4 +59,12 @@ class Stopped(VivitError):
 
 
 class WorkerDied(VivitError, RuntimeError):
-    """A worker process of the loader was killed; the next start leaves out the file it was reading."""
+    """Worker processes of a loader were killed; `problems` has the files that they were reading, and why by path."""
+
+    def __init__(self, problems: dict[str, str]):
+        super().__init__(problems)  # as args, so that the error survives pickling
+        self.problems = problems
+
+    def __str__(self) -> str:
+        files = "; ".join(f"{path}: {why}" for path, why in self.problems.items())
+        return f"{files}; the same command continues without it"

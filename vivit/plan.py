@@ -5,22 +5,12 @@ Nothing here is timed. Speed follows from a utilisation that is assumed, and exc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from weakref import WeakSet
-
-import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint
 
 from .config import Config, replace
-from .engine.optim import freeze
-from .model.cost import count
-from .model.layers import Block, TimeSpaceBlock
-from .model.vivit import ViViT
+from .engine.memory import Cost, cost, states
 
 GIB = 2**30
 
@@ -36,21 +26,18 @@ class Hardware:
     reserve: float = 0.1
     """Share of the memory for what is not counted: CUDA, communication, temporaries, fragmentation."""
 
+    def __post_init__(self):
+        for name in ("gpu_memory_gib", "peak_tflops"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be above 0 and finite")
+        if not 0 < self.utilisation <= 1:
+            raise ValueError(f"utilisation is {self.utilisation}; it lies in (0, 1], a share of the peak")
+        if not 0 <= self.reserve < 1:
+            raise ValueError(f"reserve is {self.reserve}; it lies in [0, 1), a share of the memory")
+
 
 H100 = Hardware()
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a model asks for in training: numbers of parameters, operations of a clip, bytes for the backward pass."""
-
-    parameters: int
-    trainable: int
-    flops_per_clip: int
-    kept: int
-    """Whatever the number of clips: the weights' copies in bfloat16."""
-    kept_per_clip: int
-    """Activations; with scale.checkpoint_activations, the blocks' inputs and one block."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,13 @@ class Plan:
 
 
 def plan(config: Config, cost: Cost, *, gpus: int, num_samples: int, hardware: Hardware = H100) -> Plan:
-    """Divide the run of `config` among `gpus` devices. Raises ValueError if they are more than the clips of a batch."""
+    """Divide the run of `config` among `gpus` devices. Raises ValueError for numbers that do not fit.
+
+    There must be at least one device and one sample, and no more devices than clips in a batch.
+    """
+    for name, number in (("gpus", gpus), ("num_samples", num_samples)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be 1 or more")
     batch, scale = config.optim.batch_size, config.scale
     if batch < gpus:
         raise ValueError(f"optim.batch_size {batch} is smaller than the {gpus} processes that share it")
@@ -104,24 +97,6 @@ def plan(config: Config, cost: Cost, *, gpus: int, num_samples: int, hardware: H
     )
 
 
-def states(config: Config, cost: Cost, *, gpus: int, accumulating: bool) -> dict[str, float]:
-    """Bytes of one device that do not depend on the clips; everything is float32.
-
-    DDP copies the gradients into buckets to send them. FSDP divides all by the devices; gradients that wait for the
-    next micro-batch of a step are whole.
-    """
-    optim, sharded = config.optim, config.scale.shard == "fsdp" and gpus > 1
-    parts = gpus if sharded else 1
-    gradients = accumulating + 1 / parts if sharded else 1 + (gpus > 1)
-    moments = 2 if optim.name == "adamw" else int(optim.momentum > 0)
-    return {
-        "weights": 4 * cost.parameters / parts,
-        "gradients": 4 * cost.trainable * gradients,
-        "optimiser": 4 * cost.trainable / parts * moments,
-        "EMA": 4 * cost.parameters / parts * (optim.ema is not None),
-    }
-
-
 def sent(config: Config, cost: Cost, *, gpus: int, accumulation: int) -> float:
     """Bytes that one of `gpus` devices sends in a step, in rings.
 
@@ -132,70 +107,12 @@ def sent(config: Config, cost: Cost, *, gpus: int, accumulation: int) -> float:
     return (4 * cost.trainable + passed_on) * (gpus - 1) / gpus
 
 
-def cost(config: Config) -> Cost:
-    """Count and measure the model of `config` in its precision (auto is bfloat16), without computing anything."""
-    with torch.device("meta"):
-        model = ViViT(config.model)
-    freeze(model, config.optim.freeze)
-    # With 1 clip some rearrangements are views, which keep nothing; from 2 on, the bytes are a straight line.
-    two, three = (saved_bytes(config, clips) for clips in (2, 3))
-    passes = 4 if config.scale.checkpoint_activations else 3  # a backward pass is two forward passes' work
-    return Cost(
-        parameters=sum(p.numel() for p in model.parameters()),
-        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops_per_clip=2 * passes * count(config.model, as_computed=True)[-1].multiply_adds,
-        kept=3 * two - 2 * three,
-        kept_per_clip=three - two,
-    )
-
-
-class Kept:
-    """A tensor that autograd holds for the backward pass."""
-
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
-
-
-def saved_bytes(config: Config, clips: int) -> int:
-    """Bytes that a forward pass in training keeps for the backward pass, without computing anything.
-
-    The tensors have no contents, so this takes neither memory nor time. They count as the CPU's, whose fused attention
-    keeps what CUDA's do: queries, keys, values, the result and one float32 per query and head. With
-    scale.checkpoint_activations all blocks keep their input, and one keeps everything: the one that is computed again.
-    """
-    with torch.device("meta"):
-        model = ViViT(config.model).train()
-    freeze(model, config.optim.freeze)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
-        blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
-        whole = next((block for block in blocks if next(block.parameters()).requires_grad), None)
-        for block in blocks:
-            if config.scale.checkpoint_activations and block is not whole:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-        video = torch.empty(clips, config.model.num_frames, 3, *config.model.image_size, dtype=torch.uint8)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision != "float32"):
-            return kept_bytes(partial(model, video), model.parameters())
-
-
-def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps of a forward pass until its backward pass: each tensor once, without the parameters."""
-    held: WeakSet[Kept] = WeakSet()
-
-    def keep(tensor: Tensor) -> Kept:
-        held.add(kept := Kept(tensor))
-        return kept
-
-    with saved_tensors_hooks(keep, lambda kept: kept.tensor):
-        result = forward()
-    known = {p.untyped_storage()._cdata for p in parameters}
-    storages = {s._cdata: s.nbytes() for kept in held for s in [kept.tensor.untyped_storage()]}
-    del result  # which has held the rest
-    return sum(size for storage, size in storages.items() if storage not in known)
-
-
 def table(config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Hardware, markdown: bool = False) -> str:
     """What `plan` says for every number of devices, with DDP and with FSDP, below what it assumes."""
+    if not gpus:
+        raise ValueError("gpus is empty; give one number of devices or several, such as --gpus 1 8")
+    for number in gpus:  # before the model is measured, which takes seconds
+        plan(config, Cost(0, 0, 1, 0, 1), gpus=number, num_samples=num_samples, hardware=hardware)
     model, optim, needs = config.model, config.optim, cost(config)
     checkpointed = config.scale.checkpoint_activations
     other = cost(replace(config, scale=replace(config.scale, checkpoint_activations=not checkpointed)))

@@ -1,12 +1,20 @@
 """The stream of batches: the same for any number of workers and from any step on."""
 
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
 import pytest
 import torch
 
 from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
+from vivit.data import loader as loader_module
 from vivit.data.dataset import EvalVideos, TrainClips
-from vivit.data.loader import eval_loader, sample_order, train_loader
+from vivit.data.loader import eval_clips, eval_loader, num_workers, open_loader, sample_order, train_loader
 from vivit.data.sample import Sample
+from vivit.errors import WorkerDied
 
 from .videos import counter_frames, write_video
 
@@ -207,3 +215,115 @@ def test_test_videos_come_in_the_order_of_the_list(samples, workers):
     assert [clip.index for clip in clips] == list(range(7))
     assert [clip.index for clip in clips if clip.video is None] == [BROKEN]
     assert all(clip.video.shape == (7, 4, 3, 16, 16) for clip in clips if clip.video is not None)
+
+
+def act_on(monkeypatch, **acts):
+    """Test videos by the number in their path: read those in `acts` by calling what is given for them."""
+    original = EvalVideos.__getitem__
+
+    def read(self, index):
+        act = acts.get("video" + os.path.basename(self.samples[index].path)[0])
+        return act() if act else original(self, index)
+
+    monkeypatch.setattr(EvalVideos, "__getitem__", read)
+
+
+def eval_videos(samples):
+    labels = torch.zeros(len(samples), 1, dtype=torch.int64)
+    return EvalVideos(samples, labels, model=MODEL, protocol=EvalConfig(temporal_views=1, spatial_views=1))
+
+
+def raise_error(error):
+    raise error
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("error", [IndexError("tuple index out of range"), RuntimeError("odd"), MemoryError()])
+def test_an_error_in_a_worker_ends_all_workers_also_one_that_hangs_and_ignores_sigterm(samples, monkeypatch, error):
+    monkeypatch.setattr(loader_module, "GRACE", 0.2)
+    act_on(monkeypatch, video0=lambda: raise_error(error), video1=lambda: time.sleep(1000))
+    before, started = multiprocessing.active_children(), time.monotonic()
+    with pytest.raises(type(error)), open_loader(eval_loader(eval_videos(samples), workers=3)) as clips:  # noqa: PT012
+        for _ in clips:
+            pass
+    assert multiprocessing.active_children() == before
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("where", ["main thread", "another thread"])
+def test_an_error_of_the_consumer_ends_the_workers(samples, monkeypatch, where):
+    monkeypatch.setattr(loader_module, "GRACE", 0.2)
+    act_on(monkeypatch, video1=lambda: time.sleep(1000))
+
+    def consume():
+        with pytest.raises(ZeroDivisionError), eval_clips(eval_videos(samples), workers=2) as clips:  # noqa: PT012
+            assert next(clips).index == 0
+            raise ZeroDivisionError
+
+    if where == "main thread":
+        consume()
+    else:
+        thread = threading.Thread(target=consume)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert not multiprocessing.active_children()
+
+
+# What a dead worker was about to send stays behind in a socket that nobody closes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_test_video_that_kills_its_worker_is_missing_and_not_opened_again(samples, monkeypatch, workers):
+    act_on(monkeypatch, video2=die, video5=die)
+    skipped = {}
+    for times in (1, 2):
+        with eval_clips(eval_videos(samples), workers=workers, skipped=skipped) as clips:
+            found = list(clips)
+        assert [clip.index for clip in found] == list(range(7)), times
+        assert [clip.index for clip in found if clip.video is None] == [2, BROKEN, 5]
+        problems = [found[i].problem for i in (2, 5)]
+        assert problems == [f"{samples[i].path}: {skipped[samples[i].path]}" for i in (2, 5)]
+        assert all("a worker process died while it read this file (out of memory?)" in problem for problem in problems)
+        act_on(monkeypatch, video2=lambda: raise_error(AssertionError), video5=lambda: raise_error(AssertionError))
+    assert [*skipped] == [samples[2].path, samples[5].path]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_training_clip_that_kills_its_worker_is_named_and_can_be_skipped(samples, monkeypatch):
+    original = TrainClips._clip
+    monkeypatch.setattr(TrainClips, "_clip", lambda self, i, rng: die() if i == 4 else original(self, i, rng))
+    with (
+        pytest.raises(WorkerDied, match=r"4\.mp4: a worker process died") as error,
+        open_loader(  # noqa: PT012
+            loader(samples, workers=1)
+        ) as batches,
+    ):
+        for _ in batches:
+            pass
+    assert [*error.value.problems] == [samples[4].path]
+    clips = loader(samples).dataset.clips
+    with open_loader(train_loader(clips, batch_size=3, first_step=0, steps=6, skipped=error.value.problems)) as batches:
+        problems = {index: problem for batch in batches for index, problem in batch.problems.items()}
+    assert set(problems) == {BROKEN, 4}
+    assert problems[4].startswith(f"{samples[4].path}: a worker process died")
+
+
+def test_a_death_is_not_raised_in_the_middle_of_what_the_main_process_does(samples, monkeypatch):
+    act_on(monkeypatch, video1=lambda: (time.sleep(0.3), die()))
+    with eval_clips(eval_videos(samples), workers=1) as clips:
+        next(clips)
+        (worker,) = multiprocessing.active_children()
+        worker.join(10)  # where PyTorch's handler of SIGCHLD would raise
+        assert worker.exitcode
+
+
+def test_workers_are_as_many_as_cores_unless_asked_for(monkeypatch):
+    for cores, processes, expected in ((2, 1, 2), (1, 1, 1), (64, 1, 12), (16, 8, 2), (4, 8, 1)):
+        monkeypatch.setattr(loader_module, "cores", lambda cores=cores: cores)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert num_workers(None) == expected
+        assert (num_workers(0), num_workers(99)) == (0, 99)

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from vivit.engine.train import train
@@ -33,5 +35,18 @@ def mixed_run(data_root, tmp_path_factory):
 def stopped(data_root, tmp_path_factory):
     """The folder of that run, stopped and saved after 6 steps, with the checkpoint of step 4 before. Read-only."""
     config = tiny_config(data_root, tmp_path_factory.mktemp("stopped") / "run")
-    train_and_stop(config, 5)
+    train_and_stop(config, 6)
     return config.run
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """A data set that a test may damage."""
+    return write_table(tmp_path / "data", train=8, val=2)
+
+
+@pytest.fixture
+def continued(stopped, config):
+    """The run that was stopped after 6 steps, in a folder of its own; the config to continue it."""
+    shutil.copytree(stopped, config.run)
+    return config

@@ -88,7 +88,7 @@ def test_a_half_written_folder_is_not_a_checkpoint(tmp_path):
     assert checkpoints.newest() == (again, [])
 
 
-def test_what_the_first_process_cannot_do_is_an_error_in_all_of_them(tmp_path):
+def test_what_the_first_process_cannot_do_is_an_error_in_all_of_them():
     """Were it one in the first only, the others would wait for it for ever."""
 
     @dataclass(frozen=True)
@@ -98,4 +98,4 @@ def test_what_the_first_process_cannot_do_is_an_error_in_all_of_them(tmp_path):
             return ["No space left on device", value]
 
     with pytest.raises(OSError, match="No space left on device"):
-        Checkpoints(tmp_path, Second(1, 2, ALONE.device), keep=2)._first(pytest.fail)
+        Second(1, 2, ALONE.device).on_main(pytest.fail)

@@ -20,12 +20,14 @@ from .tiny import assert_equal_runs, losses, metrics, tiny_config, train_and_sto
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
 
 
-# With a save, after a validation, at the end, and again and again.
-@pytest.mark.parametrize("steps", [(1,), (3,), (9,), (2, 5, 8)])
+# Before a save, with a save, before a validation, before the last validation, and again and again.
+@pytest.mark.parametrize("steps", [(1,), (2,), (3,), (10,), (3, 6, 9, 10)])
 def test_a_run_stopped_at_a_step_and_continued_equals_the_uninterrupted_one_bit_for_bit(config, straight, steps):
     for step in steps:
         train_and_stop(config, step)
-        assert max(line["step"] for line in metrics(config.run)) == step + 1
+        lines = [line for line in metrics(config.run) if line["step"] >= step]
+        assert [line["step"] for line in lines] == [step]  # no further step, and no validation
+        assert "loss" in lines[0]
     train(config)
     assert_equal_runs(config.run, straight)
 
@@ -45,7 +47,7 @@ def test_a_run_that_died_without_saving_goes_on_from_its_last_checkpoint(config,
         file.write('{"step": 8, "lo')
     capsys.readouterr()
     train(config)
-    assert "going on after step 6 of 10" in capsys.readouterr().out
+    assert "resuming after step 6 of 10" in capsys.readouterr().out
     assert not partial.exists()
     assert_equal_runs(config.run, straight)
 

@@ -149,6 +149,6 @@ def test_a_run_that_learns_nothing_ends_with_the_baseline_and_says_so(config, ca
 def test_a_random_start_has_no_baseline_and_that_is_said(config, capsys):
     config = replace(config, init=None, result="last", optim=replace(config.optim, epochs=0.4, warmup_epochs=0))
     run = train(config)
-    assert "no frozen baseline: a random start has no features" in " ".join(capsys.readouterr().out.split())
+    assert "--probe is ignored: it needs --init" in " ".join(capsys.readouterr().out.split())
     assert min(line["step"] for line in metrics(run)) > 0
     assert (Path(run) / "weights" / "model.safetensors").exists()

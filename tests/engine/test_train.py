@@ -48,6 +48,7 @@ def test_a_tiny_data_set_is_learned_by_heart(label_sets, tmp_path):
 def test_the_run_folder_holds_all_that_is_needed_to_read_and_repeat_it(data_root, straight):
     there = {path.name for path in straight.iterdir()}
     assert there == {
+        ".lock",
         "config.json",
         "environment.json",
         "metrics.jsonl",
@@ -114,11 +115,11 @@ def test_a_folder_with_other_settings_is_refused_with_the_differing_fields(confi
     assert lines == ["optim.lr: 0.003 -> 0.5", "seed: 0 -> 1"]
 
 
-def test_a_finished_run_says_that_no_step_is_left_and_changes_nothing_whatever_may_change(config, straight, capsys):
+def test_a_finished_run_says_so_and_changes_nothing_whatever_may_change(config, straight, capsys):
     shutil.copytree(straight, config.run)
     data = replace(config.data, workers=1, max_unreadable=3)
     train(replace(config, data=data, eval=replace(config.eval, batch_views=5), log_every=7, keep=1))
-    assert "10 of 10 steps done, 0 steps left" in capsys.readouterr().out
+    assert "training finished (10 steps); weights in" in capsys.readouterr().out
     assert_equal_runs(config.run, straight)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from vivit.config import AugmentConfig, Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing, replace
+from vivit.data.dataset import TrainClips
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
 from vivit.engine.optim import learning_rate
@@ -24,6 +25,7 @@ from ..data.videos import write_video
 ALONE = World(0, 1, torch.device("cpu"))
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 40)}
 LIGHTS = {"bright": 50, "dark": -20}
+BAD = "train3.mp4"  # see clip_that
 CLASSES = {"colour": ("green", "red"), "light": ("bright", "dark")}
 
 
@@ -97,7 +99,7 @@ def with_data(config: Config, **changes) -> Config:
 
 
 def train_and_stop(config: Config, step: int, number: int = signal.SIGTERM, world: World = ALONE) -> None:
-    """Train, and be told to stop by a signal during step `step`: the last one is the next."""
+    """Train, and be told to stop by a signal during step `step`, which is the last one."""
 
     def rate_and_signal(at, **how):
         if at == step - 1 and world.is_first:
@@ -153,3 +155,15 @@ def assert_equal_runs(a: Path | str, b: Path | str) -> None:
         assert all(torch.equal(x[key], y[key]) for key in x)
     for kind in ("model/", "exp_avg_sq", "average/"):
         assert any(kind in key for key in x)
+
+
+def clip_that(act):
+    """TrainClips._clip, except that reading BAD does `act`."""
+    original = TrainClips._clip
+
+    def clip(self, index, rng):
+        if self.samples[index].path.endswith(BAD):
+            act()
+        return original(self, index, rng)
+
+    return clip

@@ -83,7 +83,7 @@ def test_what_the_command_line_says_goes_before_what_was_fitted(weights, videos,
     assert "frozen baseline 100.0%, fine-tuned 100.0% (top-1, single view, split 'val'" in out
     assert [line["step"] for line in metrics(tmp_path / "run") if "val/label/top1" in line][0] == 0
     cli.main()
-    assert "0 steps left" in capsys.readouterr().out
+    assert "training finished" in capsys.readouterr().out
 
 
 def test_a_video_model_to_start_from_stays_what_it_is(videos, tmp_path):

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from types import FrameType
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from ..errors import VideoError, as_video_error
@@ -49,11 +49,7 @@ class Clip:
 
 
 class TrainClips(Dataset[Clip]):
-    """One random clip of a sample per epoch; indexed by (epoch, index) or, for its copies, (epoch, index, repeat).
-
-    Paths in `given_up` are not opened; why is said there. `reading` says which sample each worker is at, so that the
-    death of one can be laid to a file.
-    """
+    """One random clip of a sample per epoch; indexed by (epoch, index) or, for its copies, (epoch, index, repeat)."""
 
     def __init__(
         self,
@@ -64,22 +60,15 @@ class TrainClips(Dataset[Clip]):
         data: DataConfig,
         augment: AugmentConfig,
         seed: int,
-        given_up: Mapping[str, str] | None = None,
     ):
         self.samples, self.labels = samples, labels
         self.model, self.data, self.augment, self.seed = model, data, augment, seed
-        self.given_up = given_up or {}
         mirrors = augment.flip_directed or not model.classes
         self.unflipped = torch.zeros(len(labels), dtype=torch.bool) if mirrors else directed(labels, model.classes)
-        self.reading = torch.full((max(data.workers, 1), 2), -1).share_memory_()  # process id, sample
 
     def __getitem__(self, key: tuple[int, ...]) -> Clip:
         epoch, index, repeat = key if len(key) == 3 else (*key, 0)
         sample = self.samples[index]
-        if sample.path in self.given_up:
-            return Clip(index, None, self.labels[index], f"{sample.path}: {self.given_up[sample.path]}")
-        worker = get_worker_info()
-        self.reading[worker.id if worker else 0] = torch.tensor([os.getpid(), index])
         try:
             with as_video_error(sample.path):
                 wait_for_storage(sample.path, self.data.root, seconds=self.data.storage_timeout)
@@ -89,10 +78,6 @@ class TrainClips(Dataset[Clip]):
             return Clip(index, None, self.labels[index], str(error))
         seed = np.random.default_rng((self.seed, epoch, index, 2 * repeat + 1)).integers(2**32)
         return Clip(index, video, self.labels[index], seed=int(seed))
-
-    def blame(self, process: int) -> int | None:
-        """The sample that the worker with this process id was reading."""
-        return next((index for pid, index in self.reading.tolist() if pid == process and index >= 0), None)
 
     def _clip(self, index: int, rng: np.random.Generator) -> Tensor:
         sample = self.samples[index]

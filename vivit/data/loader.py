@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ..errors import WorkerDied
 from .dataset import Clip, EvalVideos, TrainClips
+from .parallel import cores
+
+T = TypeVar("T")
+MOST_WORKERS = 12  # unless more are asked for
+GRACE = 2.0  # seconds in which a worker may finish what it does before it is killed
 
 
 @dataclass(frozen=True)
@@ -38,14 +51,22 @@ class Batch:
 
 
 def train_loader(
-    clips: TrainClips, *, batch_size: int, first_step: int, steps: int, rank: int = 0, ranks: int = 1
+    clips: TrainClips,
+    *,
+    batch_size: int,
+    first_step: int,
+    steps: int,
+    rank: int = 0,
+    ranks: int = 1,
+    skipped: Mapping[str, str] | None = None,
 ) -> DataLoader[Batch]:
     """Batches of steps first_step … steps − 1 of an endless stream of shuffled epochs: the share of one process.
 
     An epoch shows every sample once; where the batch size does not divide it, a batch reaches into the next epoch.
     With augment.repeats, a batch of B clips holds B / repeats samples, first one clip of each, then another of each,
     and an epoch shows every sample `repeats` times (as VideoMAE and MViT count it). Where clips are mixed, a process
-    gets whole pairs of neighbours. Raises ValueError for a batch size that does not fit.
+    gets whole pairs of neighbours. Paths in `skipped` are not opened; they count as unreadable, and why is said there.
+    Raises ValueError for a batch size that does not fit.
     """
     model, augment = clips.model, clips.augment
     group, given = (2 if augment.mixes else 1), f"optim.batch_size {batch_size}"
@@ -57,19 +78,77 @@ def train_loader(
         raise ValueError(f"{given} is one video {augment.repeats} times, which would be mixed with itself; take more")
     share = -(-batch_size // (group * ranks)) * group
     keys = _Steps(len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks, group, augment.repeats)
+    workers = num_workers(clips.data.workers)
     return DataLoader(
-        clips,
+        _Watched(clips, skipped or {}, workers),
         batch_sampler=keys,  # type: ignore[arg-type]
-        num_workers=clips.data.workers,
+        num_workers=workers,
         collate_fn=partial(collate, size=share, shape=(model.num_frames, 3, *model.image_size)),
         worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def eval_loader(videos: EvalVideos, *, workers: int) -> DataLoader[Clip]:
-    """One test video with all its views after the other, in the order of the list."""
-    return DataLoader(videos, batch_size=None, num_workers=workers, worker_init_fn=_leave_signals_to_the_main_process)
+def eval_loader(
+    videos: EvalVideos, *, workers: int | None, first: int = 0, skipped: Mapping[str, str] | None = None
+) -> DataLoader[Clip]:
+    """One test video with all its views after the other, in the order of the list, from the video `first` on."""
+    workers = num_workers(workers)
+    return DataLoader(
+        _Watched(videos, skipped or {}, workers),
+        batch_size=None,
+        sampler=range(first, len(videos)),
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_main_process,
+    )
+
+
+def num_workers(asked: int | None) -> int:
+    """`asked`, or without it a process for each core of this process's share of the machine, at most MOST_WORKERS."""
+    if asked is not None:
+        return asked
+    return max(min(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MOST_WORKERS), 1)
+
+
+@contextmanager
+def open_loader(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
+    """Iterate over `loader`. Its worker processes have ended when the block ends, whatever was raised in it.
+
+    Where a worker was killed, `next` raises WorkerDied, which names the file that it was reading.
+    """
+    others, iterator = set(multiprocessing.active_children()), None
+    try:
+        iterator = iter(loader)
+        workers = [process for process in multiprocessing.active_children() if process not in others]
+        with _no_child_signals() as child_signals:
+            yield _until_a_worker_dies(iterator, workers, loader.dataset, child_signals)
+    finally:
+        _end(iterator, [process for process in multiprocessing.active_children() if process not in others])
+
+
+@contextmanager
+def eval_clips(
+    videos: EvalVideos, *, workers: int | None, skipped: dict[str, str] | None = None
+) -> Iterator[Iterator[Clip]]:
+    """All test videos in the order of the list, with workers that have ended when the block ends.
+
+    A video whose worker is killed comes without views, as one that cannot be read. Its path is added to `skipped`: the
+    videos there are not opened.
+    """
+    with closing(_eval_clips(videos, workers, {} if skipped is None else skipped)) as clips:
+        yield clips
+
+
+def _eval_clips(videos: EvalVideos, workers: int | None, skipped: dict[str, str]) -> Generator[Clip, None, None]:
+    done = 0
+    while done < len(videos):
+        try:
+            with open_loader(eval_loader(videos, workers=workers, first=done, skipped=skipped)) as clips:
+                for clip in clips:
+                    yield clip
+                    done += 1
+        except WorkerDied as error:
+            skipped |= error.problems
 
 
 def sample_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -109,6 +188,99 @@ class _Steps:
                 epoch, place = divmod(step * samples + number, self.num_samples)
                 keys.append((epoch, int(order(epoch)[place]), *([repeat] if repeat else [])))
             yield keys
+
+
+class _Watched(Dataset[Clip]):
+    """The same clips, with a note of the sample that each worker is reading. Paths in `skipped` are not opened."""
+
+    def __init__(self, clips: TrainClips | EvalVideos, skipped: Mapping[str, str], workers: int):
+        self.clips, self.skipped = clips, skipped
+        self.reading = torch.full((max(workers, 1), 2), -1).share_memory_()  # process id, sample
+
+    def __getitem__(self, key: Any) -> Clip:
+        index = key if isinstance(key, int) else key[1]
+        path = self.clips.samples[index].path
+        if path in self.skipped:
+            return Clip(index, None, self.clips.labels[index], f"{path}: {self.skipped[path]}")
+        if worker := get_worker_info():
+            self.reading[worker.id] = torch.tensor([os.getpid(), index])
+        return self.clips[key]  # type: ignore[index]
+
+    def files_of(self, processes: Sequence[int | None]) -> dict[str, str]:
+        """The files that these workers were reading, and that the workers died."""
+        why = "a worker process died while it read this file (out of memory?)"
+        samples = [sample for process, sample in self.reading.tolist() if process in processes and sample >= 0]
+        return {self.clips.samples[sample].path: why for sample in samples}
+
+
+def _until_a_worker_dies(
+    iterator: Iterator[T], workers: Sequence[BaseProcess], dataset: Any, child_signals: Any
+) -> Iterator[T]:
+    while True:
+        try:
+            with child_signals():  # PyTorch then notices a death at once, not after some seconds
+                item = next(iterator)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:
+            problems = dataset.files_of(_killed(workers, seconds=0 if isinstance(error, RuntimeError) else 1))
+            if not problems:
+                raise
+            raise WorkerDied(problems) from error
+        yield item
+
+
+def _killed(workers: Sequence[BaseProcess], *, seconds: float) -> list[int | None]:
+    """The ids of those that were killed. A connection may break a moment before its process has ended."""
+    for sentinel in wait([worker.sentinel for worker in workers], timeout=seconds):
+        next(worker for worker in workers if worker.sentinel == sentinel).join(1)
+    return [worker.pid for worker in workers if worker.exitcode]
+
+
+@contextmanager
+def _no_child_signals() -> Iterator[Any]:
+    """Switch off PyTorch's handler of SIGCHLD, which raises in the middle of whatever the main thread does.
+
+    Yields a context manager in which the handler is on.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield nullcontext
+        return
+
+    @contextmanager
+    def handled() -> Iterator[None]:
+        signal.signal(signal.SIGCHLD, handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) or signal.SIG_DFL
+    try:
+        yield handled
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def _end(iterator: Any, workers: Sequence[BaseProcess]) -> None:
+    """End these worker processes: those that have not ended by themselves after GRACE seconds are killed.
+
+    They ignore SIGTERM (see `_leave_signals_to_the_main_process`), so that PyTorch and Python would wait for ever for
+    one that hangs.
+    """
+    if not workers:
+        return
+    killer = threading.Timer(GRACE, lambda: [worker.kill() for worker in workers])
+    killer.daemon = True
+    killer.start()
+    try:
+        with suppress(RuntimeError):  # of PyTorch's handler of SIGCHLD, about those that are killed
+            getattr(iterator, "_shutdown_workers", lambda: None)()
+    finally:
+        killer.cancel()
+        for worker in workers:
+            worker.kill()
+            worker.join(GRACE)
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 
+from .device import format_size
 from .distributed import World
 from .optim import Average
 
@@ -47,13 +48,13 @@ class Checkpoints:
         beside = self.folder / f"{final.name}.partial"
         state = _state(model, optimizer, average)
         self._check_room(state)
-        self._first(lambda: _empty(beside))
+        self.world.on_main(lambda: _empty(beside))
         try:
             with _single_process_is_fine():
                 state_dict_saver.save(state, checkpoint_id=beside)
-            self._first(lambda: self._publish(beside, final, progress))
+            self.world.on_main(lambda: self._publish(beside, final, progress))
         except (CheckpointException, OSError) as error:  # the same in every process
-            self._first(lambda: shutil.rmtree(beside, ignore_errors=True))  # it may be what fills the disk
+            self.world.on_main(lambda: shutil.rmtree(beside, ignore_errors=True))  # it may be what fills the disk
             if isinstance(error, OSError):
                 raise
             causes = [f"process {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items())]
@@ -69,18 +70,6 @@ class Checkpoints:
         _flush(self.folder)
         for old in sorted(self.folder.glob("step-????????"))[: -self.keep]:
             shutil.rmtree(old)
-
-    def _first(self, act: Callable[[], None]) -> None:
-        """Let the first process act while the others wait; its OSError is raised in all of them."""
-        problem = None
-        if self.world.is_first:
-            try:
-                act()
-            except OSError as error:
-                problem = str(error)
-        problem = self.world.gather(problem)[0]
-        if problem is not None:
-            raise OSError(problem)
 
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, path: Path
@@ -115,9 +104,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = min(self.world.gather(shutil.disk_usage(self.folder).free))
         if free < needed:
-            raise OSError(
-                f"{self.folder}: a checkpoint needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
-            )
+            raise OSError(f"{self.folder}: a checkpoint needs {format_size(needed)}, {format_size(free)} are free")
 
 
 def progress_of(path: Path) -> dict[str, Any]:

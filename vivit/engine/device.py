@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -36,8 +37,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def uses_bfloat16(device: torch.device, precision: str = "auto") -> bool:
-    """Whether to compute in bfloat16; auto does on CUDA."""
-    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    """Whether to compute in bfloat16; auto does on CUDA devices that have units for it.
+
+    The same in training, evaluation and prediction, so that their results agree. A CPU computes in float32 unless
+    bfloat16 is asked for, so that a run does not depend on the processor.
+    """
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and has_bfloat16_units(device))
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
@@ -130,6 +135,45 @@ def peak_tflops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+
+
+def format_size(size: float) -> str:
+    """Bytes for people: 1.50 GiB, 12.0 MiB, 10 bytes."""
+    for unit, digits, factor in (("GiB", 2, 2**30), ("MiB", 1, 2**20), ("KiB", 1, 2**10)):
+        if size >= factor:
+            return f"{size / factor:.{digits}f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still take: of the machine's memory and of its control groups; None: unknown.
+
+    File caches in a control group count as free, because the kernel drops them.
+    """
+    found = []
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        groups = [line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except (OSError, ValueError):
+        groups = []
+    for controllers, path in groups:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        inner = top / path.lstrip("/")
+        # Inside a container the path may be the one outside: its own group is then at the top.
+        for folder in {top, *(one for one in (inner, *inner.parents) if top in one.parents)}:
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+                cached = re.search(
+                    r"^(?:total_)?inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE
+                )
+            except (OSError, ValueError):  # no such group, or "max": no limit
+                continue
+            found.append(limit - used + (int(cached[1]) if cached else 0))
+    return max(min(found), 0) if found else None
 
 
 def memory(device: torch.device) -> dict[str, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..config import Config, DataConfig, EvalConfig, from_dict
 from ..data.dataset import EvalVideos
 from ..data.epic_subsets import subsets
-from ..data.loader import eval_loader
+from ..data.loader import eval_clips
 from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing
 from ..data.splits import load_split
 from ..files import atomic_write
@@ -177,22 +177,23 @@ def evaluate(
     samples: Sequence[Sample],
     *,
     protocol: EvalConfig,
-    workers: int = 0,
+    workers: int | None = 0,
     precision: str = "auto",
     world: World | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    skipped: dict[str, str] | None = None,
 ) -> Evaluation:
     """Run the model over every view of every sample; of several processes each takes its share, all get the result.
 
     Raises DataError if a label is outside the model's classes. A video that cannot be read counts as missing.
-    `progress` is called with the number of videos done by this process.
+    `progress` is called with the number of videos done by this process, equally often in all of them; what it raises
+    ends the evaluation. Paths in `skipped` are not opened; files whose worker process is killed are added to it.
     """
     run = shorten(model, merge_tokens=protocol.merge_tokens, drop_static=protocol.drop_static)
     world = world or World(0, 1, model.head.weight.device)
     labels = encode_labels(samples, model.config.classes)
     mine = list(range(world.rank, len(samples), world.size))
     videos = EvalVideos(samples[world.rank :: world.size], labels[mine], model=model.config, protocol=protocol)
-    was_training = model.training
     model.eval()
 
     # Every process makes the same number of equal forward passes, as divided models need; missing videos are black.
@@ -200,22 +201,21 @@ def evaluate(
     num_views += num_views > 1
     group = max(protocol.batch_views // num_views, 1)
     black = torch.zeros(num_views, model.config.num_frames, 3, *model.config.image_size, dtype=torch.uint8)
-    clips = iter(eval_loader(videos, workers=workers))
     logits: dict[int, tuple[Tensor, Tensor]] = {}
     missing: dict[int, str] = {}
-    for _ in range(0, math.ceil(len(samples) / world.size), group):
-        batch = list(islice(clips, group))
-        views = torch.cat([black if c.video is None else c.video for c in batch] + [black] * (group - len(batch)))
-        with autocast(world.device, precision):
-            parts = [run(part.to(world.device)).float().cpu() for part in views.split(protocol.batch_views)]
-        for clip, out in zip(batch, torch.cat(parts).split(num_views)):
-            if clip.problem is None:
-                logits[mine[clip.index]] = out[0], (out[1:] if num_views > 1 else out).mean(dim=0)
-            else:
-                missing[mine[clip.index]] = clip.problem
-        progress(len(logits) + len(missing))
+    with eval_clips(videos, workers=workers, skipped=skipped) as clips:
+        for _ in range(0, math.ceil(len(samples) / world.size), group):
+            batch = list(islice(clips, group))
+            views = torch.cat([black if c.video is None else c.video for c in batch] + [black] * (group - len(batch)))
+            with autocast(world.device, precision):
+                parts = [run(part.to(world.device)).float().cpu() for part in views.split(protocol.batch_views)]
+            for clip, out in zip(batch, torch.cat(parts).split(num_views)):
+                if clip.problem is None:
+                    logits[mine[clip.index]] = out[0], (out[1:] if num_views > 1 else out).mean(dim=0)
+                else:
+                    missing[mine[clip.index]] = clip.problem
+            progress(len(logits) + len(missing))
 
-    model.train(was_training)
     shares = world.gather((logits, missing))
     logits = {i: pair for share, _ in shares for i, pair in share.items()}
     kept = sorted(logits)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import EvalConfig
 from ..data.dataset import EvalVideos
-from ..data.loader import eval_loader
+from ..data.loader import eval_clips
 from ..data.sample import DataError, Sample, listing
 from ..model.modes import restores_modes
 from ..model.vivit import ViViT
@@ -55,22 +55,29 @@ def fit_head(
     labels: Tensor,
     *,
     world: World,
-    workers: int = 0,
+    workers: int | None = 0,
     precision: str = "auto",
     say: Callable[[str], None] = print,
+    skipped: dict[str, str] | None = None,
 ) -> None:
     """Give the model the head that fits its features of the training videos best; nothing else of it changes.
 
     labels (N, L). The strength of the L2 penalty is chosen by cross-validation among the training videos. Each of
-    several processes looks at its share of the videos; the head is the same in all of them. Raises DataError if no
-    video can be read.
+    several processes looks at its share of the videos; the head is the same in all of them. Paths in `skipped` are not
+    opened; files whose worker process is killed are added to it. Raises DataError if no video can be read.
     """
     chosen = np.linspace(0, len(samples) - 1, min(len(samples), MANY)).round().astype(int).tolist()
     views = EvalConfig(temporal_views=4 if len(chosen) <= FEW else 1, spatial_views=1)
     clips = len(chosen) * (views.temporal_views + 1 if views.temporal_views > 1 else 1)
     say(f"frozen baseline: a linear head on the features of {clips} clips of {len(chosen)} training videos")
     rows = clip_features(
-        model, [samples[i] for i in chosen], protocol=views, workers=workers, precision=precision, world=world
+        model,
+        [samples[i] for i in chosen],
+        protocol=views,
+        workers=workers,
+        precision=precision,
+        world=world,
+        skipped=skipped,
     )
     if not len(rows.videos):
         raise DataError(listing("none of the training videos can be read", list(rows.missing.values())))
@@ -91,23 +98,29 @@ def fit_head(
 @torch.no_grad()
 @restores_modes
 def clip_features(
-    model: ViViT, samples: Sequence[Sample], *, protocol: EvalConfig, workers: int, precision: str, world: World
+    model: ViViT,
+    samples: Sequence[Sample],
+    *,
+    protocol: EvalConfig,
+    workers: int | None,
+    precision: str,
+    world: World,
+    skipped: dict[str, str] | None = None,
 ) -> Rows:
     """The features of every test view of every sample, in the order of the list, from all processes."""
     mine = list(range(world.rank, len(samples), world.size))
     no_labels = torch.zeros(len(mine), 0, dtype=torch.int64)
     videos = EvalVideos([samples[i] for i in mine], no_labels, model=model.config, protocol=protocol)
-    was_training = model.training
     model.eval()
     found: dict[int, Tensor] = {}
     missing: dict[int, str] = {}
-    for clip in eval_loader(videos, workers=workers):
-        if clip.video is None:
-            missing[mine[clip.index]] = clip.problem or ""
-            continue
-        with autocast(world.device, precision):
-            found[mine[clip.index]] = model.features(clip.video.to(world.device)).float().cpu()
-    model.train(was_training)
+    with eval_clips(videos, workers=workers, skipped=skipped) as clips:
+        for clip in clips:
+            if clip.video is None:
+                missing[mine[clip.index]] = clip.problem or ""
+                continue
+            with autocast(world.device, precision):
+                found[mine[clip.index]] = model.features(clip.video.to(world.device)).float().cpu()
     shares = world.gather((found, missing))
     found = dict(sorted(pair for share, _ in shares for pair in share.items()))
     missing = dict(sorted(pair for _, share in shares for pair in share.items()))

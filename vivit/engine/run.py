@@ -7,15 +7,15 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from importlib import import_module, metadata
 from pathlib import Path
@@ -27,19 +27,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor, nn
 
-from ..config import Config, EvalConfig, ModelConfig, ScaleConfig, differences, from_dict, to_dict
-from ..data.dataset import TrainClips
-from ..errors import WorkerDied
+from ..config import Config, EvalConfig, ModelConfig, ScaleConfig, differences, from_dict, replace, to_dict
+from ..errors import FolderInUse, WorkerDied
+from ..files import atomic_write, exclusive_lock
 from ..model.cost import count
 from ..model.vivit import ViViT
+from ..text import printable
 from .device import memory, peak_tflops
 from .distributed import World
 
 T = TypeVar("T")
 GIVEN_UP = "given_up.json"
-# What may differ when a run is continued: nothing that changes what is learned.
+# What may differ when a run is continued: nothing that changes what is learned. The videos may be elsewhere: the
+# hashes of their lists, which each checkpoint has, must be the same.
 FREE_TO_CHANGE = {"device", "log_every", "save_every", "eval_every", "keep", "tracker", "run", "optim.max_skipped"}
-FREE_TO_CHANGE |= {f"data.{name}" for name in ("workers", "max_unreadable", "video_timeout", "storage_timeout")}
+FREE_TO_CHANGE |= {
+    f"data.{name}" for name in ("root", "manifest", "workers", "max_unreadable", "video_timeout", "storage_timeout")
+}
 FREE_TO_CHANGE |= {f"eval.{field.name}" for field in fields(EvalConfig)}
 FREE_TO_CHANGE |= {f"scale.{field.name}" for field in fields(ScaleConfig)}
 
@@ -105,8 +109,8 @@ class Run:
             self.say(f"step {step}/{self.steps}  {line}")
 
     def say(self, message: str) -> None:
-        """A line for a person, on the terminal."""
-        self.console.print(message, markup=False)
+        """Print lines for a person; names in them cannot act on the terminal."""
+        self.console.print("\n".join(map(printable, message.split("\n"))), markup=False)
 
 
 class Meter:
@@ -194,7 +198,10 @@ def check_same_run(config: Config) -> None:
     path = Path(config.run) / "config.json"
     if not path.exists():
         return
-    lines = differences(read_config(path.parent), config)
+    before = read_config(path.parent)
+    if same_weights(before.init, config.init):
+        before = replace(before, init=config.init)
+    lines = differences(before, config)
     lines = [line for line in lines if line.split(":")[0] not in FREE_TO_CHANGE]
     if lines:
         raise ValueError(
@@ -204,17 +211,23 @@ def check_same_run(config: Config) -> None:
         )
 
 
+def same_weights(a: str | None, b: str | None) -> bool:
+    """Whether two settings of `init` are one path: `x/` is `x`, and a run is its weights."""
+    if a is None or b is None:
+        return a == b
+    x, y = ((path / "weights" if (path / "weights").is_dir() else path).resolve() for path in (Path(a), Path(b)))
+    return x == y
+
+
 def read_config(folder: Path) -> Config:
     """The resolved config of a run."""
     return from_dict(Config, json.loads((folder / "config.json").read_text()))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside and rename, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(beside, path)
+    """Write a JSON file that a reader sees in full or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=1) + "\n")
 
 
 def append_line(path: Path, line: str) -> None:
@@ -263,45 +276,107 @@ def _commit() -> str | None:
     return git.stdout.strip() or None
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list, for the loop to finish its step; another one later ends at once.
+@dataclass
+class StopRequest:
+    """Whether the process was asked to stop, by which signal, and whether it was asked again."""
 
-    A signal to a process group reaches a process twice if its parent passes it on: within two seconds it is the same.
+    number: int | None = None
+    repeated: bool = False
+    waiting: bool = False
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+    @contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Inside, the first signal raises KeyboardInterrupt: there is nothing to finish, only something to wait for."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+
+@contextmanager
+def stop_signals(answer: str = "", processes: int = 1) -> Iterator[StopRequest]:
+    """Note the first SIGINT or SIGTERM, with `answer` on stderr; the next one raises KeyboardInterrupt.
+
+    A parent process may pass on a signal that the whole process group has got: within a fraction of a second, under
+    torchrun two seconds, it is the same signal. Outside the main thread signals cannot be noted.
     """
-    received: list[int] = []
-    first = 0.0
+    request, first, same = StopRequest(), 0.0, 0.3 if processes == 1 else 2.0
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first
-        if received and time.monotonic() - first > 2:
+        if request:
+            if time.monotonic() - first > same:
+                request.repeated = True
+                raise KeyboardInterrupt
+            return
+        request.number, first = number, time.monotonic()
+        if answer:
+            os.write(2, f"{answer}\n".encode())  # print may be in use by what the signal has interrupted
+        if request.waiting:
             raise KeyboardInterrupt
-        first = first or time.monotonic()
-        received.append(number)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield request
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def worker_deaths(clips: TrainClips, run: Run) -> Iterator[None]:
-    """Lay the death of a loader's worker to the file it was reading: noted in the run, and WorkerDied raised."""
+def locked(folder: Path, world: World) -> Iterator[None]:
+    """Keep other trainings out of a run folder, and remove the temporary files that a killed one has left in it.
+
+    Raises FolderInUse, in all processes, if another training works there.
+    """
+    with ExitStack() as stack:
+        problem: Exception | None = None
+        if world.is_first:
+            try:
+                stack.enter_context(exclusive_lock(folder, what="vivit train"))
+                remove_stale_files(folder)
+            except (FolderInUse, OSError) as error:
+                problem = error
+        if problem := world.gather(problem)[0]:
+            raise problem
+        yield
+
+
+def remove_stale_files(folder: Path) -> None:
+    """Remove temporary files of what training writes (see vivit.files); those of other commands may be in use."""
+    names = ("config.json", "environment.json", "metrics.jsonl", GIVEN_UP, "model.safetensors")
+    for path in [*folder.glob("*"), *folder.glob("best/*"), *folder.glob("weights/*")]:
+        old = path.name in (*(f"{name}.tmp" for name in names), "metrics.tmp")
+        if path.is_file() and (old or path.name.startswith(tuple(f".{name}." for name in names))):
+            path.unlink()
+
+
+@contextmanager
+def worker_deaths(run: Run) -> Iterator[None]:
+    """Note the files that killed worker processes were reading, so that the next start leaves them out."""
     try:
         yield
-    except RuntimeError as error:
-        dead = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error))
-        index = clips.blame(int(dead[1])) if dead else None
-        if index is None:
-            raise
-        path = clips.samples[index].path
-        why = "a worker process died while it read this file (out of memory?)"
-        write_json(run.folder / GIVEN_UP, given_up(run.folder) | {path: why})
-        run.say(f"{path}: {why}; it is left out, and training goes on from the last checkpoint")
-        raise WorkerDied(f"{path}: {why}; the same command goes on without it") from error
+    except WorkerDied as error:
+        write_json(run.folder / GIVEN_UP, given_up(run.folder) | error.problems)
+        for path, why in error.problems.items():
+            run.say(f"{path}: {why}; it is left out, and training continues from the last checkpoint")
+        raise
+
+
+def note_given_up(folder: Path, skipped: dict[str, str], world: World) -> None:
+    """Write the files that any process has given up to the run folder, if there are new ones."""
+    known = given_up(folder)
+    found = known | {path: why for share in world.gather(skipped) for path, why in share.items()}
+    if found != known and world.is_first:
+        write_json(folder / GIVEN_UP, found)
+    world.barrier()
 
 
 def given_up(folder: Path) -> dict[str, str]:
@@ -314,9 +389,8 @@ def _keep_until(metrics: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run is going to write again, and a line cut short by a kill."""
     if metrics.exists():
         lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        beside = metrics.with_suffix(".tmp")
-        beside.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-        os.replace(beside, metrics)
+        with atomic_write(metrics) as file:
+            file.write("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 class _TensorBoard:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import gc
 import math
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ..config import Config, ModelConfig, from_dict, replace, to_dict
 from ..data.dataset import TrainClips
-from ..data.loader import Batch, train_loader
+from ..data.loader import Batch, open_loader, train_loader
 from ..data.sample import DataError, Sample, list_hash, listing
 from ..data.splits import load_split
 from ..errors import Stopped, WorkerDied
@@ -27,17 +28,21 @@ from .device import autocast, choose_attention, deterministic, uses_bfloat16
 from .distributed import World, clip_gradients, parallelise, start, synchronised
 from .evaluate import SINGLE_VIEW, Evaluation, evaluate
 from .losses import cross_entropy
+from .memory import check_memory
 from .mix import parts
 from .optim import Average, build_optimizer, freeze, learning_rate
 from .probe import fit_head
-from .run import Meter, Run, check_same_run, given_up, stop_signals, worker_deaths
+from .run import Meter, Run, StopRequest, check_same_run, given_up, locked, note_given_up, stop_signals, worker_deaths
+
+STOPPING = "stopping after this step; press again to quit without saving"
 
 
 def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
     """Train as `config` says and return the run folder; starting again with the same config continues the run.
 
     Every label is checked before the first step. SIGINT and SIGTERM finish the step, save a checkpoint and raise
-    Stopped. Raises ValueError or DataError for settings, data or a run folder that do not fit.
+    Stopped; a second one ends the process without saving. Raises ValueError or DataError for settings, data or a run
+    folder that do not fit.
 
     `build` makes another model under the contract of ViViT, such as those of vivit.model.prior_art, at random.
     """
@@ -48,159 +53,399 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
             except WorkerDied:
                 if world.size > 1:  # the others wait in vain; torchrun starts all of them again
                     raise
-            gc.collect()  # the loader whose worker died: as long as it is there, PyTorch reports that death again
+            gc.collect()
 
 
 def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
     """`train`, as one of the processes of `world`."""
-    config, train_samples, labels, val_samples, known_unreadable = read_videos(config)
+    config, data = read_videos(config)
     check_same_run(config)
+    with locked(Path(config.run), world):
+        training = set_up(world, config, data, build)
+        run, progress = training.run, training.progress
+        clips = TrainClips(
+            data.train, data.labels, model=config.model, data=config.data, augment=config.augment, seed=config.seed
+        )
+        loader = train_loader(
+            clips,
+            batch_size=config.optim.batch_size,
+            first_step=progress.step,
+            steps=training.steps,
+            rank=world.rank,
+            ranks=world.size,
+            skipped=given_up(run.folder),
+        )
+        with run, worker_deaths(run), stop_signals(STOPPING if world.is_first else "", world.size) as stop:
+            with open_loader(loader) as batches:
+                train_steps(training, training.meter.timed(batches), stop)
+            finish(training)
+    return run.folder
 
+
+@dataclass(frozen=True)
+class Data:
+    """The videos of a run."""
+
+    train: Sequence[Sample]
+    labels: Tensor
+    """(N, L) of the training videos."""
+    val: Sequence[Sample]
+    unreadable: dict[str, str]
+    """Training videos that a check of the data found unreadable, and why by path; they are in no list."""
+
+
+@dataclass
+class Progress:
+    """What a checkpoint keeps besides tensors and the meter's sums."""
+
+    step: int = 0
+    best: float = -1.0
+    """Highest validation top-1 whose weights are in best/; below 0: none yet."""
+    best_step: int = 0
+    baseline: float | None = None
+    skipped: int = 0
+    """Steps without finite gradients."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """Training videos that could not be read, by their place in the list."""
+    validation_due: bool = False
+    """Whether the weights of this step are still to be validated."""
+
+    @staticmethod
+    def of(saved: dict[str, Any]) -> Progress:
+        """From the progress of a checkpoint, also of an earlier version."""
+        progress = Progress(**{name: saved[name] for name in asdict(Progress()) if name in saved})
+        progress.unreadable = {int(index): problem for index, problem in progress.unreadable.items()}
+        if math.isnan(progress.best):
+            progress.best, progress.best_step = -1.0, 0
+        if progress.baseline is not None and math.isnan(progress.baseline):
+            progress.baseline = None
+        return progress
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that the steps of a run work with."""
+
+    world: World
+    config: Config
+    data: Data
+    build: Callable[[ModelConfig], Any]
+    vivit: Any
+    model: nn.Module
+    """`vivit`, wrapped to run in several processes."""
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    checkpoints: Checkpoints
+    run: Run
+    meter: Meter
+    progress: Progress
+    steps: int
+    epoch_steps: float
+
+    def every(self, epochs: float) -> int:
+        """Steps in so many epochs, at least 1."""
+        return max(round(epochs * self.epoch_steps), 1)
+
+    def averaged(self) -> Any:
+        """A context in which the model has the averaged weights, where there are any."""
+        return self.average.applied() if self.average else nullcontext()
+
+    def save(self, *, must_succeed: bool) -> None:
+        """Save a checkpoint. If that fails, training continues with the checkpoint before, unless it must succeed."""
+        progress = asdict(self.progress) | {"model": to_dict(self.vivit.config), "meter": self.meter.sums()}
+        try:
+            self.checkpoints.save(self.vivit, self.optimizer, self.average, progress | hashes(self.data))
+        except OSError as error:
+            self.run.say(f"NOT SAVED at step {self.progress.step}: {error}")
+            if must_succeed:
+                raise
+
+    def stop(self, number: int | None) -> None:
+        """Save and raise Stopped."""
+        self.save(must_succeed=True)
+        step, steps = self.progress.step, self.steps
+        self.run.say(f"stopped after step {step} of {steps} and saved; the same command continues from here")
+        raise Stopped(number or signal.SIGTERM)
+
+
+class StopValidation(Exception):
+    """Training was asked to stop during a validation."""
+
+
+def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfig], Any]) -> Training:
+    """Build the model and its optimiser, from the newest checkpoint if there is one, and open the run folder."""
     checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep)
     resumed, broken = checkpoints.newest()
+    saved = progress_of(resumed) if resumed else {}
+    if resumed:
+        check_same_lists(resumed, saved, data, config)
+    if build is ViViT:
+        check_memory(config, world)
     torch.manual_seed(config.seed)
     deterministic(config.deterministic)
     attention = choose_attention(world.device, config.precision)
     vivit = start_model(config, resumed, build).to(world.device)
     probed = config.probe and config.init is not None
     if probed and not resumed:
-        how = {"workers": config.data.workers, "precision": config.precision}
-        say = print if world.is_first else lambda line: None
-        fit_head(vivit, train_samples, labels, world=world, say=say, **how)
+        skipped = given_up(Path(config.run))
+        fit_head(
+            vivit,
+            data.train,
+            data.labels,
+            world=world,
+            workers=config.data.workers,
+            precision=config.precision,
+            say=print if world.is_first else lambda line: None,
+            skipped=skipped,
+        )
+        note_given_up(Path(config.run), skipped, world)
     freeze(vivit, config.optim.freeze)
     model = parallelise(vivit, config.scale, world, bfloat16=uses_bfloat16(world.device, config.precision))
     optimizer = build_optimizer(vivit, config.optim)
     average = Average(vivit, config.optim.ema) if config.optim.ema else None
     meter = Meter(world, config.model, build)
-    train_list = list_hash(train_samples, ordered=True)
-    step, skipped, unreadable = 0, 0, dict[int, str]()
-    best, best_step, baseline = -1.0, 0, None
+    progress = Progress(validation_due=probed)
     if resumed:
-        progress = checkpoints.restore(vivit, optimizer, average, resumed)
-        if progress["train_list"] != train_list:
-            raise ValueError(
-                f"{resumed} was trained on another list of videos (there {progress['train_list']}, now {train_list} in "
-                f"{config.data.root}); go on with the list as it was, or give another --run and --init"
-            )
-        step, best, skipped = progress["step"], progress["best"], progress["skipped"]
-        best_step, baseline = progress["best_step"], progress["baseline"]
-        unreadable = {int(index): problem for index, problem in progress["unreadable"].items()}
-        meter.go_on(progress["meter"])
-
-    batch_size = config.optim.batch_size
-    epoch_steps = len(train_samples) * config.augment.repeats / batch_size
+        progress = Progress.of(checkpoints.restore(vivit, optimizer, average, resumed))
+        meter.go_on(saved["meter"])
+    epoch_steps = len(data.train) * config.augment.repeats / config.optim.batch_size
     steps = max(round(config.optim.epochs * epoch_steps), 1)
-    warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
-    eval_steps = max(round(config.eval_every * epoch_steps), 1)
-    save_steps = max(round(config.save_every * epoch_steps), 1)
-    sizes = [len(names) for names in config.model.classes.values()]
-
-    run = Run(config, world, step=step, steps=steps)
+    run = Run(config, world, step=progress.step, steps=steps)
     for line in broken:
         run.say(f"broken checkpoint skipped: {line}")
-    run.say(headline(config, vivit, train_samples, val_samples, world, resumed, step, steps))
+    run.say(headline(config, vivit, data, world, resumed, progress.step, steps))
     if world.device.type == "cuda":
         run.say(f"attention: {attention}")
-    if known_unreadable:
-        lines = [f"{path}: {problem}" for path, problem in known_unreadable.items()]
+    if data.unreadable:
+        lines = [f"{path}: {problem}" for path, problem in data.unreadable.items()]
         run.say(listing("left out, unreadable when vivit data check looked at them", lines))
-    clips = TrainClips(
-        train_samples,
-        labels,
-        model=config.model,
-        data=config.data,
-        augment=config.augment,
-        seed=config.seed,
-        given_up=given_up(run.folder),
+    if config.probe and not probed:
+        run.say("--probe is ignored: it needs --init")
+    return Training(
+        world=world,
+        config=config,
+        data=data,
+        build=build,
+        vivit=vivit,
+        model=model,
+        optimizer=optimizer,
+        average=average,
+        checkpoints=checkpoints,
+        run=run,
+        meter=meter,
+        progress=progress,
+        steps=steps,
+        epoch_steps=epoch_steps,
     )
-    loader = train_loader(clips, batch_size=batch_size, first_step=step, steps=steps, rank=world.rank, ranks=world.size)
-    model.train()
 
-    with run, worker_deaths(clips, run), stop_signals() as received:
-        if config.probe and not probed:
-            run.say("no frozen baseline: a random start has no features to fit a head to; init gives it some")
-        if probed and not resumed:
-            best = baseline = validate(run, world, vivit, val_samples, config, step=0, epoch=0)
-            save_weights(vivit, world, run.folder / "best", build)
-        for batch in meter.timed(loader):
-            readable, problems, stop = world.sum([batch.weights.sum().item(), len(batch.problems), len(received)])
-            if problems:
-                note_unreadable(run, world, batch, unreadable, of=len(clips.samples), most=config.data.max_unreadable)
-            lr = learning_rate(step, base=config.optim.lr, warmup_steps=warmup_steps, total_steps=steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["lr_scale"]
-            optimizer.zero_grad(set_to_none=True)
-            losses = []
-            for part in parts(
-                batch, config.scale.micro_batch, config.augment, seed=config.seed, step=step, world=world
-            ):
-                with synchronised(model, last=part.last):
-                    with autocast(world.device, config.precision):
-                        logits = model(part.video, part.seeds)
-                    mixed = {"partners": part.partners, "share": part.share}
-                    loss = cross_entropy(
-                        logits, part.labels, sizes, label_smoothing=config.optim.label_smoothing, **mixed
-                    )
-                    # Gradients are averaged over processes: the sum over the step's clips, by their number in all.
-                    ((loss * part.weights).sum() * (world.size / max(readable, 1))).backward()
-                    losses.append((loss.detach() * part.weights).sum())
-            grad_norm = clip_gradients(vivit, config.optim.grad_clip)
-            if not math.isfinite(grad_norm):
-                skipped += 1
-                note_not_finite(run, world, batch, train_samples, step, skipped, config.optim.max_skipped)
-            elif readable:
-                optimizer.step()
-                if average:
-                    average.update()
-            step += 1
-            meter.add(loss=torch.stack(losses).sum(), clips=readable, grad_norm=grad_norm)
 
-            if step % config.log_every == 0 or step == steps:
-                values = {"epoch": step / epoch_steps, "lr": lr, **meter.read()}
-                run.log(step, values | {"unreadable": len(unreadable), "skipped": skipped})
-                run.progress(step, values)
-            if step % eval_steps == 0 or step == steps:
-                with meter.paused(), average.applied() if average else nullcontext():
-                    result = validate(run, world, vivit, val_samples, config, step, step / epoch_steps)
-                    if result > best:
-                        best, best_step = result, step
-                        save_weights(vivit, world, run.folder / "best", build)
-            if step % save_steps == 0 or step == steps or stop:
-                progress = {"step": step, "best": best, "skipped": skipped, "unreadable": unreadable}
-                progress |= {"best_step": best_step, "baseline": baseline, "model": to_dict(vivit.config)}
-                progress |= {"train_list": train_list, "meter": meter.sums()}
-                try:
-                    checkpoints.save(vivit, optimizer, average, progress)
-                except OSError as error:  # training goes on with the checkpoint before; the last one must succeed
-                    run.say(f"NOT SAVED at step {step}: {error}")
-                    if step == steps or stop:
-                        raise
-            if stop:
-                run.say(f"stopped after step {step} of {steps} and saved; the same command goes on from here")
-                raise Stopped(received[0] if received else signal.SIGTERM)
+def train_steps(t: Training, batches: Iterator[Batch], stop: StopRequest) -> None:
+    """Take the steps that are left, with readings, validations and checkpoints at their times."""
+    world, config, run, progress = t.world, t.config, t.run, t.progress
+    t.model.train()
+    if progress.validation_due:  # of the start, or left over from an interruption
+        validate_and_keep_best(t, stop)
+        if progress.step:
+            t.save(must_succeed=progress.step == t.steps)
+    while progress.step < t.steps:
+        batch = next_batch(batches, stop)
+        counts = [batch.weights.sum().item(), len(batch.problems), 0] if batch else [0, 0, 1]
+        readable, problems, stopping = world.sum(counts)
+        if batch is None or stopping:
+            return t.stop(stop.number)
+        if problems:
+            most = config.data.max_unreadable
+            note_unreadable(run, world, batch, progress.unreadable, of=len(t.data.train), most=most)
+        lr = learning_rate(
+            progress.step,
+            base=config.optim.lr,
+            warmup_steps=round(config.optim.warmup_epochs * t.epoch_steps),
+            total_steps=t.steps,
+        )
+        loss, grad_norm = train_step(t, batch, lr, readable)
+        progress.step += 1
+        t.meter.add(loss=loss, clips=readable, grad_norm=grad_norm)
 
+        last = progress.step == t.steps
+        if progress.step % config.log_every == 0 or last:
+            values = {"epoch": progress.step / t.epoch_steps, "lr": lr, **t.meter.read()}
+            run.log(progress.step, values | {"unreadable": len(progress.unreadable), "skipped": progress.skipped})
+            run.progress(progress.step, values)
+        progress.validation_due = progress.step % t.every(config.eval_every) == 0 or last
+        if world.sum([bool(stop)])[0]:
+            return t.stop(stop.number)
+        if progress.validation_due:
+            validate_and_keep_best(t, stop)
+        if progress.step % t.every(config.save_every) == 0 or last:
+            t.save(must_succeed=last)
+    return None
+
+
+def next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
+    """The next batch; None if training is asked to stop, which also ends the wait for a batch."""
+    try:
+        with stop.interrupts():
+            return None if stop else next(batches)
+    except KeyboardInterrupt:
+        if stop.repeated:
+            raise
+        return None
+
+
+def train_step(t: Training, batch: Batch, lr: float, readable: float) -> tuple[Tensor, float]:
+    """One update of the weights. Returns the sum of this process's losses and the norm of all gradients.
+
+    `readable` is the number of clips of the step, in all processes, that could be read.
+    """
+    config, world = t.config, t.world
+    sizes = [len(names) for names in config.model.classes.values()]
+    for group in t.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    t.optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for part in parts(
+        batch, config.scale.micro_batch, config.augment, seed=config.seed, step=t.progress.step, world=world
+    ):
+        with synchronised(t.model, last=part.last):
+            with autocast(world.device, config.precision):
+                logits = t.model(part.video, part.seeds)
+            loss = cross_entropy(
+                logits,
+                part.labels,
+                sizes,
+                label_smoothing=config.optim.label_smoothing,
+                partners=part.partners,
+                share=part.share,
+            )
+            # Gradients are averaged over processes: the sum over the step's clips, by their number in all.
+            ((loss * part.weights).sum() * (world.size / max(readable, 1))).backward()
+            losses.append((loss.detach() * part.weights).sum())
+    grad_norm = clip_gradients(t.vivit, config.optim.grad_clip)
+    if not math.isfinite(grad_norm):
+        t.progress.skipped += 1
+        skipped, most = t.progress.skipped, config.optim.max_skipped
+        note_not_finite(t.run, world, batch, t.data.train, t.progress.step, skipped, most)
+    elif readable:
+        t.optimizer.step()
+        if t.average:
+            t.average.update()
+    return torch.stack(losses).sum(), grad_norm
+
+
+def validate_and_keep_best(t: Training, stop: StopRequest) -> None:
+    """Validate the weights of this step, and write them to best/ if no valid result before was as good.
+
+    Saves a checkpoint before it raises: Stopped, or DataError where no video could be read.
+    """
+    progress = t.progress
+    progress.validation_due = True
+    try:
+        with t.meter.paused(), t.averaged():
+            result = validate(t, stop)
+            if progress.step == 0:
+                progress.baseline = result
+            if result > progress.best:
+                keep_best(t, result)
+    except StopValidation:
+        t.stop(stop.number)
+    except DataError:
+        t.save(must_succeed=False)
+        raise
+    progress.validation_due = False
+
+
+def keep_best(t: Training, result: float) -> None:
+    """Write the weights to best/; where that fails the ones before stay there, and so does their result."""
+    try:
+        save_weights(t.vivit, t.world, t.run.folder / "best", t.build)
+    except OSError as error:
+        t.run.say(f"best weights NOT SAVED at step {t.progress.step}: {error}")
+    else:
+        t.progress.best, t.progress.best_step = result, t.progress.step
+
+
+def validate(t: Training, stop: StopRequest) -> float:
+    """Single-view accuracy on the validation videos, to the terminal and the metrics; returns the joint top-1.
+
+    Raises DataError if no video could be read, StopValidation if any process is asked to stop.
+    """
+    step, epoch = t.progress.step, t.progress.step / t.epoch_steps
+    skipped = given_up(t.run.folder)
+
+    def check_stop(done: int) -> None:
+        if t.world.sum([bool(stop)])[0]:
+            raise StopValidation
+
+    result: Evaluation = evaluate(
+        t.vivit,
+        t.data.val,
+        protocol=replace(SINGLE_VIEW, batch_views=t.config.eval.batch_views),
+        workers=t.config.data.workers,
+        precision=t.config.precision,
+        world=t.world,
+        progress=check_stop,
+        skipped=skipped,
+    )
+    note_given_up(t.run.folder, skipped, t.world)
+    if not result.samples:
+        title = f"validation at step {step}: none of the videos of split {t.config.data.eval_split!r} can be read"
+        raise DataError(listing(title, list(result.missing.values())))
+    accuracy = result.single_view_accuracy
+    values = {f"val/{name}/{k}": value for name, ks in accuracy.items() for k, value in ks.items()}
+    t.run.log(step, {"epoch": epoch, **values, "val/videos": len(result.samples), "val/missing": len(result.missing)})
+    shown = "  ".join(f"{name} {ks['top1']:.1%}" for name, ks in accuracy.items())
+    missing = f", {len(result.missing)} missing" if result.missing else ""
+    t.run.say(f"epoch {epoch:.4g}  validation top-1, single view: {shown}  ({len(result.samples)} videos{missing})")
+    return list(accuracy.values())[-1]["top1"]
+
+
+def finish(t: Training) -> None:
+    """Write the weights that the run ends with, and say where they are."""
+    config, world, run, progress = t.config, t.world, t.run, t.progress
+    best, weights = run.folder / "best", run.folder / "weights"
+    has_best = world.gather(progress.best >= 0 and (best / "model.safetensors").is_file())[0]
+    if config.result == "best" and has_best:
+        copy_weights(best, weights, world)
+    else:
         if config.result == "best":
-            copy_weights(run.folder / "best", run.folder / "weights", world)
-        else:
-            with average.applied() if average else nullcontext():
-                save_weights(vivit, world, run.folder / "weights", build)
-        if baseline is not None:
-            run.say(compared(config, baseline, best, best_step, steps))
-        run.say(f"{run.folder}: {step} of {steps} steps done, 0 steps left; weights in {run.folder / 'weights'}")
-    return run.folder
+            run.say(f"{best} has no weights, so {weights} gets those of the last step")
+        with t.averaged():
+            save_weights(t.vivit, world, weights, t.build)
+    if progress.baseline is not None:
+        run.say(compared(config, progress.baseline, progress.best, progress.best_step, t.steps))
+    run.say(f"{run.folder}: training finished ({t.steps} steps); weights in {weights}")
+    run.say(f"next: vivit eval {run.folder}\n      vivit predict {run.folder} VIDEO")
 
 
-def read_videos(
-    config: Config,
-) -> tuple[Config, Sequence[Sample], Tensor, Sequence[Sample], dict[str, str]]:
-    """The config with the classes of the data; training samples and their labels; validation samples; unreadable files.
+def read_videos(config: Config) -> tuple[Config, Data]:
+    """The config with the classes of the data, and the videos to train on and to validate on.
 
-    Files that a check of the data found unreadable are in no list. Raises DataError for labels that do not fit.
+    Files that a check of the data found unreadable are not among the training videos. Raises DataError for labels that
+    do not fit, and where a list has no readable video.
     """
     train = load_split(config.data, config.data.train_split, classes=config.model.classes or None, training=True)
     val = load_split(config.data, config.data.eval_split, classes=train.classes)
+    if not len(val.samples.readable()[0]):
+        lines = [f"{path}: {problem}" for path, problem in val.unreadable.items()]
+        raise DataError(listing(f"none of the validation videos (split {config.data.eval_split!r}) can be read", lines))
     config = replace(config, model=replace(config.model, classes=train.classes))
-    return config, train.samples, train.labels, val.samples, train.unreadable
+    return config, Data(train.samples, train.labels, val.samples, train.unreadable)
+
+
+def hashes(data: Data) -> dict[str, str]:
+    """What a checkpoint remembers of the lists of videos, wherever the files are."""
+    return {"train_list": list_hash(data.train, ordered=True), "val_list": list_hash(data.val)}
+
+
+def check_same_lists(resumed: Path, saved: dict[str, Any], data: Data, config: Config) -> None:
+    """Raise ValueError if the videos are not those of the checkpoint; one of an earlier version has no val_list."""
+    names = {"train_list": "another list of videos", "val_list": "another list of validation videos"}
+    for key, now in hashes(data).items():
+        if saved.get(key, now) != now:
+            raise ValueError(
+                f"{resumed} was trained with {names[key]} (there {saved[key]}, now {now} in {config.data.root}); "
+                "restore the list as it was to resume, or give another --run and --init"
+            )
 
 
 def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConfig], Any]) -> Any:
@@ -212,43 +457,22 @@ def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConf
     return build(config.model)
 
 
-def validate(
-    run: Run, world: World, model: ViViT, samples: Sequence[Sample], config: Config, step: int, epoch: float
-) -> float:
-    """Single-view accuracy on the validation videos, to the terminal and the metrics; returns the joint top-1."""
-    result: Evaluation = evaluate(
-        model,
-        samples,
-        protocol=replace(SINGLE_VIEW, batch_views=config.eval.batch_views),
-        workers=config.data.workers,
-        precision=config.precision,
-        world=world,
-    )
-    accuracy = result.single_view_accuracy
-    values = {f"val/{name}/{k}": value for name, ks in accuracy.items() for k, value in ks.items()}
-    run.log(step, {"epoch": epoch, **values, "val/videos": len(result.samples), "val/missing": len(result.missing)})
-    shown = "  ".join(f"{name} {ks['top1']:.1%}" for name, ks in accuracy.items())
-    missing = f", {len(result.missing)} missing" if result.missing else ""
-    run.say(f"epoch {epoch:.4g}  validation top-1, single view: {shown}  ({len(result.samples)} videos{missing})")
-    return list(accuracy.values())[-1]["top1"]
-
-
 def save_weights(model: ViViT, world: World, folder: Path, build: Callable[[ModelConfig], Any] = ViViT) -> None:
-    """Write the weights of a model that may be divided among processes."""
+    """Write the weights of a model that may be divided among processes. A failure is an OSError in all of them."""
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if world.is_first:
+
+    def save() -> None:
         with torch.device("meta"):
-            whole = build(model.config)
-        whole.load_state_dict(state, assign=True)
-        whole.save_pretrained(folder)
-    world.barrier()
+            full = build(model.config)
+        full.load_state_dict(state, assign=True)
+        full.save_pretrained(folder)
+
+    world.on_main(save)
 
 
 def copy_weights(source: Path, folder: Path, world: World) -> None:
     """Write the weights in `source` to `folder` as well."""
-    if world.is_first:
-        save_pretrained(from_pretrained(source), folder)
-    world.barrier()
+    world.on_main(lambda: save_pretrained(from_pretrained(source), folder))
 
 
 def compared(config: Config, baseline: float, best: float, best_step: int, steps: int) -> str:
@@ -292,8 +516,7 @@ def note_not_finite(
 def headline(
     config: Config,
     model: ViViT,
-    train_samples: Sequence[Sample],
-    val_samples: Sequence[Sample],
+    data: Data,
     world: World,
     resumed: Path | None,
     step: int,
@@ -305,13 +528,13 @@ def headline(
     share = -(-config.optim.batch_size // world.size)
     micro = min(config.scale.micro_batch or share, share)
     if resumed:
-        doing = f"going on after step {step} of {steps} ({resumed.name})"
+        doing = f"resuming after step {step} of {steps} ({resumed.name})"
         doing += f"; init={config.init} was its start and is not read again" if config.init else ""
     else:
         doing = f"{steps} steps of {config.optim.batch_size} clips from {config.init or 'a random start'}"
     return (
         f"{config.model.encoder}, {parameters / 1e6:.1f} M parameters, {world.size} x {world.device.type}, "
         f"{share} clips each in micro-batches of {micro}; "
-        f"{len(train_samples)} training and {len(val_samples)} validation videos; classes: {classes}\n"
+        f"{len(data.train)} training and {len(data.val)} validation videos; classes: {classes}\n"
         f"{config.run}: {doing}"
     )

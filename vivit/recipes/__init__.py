@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 from ..config import Config
 from . import modern, paper
@@ -23,3 +26,19 @@ RECIPES: dict[str, Callable[..., Config]] = {
     "modern/epic_kitchens": modern.epic_kitchens,
     "modern/ssv2": modern.ssv2,
 }
+
+
+def missing_start(name: str, config: Config) -> str:
+    """What to say where a recipe that is meant to start from trained weights is given none; "" in all other cases.
+
+    Such a recipe has --init in the command of its docstring. A run that resumes needs no init.
+    """
+    command = re.search(r"^ *(vivit train .*--init .*)$", RECIPES[name].__doc__ or "", re.MULTILINE)
+    if not command or config.init or (Path(config.run) / "checkpoints").is_dir():
+        return ""
+    words = command[1].split()
+    words[words.index("--data.root") + 1] = shlex.quote(config.data.root or "ROOT")
+    return (
+        f"recipe {name} is meant to start from trained weights; without --init it starts at random, which takes far "
+        f"more videos and time. With weights: {' '.join(words)}"
+    )

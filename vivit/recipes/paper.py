@@ -51,7 +51,7 @@ def paper(dataset: str, model: str = MAIN) -> Config:
     architecture = preset(model, drop_path=c.drop_path, preprocessing=Preprocessing(frame_stride=c.frame_stride))
     return Config(
         model=architecture,
-        data=DataConfig(dataset=dataset, workers=12),
+        data=DataConfig(dataset=dataset),
         augment=AugmentConfig(
             scale_jitter=(0.9, 1.33),
             flip=0.5,

@@ -152,7 +152,7 @@ def work_together(jobs: Sequence[Job], at_once: int, say: Callable[[str], None])
         for worker in workers:
             worker.end(at_once=bool(received))
     if received:
-        raise Stopped(received[0])
+        raise Stopped(received.number or 0)
     return errors
 
 

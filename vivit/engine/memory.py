@@ -1,0 +1,174 @@
+"""How much memory training takes: what autograd keeps of a forward pass, measured on tensors without contents.
+
+`vivit plan` prints tables of it; `vivit train` refuses a batch that cannot fit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from ..config import Config, replace
+from ..data.loader import num_workers
+from ..model.cost import count
+from ..model.layers import Block, TimeSpaceBlock
+from ..model.vivit import ViViT
+from .device import available_memory, format_size, uses_bfloat16
+from .distributed import World
+from .optim import freeze
+
+
+def check_memory(config: Config, world: World) -> None:
+    """Raise ValueError if a step cannot fit into the memory that is free; the message has the micro-batch that fits.
+
+    Counted are weights, gradients, optimiser, EMA and activations, and in the machine's memory the batches that the
+    workers prepare. On a CPU nothing else would say a word: the kernel kills the process.
+    """
+    host = available_memory()
+    if host is None and world.device.type != "cuda":
+        return
+    share = -(-config.optim.batch_size // world.size)
+    micro = min(config.scale.micro_batch or share, share)
+    if world.device.type != "cuda" and all(world.gather(rough_bytes(config, share) < (host or 0) / world.size)):
+        return  # far from the limit; to measure takes seconds
+    needs = cost(replace(config, precision=("float32", "bfloat16")[uses_bfloat16(world.device, config.precision)]))
+    fixed = needs.kept + sum(states(config, needs, gpus=world.size, accumulating=micro < share).values())
+    clip = config.model.num_frames * 3 * config.model.image_size[0] * config.model.image_size[1]
+    batches = 2 * num_workers(config.data.workers) + 2  # those ready, the one in use and its copy
+    if world.device.type == "cuda":
+        free = torch.cuda.mem_get_info(world.device)[0]
+    else:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+        free = (host or 0) // processes - batches * share * clip
+    free = min(world.gather(free))
+    needed = fixed + micro * needs.kept_per_clip
+    if needed <= free:
+        return
+    fits = int((0.9 * free - fixed) // needs.kept_per_clip)
+    advice = (
+        f"with --scale.micro-batch {fits} it fits, and the result is the same"
+        if fits >= 1
+        else (
+            "take a smaller --optim.batch-size, fewer --data.workers, --scale.checkpoint-activations or a smaller model"
+        )
+    )
+    raise ValueError(
+        f"{micro} clips in one forward pass need about {format_size(needed)} ({format_size(needs.kept_per_clip)} a "
+        f"clip), but {format_size(max(free, 0))} are free for them on {world.device.type}; {advice}"
+    )
+
+
+def rough_bytes(config: Config, clips: int) -> float:
+    """Several times what a step on so many clips takes, at a glance."""
+    model = config.model
+    blocks = model.depth + model.temporal_depth
+    tokens = math.prod(model.grid) + model.grid[0]
+    per_token = model.embed_dim * (16 + 4 * model.mlp_ratio)  # numbers that a block keeps
+    pixels = model.num_frames * 3 * math.prod(model.image_size)
+    batches = 2 * num_workers(config.data.workers) + 2
+    return (
+        16 * clips * (blocks * tokens * per_token + (batches + 4) * pixels) + 64 * blocks * per_token * model.embed_dim
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model asks for in training: numbers of parameters, operations of a clip, bytes for the backward pass."""
+
+    parameters: int
+    trainable: int
+    flops_per_clip: int
+    kept: int
+    """Whatever the number of clips: the weights' copies in bfloat16."""
+    kept_per_clip: int
+    """Activations; with scale.checkpoint_activations, the blocks' inputs and one block."""
+
+
+def states(config: Config, cost: Cost, *, gpus: int, accumulating: bool) -> dict[str, float]:
+    """Bytes of one device that do not depend on the clips; everything is float32.
+
+    DDP copies the gradients into buckets to send them. FSDP divides all by the devices; gradients that wait for the
+    next micro-batch of a step are whole.
+    """
+    optim, sharded = config.optim, config.scale.shard == "fsdp" and gpus > 1
+    parts = gpus if sharded else 1
+    gradients = accumulating + 1 / parts if sharded else 1 + (gpus > 1)
+    moments = 2 if optim.name == "adamw" else int(optim.momentum > 0)
+    return {
+        "weights": 4 * cost.parameters / parts,
+        "gradients": 4 * cost.trainable * gradients,
+        "optimiser": 4 * cost.trainable / parts * moments,
+        "EMA": 4 * cost.parameters / parts * (optim.ema is not None),
+    }
+
+
+def cost(config: Config) -> Cost:
+    """Count and measure the model of `config` in its precision (auto is bfloat16), without computing anything."""
+    with torch.device("meta"):
+        model = ViViT(config.model)
+    freeze(model, config.optim.freeze)
+    # With 1 clip some rearrangements are views, which keep nothing; from 2 on, the bytes are a straight line.
+    two, three = (saved_bytes(config, clips) for clips in (2, 3))
+    passes = 4 if config.scale.checkpoint_activations else 3  # a backward pass is two forward passes' work
+    return Cost(
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        flops_per_clip=2 * passes * count(config.model, as_computed=True)[-1].multiply_adds,
+        kept=3 * two - 2 * three,
+        kept_per_clip=three - two,
+    )
+
+
+class Kept:
+    """A tensor that autograd holds for the backward pass."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
+def saved_bytes(config: Config, clips: int) -> int:
+    """Bytes that a forward pass in training keeps for the backward pass, without computing anything.
+
+    The tensors have no contents, so this takes neither memory nor time. They count as the CPU's, whose fused attention
+    keeps what CUDA's do: queries, keys, values, the result and one float32 per query and head. With
+    scale.checkpoint_activations all blocks keep their input, and one keeps everything: the one that is computed again.
+    """
+    with torch.device("meta"):
+        model = ViViT(config.model).train()
+    freeze(model, config.optim.freeze)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
+        whole = next((block for block in blocks if next(block.parameters()).requires_grad), None)
+        for block in blocks:
+            if config.scale.checkpoint_activations and block is not whole:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        video = torch.empty(clips, config.model.num_frames, 3, *config.model.image_size, dtype=torch.uint8)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision != "float32"):
+            return kept_bytes(partial(model, video), model.parameters())
+
+
+def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps of a forward pass until its backward pass: each tensor once, without the parameters."""
+    held: WeakSet[Kept] = WeakSet()
+
+    def keep(tensor: Tensor) -> Kept:
+        held.add(kept := Kept(tensor))
+        return kept
+
+    with saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        result = forward()
+    known = {p.untyped_storage()._cdata for p in parameters}
+    storages = {s._cdata: s.nbytes() for kept in held for s in [kept.tensor.untyped_storage()]}
+    del result  # which has held the rest
+    return sum(size for storage, size in storages.items() if storage not in known)
