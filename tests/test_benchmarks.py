@@ -13,9 +13,9 @@ from benchmarks import attention, bench, models, pipeline
 from benchmarks.measure import Clock, Times, interleave, spread
 from benchmarks.page import page, table
 from vivit.config import Config, EvalConfig, ModelConfig
+from vivit.engine.memory import saved_bytes
 from vivit.model import layers
 from vivit.model.vivit import ViViT
-from vivit.plan import saved_bytes
 
 ONCE = Clock(rounds=1)
 

@@ -217,7 +217,7 @@ def test_processes_of_their_own_do_the_same_and_name_the_run_that_fails(config):
     a, b, c = (load_evaluation(Path(config.run) / name / "predictions.npz") for name in ("good", "later", "here"))
     assert torch.equal(a.multi, b.multi)
     assert torch.equal(a.multi, c.multi)
-    assert "steps done" in (Path(good.run) / "log.txt").read_text()
+    assert "training finished" in (Path(good.run) / "log.txt").read_text()
 
 
 def replace_run(job, run):

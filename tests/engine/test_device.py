@@ -31,6 +31,7 @@ def gpu(monkeypatch):
         real = torch.empty
         monkeypatch.setattr(torch, "empty", lambda *shape, device, dtype: real(*shape, dtype=dtype))
         monkeypatch.setattr(torch, "_fused_sdp_choice", picked)
+        monkeypatch.setattr(device, "has_bfloat16_units", lambda of: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda of: (generation, 0))
         monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: state.update(cudnn=on))
         monkeypatch.setattr(device, "activate_flash_attention_impl", activate)
