@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vivit.config import ModelConfig
-from vivit.model.kernels import attention
+from vivit.model.cpu_kernels import attention
 from vivit.presets import preset
 
 from .measure import Clock

@@ -25,9 +25,9 @@ from vivit.engine.device import autocast
 from vivit.engine.evaluate import SINGLE_VIEW, load_weights
 from vivit.engine.memory import kept_bytes
 from vivit.engine.optim import build_optimizer
-from vivit.model.shorten import shorten
+from vivit.inference.predict import predict
+from vivit.model.token_reduction import shorten
 from vivit.model.vivit import ViViT
-from vivit.prediction import predict
 from vivit.presets import preset
 from vivit.weights.convert import save_huggingface
 

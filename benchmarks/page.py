@@ -33,11 +33,12 @@ NOTES = {
         "faster than the row."
     ),
     "shorten": (
-        "Model 1 as it is and with the options of `vivit.model.shorten`, on made videos, which are those of the input "
-        "below; how many of their tubelets are static says nothing about other videos. GFLOP: carried out on these "
-        "clips. `time / ours` below 1: the share of the plain model's time. Logits differ by, same top-1: from the "
-        "plain model's on the clips of the batch. With random weights that is no loss of accuracy; with trained ones "
-        "(`--weights`) it bounds it on these clips, and `vivit eval` with and without the option measures it on yours."
+        "Model 1 as it is and with the options of `vivit.model.token_reduction`, on synthetic videos, those of the "
+        "input below; how many of their tubelets are static says nothing about other videos. GFLOP: carried out on "
+        "these clips. `time / ours` below 1: the share of the plain model's time. Logits differ by, same top-1: from "
+        "the plain model's on the clips of the batch. With random weights that is no loss of accuracy; with trained "
+        "ones (`--weights`) it bounds it on these clips, and `vivit eval` with and without the option measures it on "
+        "yours."
     ),
     "attention": (
         "Attention alone at the sizes of a model, on queries, keys and values from one projection: the kernel that "

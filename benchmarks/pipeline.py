@@ -22,11 +22,11 @@ import torch
 
 from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from vivit.data.clips import clip_frames, random_start, view_starts
-from vivit.data.dataset import TrainClips, eval_views
-from vivit.data.decode import Video
+from vivit.data.dataset import TrainDataset, eval_views
 from vivit.data.loader import train_loader
 from vivit.data.sample import Sample
-from vivit.data.synthetic import render, write_video
+from vivit.data.tools.synthetic import render, write_video
+from vivit.data.video.decoder import Video
 from vivit.presets import preset
 
 from .measure import Clock, Times, interleave
@@ -53,11 +53,11 @@ def input_speed(*, videos: int, workers: int, clock: Clock) -> list[dict[str, An
 
             return run
 
-        def take(clips: TrainClips) -> Callable[[], None]:
+        def take(clips: TrainDataset) -> Callable[[], None]:
             return each(lambda epoch, i: clips[epoch, i])
 
         def raw(epoch: int, i: int) -> None:
-            raw_clip(samples[i], np.random.default_rng((0, epoch, i, 0)))  # begins where the clip of TrainClips does
+            raw_clip(samples[i], np.random.default_rng((0, epoch, i, 0)))  # begins where the clip of TrainDataset does
 
         contenders: dict[str, Callable[[], Any]] = {
             "raw decode": each(raw),
@@ -130,13 +130,13 @@ def raw_clip(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     return images
 
 
-def clips_of(samples: list[Sample], augment: AugmentConfig, *, workers: int = 0) -> TrainClips:
+def clips_of(samples: list[Sample], augment: AugmentConfig, *, workers: int = 0) -> TrainDataset:
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)
     data = DataConfig(root=str(Path(samples[0].path).parent), workers=workers)
-    return TrainClips(samples, labels, model=CLIP, data=data, augment=augment, seed=0)
+    return TrainDataset(samples, labels, model=CLIP, data=data, augment=augment, seed=0)
 
 
-def loader_seconds(clips: TrainClips, batches: int = 8) -> float:
+def loader_seconds(clips: TrainDataset, batches: int = 8) -> float:
     """Seconds a batch of all videos: from the arrival of the first to that of the last, dropped as they come."""
     stream = iter(train_loader(clips, batch_size=len(clips.samples), first_step=0, steps=batches + 1))
     next(stream)

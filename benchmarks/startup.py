@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vivit.data.synthetic import render, write_video
+from vivit.data.tools.synthetic import render, write_video
 from vivit.presets import preset
 from vivit.weights.load import create
 

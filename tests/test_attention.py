@@ -2,10 +2,10 @@ import pytest
 import torch
 from einops import rearrange
 
-from vivit.attention import attention_maps, attention_weights, middle_frames, overlay
 from vivit.config import ModelConfig
 from vivit.model.encoders import FactorisedEncoder, Transformer
 from vivit.model.layers import Attention, TimeSpaceBlock
+from vivit.model.rollout import attention_maps, attention_weights, middle_frames, overlay
 from vivit.model.vivit import ViViT
 
 HEADS = 4

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vivit.comparison import compare, difference, identities, mcnemar
 from vivit.config import EvalConfig
 from vivit.data.sample import Sample
-from vivit.engine.evaluate import Evaluation
+from vivit.engine.compare import compare, difference, identities, mcnemar
+from vivit.engine.evaluation import Evaluation
 from vivit.engine.metrics import right as right_answers
 
 VERBS, NOUNS = ("close", "open"), ("cup", "door", "pan")

@@ -16,8 +16,8 @@ from vivit.engine.device import autocast
 from vivit.engine.distributed import World, parallelise
 from vivit.engine.memory import Cost, cost, saved_bytes
 from vivit.engine.optim import freeze
+from vivit.engine.plan import Hardware, plan, table
 from vivit.model.vivit import ViViT
-from vivit.plan import Hardware, plan, table
 
 ENCODERS = {
     "spatiotemporal": "cls",

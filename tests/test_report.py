@@ -13,12 +13,12 @@ import torch
 
 from vivit.config import Config, EvalConfig, ModelConfig, OptimConfig, to_dict
 from vivit.data.sample import Sample
-from vivit.engine.evaluate import Evaluation
+from vivit.engine.evaluation import Evaluation
 from vivit.engine.run import environment, write_json
+from vivit.inference.predict import Prediction
 from vivit.model.vivit import ViViT
-from vivit.pages import jpeg, ticks
-from vivit.prediction import Prediction
-from vivit.report import answers, chance, is_wrong, pick, proof, write_report
+from vivit.report.html import jpeg, ticks
+from vivit.report.run import answers, chance, is_wrong, pick, proof, write_report
 
 from .data.videos import counter_frames, write_video
 

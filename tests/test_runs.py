@@ -8,7 +8,7 @@ import pytest
 
 from vivit import cli
 from vivit.config import Config, OptimConfig, ScaleConfig, to_dict
-from vivit.runs import find_runs, summarise, table
+from vivit.engine.runs import find_runs, summarise, table
 
 LINES = (
     {"step": 5, "epoch": 0.5, "loss": 2.5, "lr": 0.1},

@@ -7,13 +7,15 @@ import pytest
 
 from vivit import cli
 from vivit.config import AugmentConfig
-from vivit.data.check import check
-from vivit.data.dataset import TrainClips
-from vivit.data.sample import DataError, class_names, encode_labels, read
+from vivit.data.dataset import TrainDataset
+from vivit.data.datasets.registry import read
+from vivit.data.sample_table import class_names, encode_labels
+from vivit.data.tools.check import check
 from vivit.engine import train as train_module
 from vivit.engine.train import train_in
-from vivit.pages import jpeg
-from vivit.show import film, show
+from vivit.errors import DataError
+from vivit.report.clips import clip_figure, show
+from vivit.report.html import jpeg
 
 from .engine.tiny import ALONE, tiny_config, write_table
 
@@ -28,13 +30,13 @@ def test_each_class_has_its_clip_and_the_draws_that_training_shows(root, tmp_pat
     page = show(config, output=str(tmp_path / "page.html"), draws=3, frames=2).read_text()
     samples = read("folder", str(root), "train")
     names = class_names(samples)
-    clips = TrainClips(
+    clips = TrainDataset(
         samples, encode_labels(samples, names), model=config.model, data=config.data, augment=config.augment, seed=0
     )
     for sample, colour in ((2, "red"), (0, "green")):
         assert f"<h2>{colour} · bright" in page
         for epoch in range(3):
-            assert page.count(jpeg(film(clips[epoch, sample], 2))) == 1
+            assert page.count(jpeg(clip_figure(clips[epoch, sample], 2))) == 1
     assert page.count("<img ") == 2 * (1 + 3) + 2
     assert re.search(r"cutmix: \d+% green, \d+% red", page)
     assert "augment.rand_augment_layers: 0 -&gt; 2" in page
@@ -84,7 +86,7 @@ def test_the_page_shows_the_clips_of_training_also_with_a_manifest_and_official_
     assert [clips.samples[i].labels["colour"] for i in first] == ["red", "green"]
     for index in first:
         for epoch in range(2):
-            assert page.count(jpeg(film(clips[epoch, index], 4))) == 1
+            assert page.count(jpeg(clip_figure(clips[epoch, index], 4))) == 1
     assert page.index("<h2>red") < page.index("<h2>green")
     assert "broken-train0.mp4" in page
 

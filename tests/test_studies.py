@@ -11,19 +11,19 @@ import torch
 import torchvision
 from torch import nn
 
-from vivit.comparison import compare as compare_pair
 from vivit.config import Config, ModelConfig, Preprocessing, differences, replace
-from vivit.engine.evaluate import load_evaluation
+from vivit.engine.compare import compare as compare_pair
+from vivit.engine.evaluation import load_evaluation
 from vivit.engine.train import train, train_in
+from vivit.model.cnn_baselines import PRIOR_ART, PriorArt
 from vivit.model.cost import count
-from vivit.model.prior_art import PRIOR_ART, PriorArt
 from vivit.presets import preset
 from vivit.recipes import RECIPES
 from vivit.studies import jobs as jobs_module
 from vivit.studies import study as study_module
-from vivit.studies.jobs import Job, do_all, work_together
-from vivit.studies.numbers import compare, over_seeds, student
-from vivit.studies.rows import architecture, regularisation, tokenisation
+from vivit.studies.definitions import architecture, regularisation, tokenisation
+from vivit.studies.jobs import Job, run_all, work_together
+from vivit.studies.statistics import compare, over_seeds, student
 from vivit.studies.study import study
 
 from .engine import tiny
@@ -213,7 +213,7 @@ def test_processes_of_their_own_do_the_same_and_name_the_run_that_fails(config):
     errors = work_together(jobs, 1, lambda line: None)
     assert list(errors) == [Path(bad.run)]
     assert "nowhere" in errors[Path(bad.run)]
-    assert do_all([replace_run(jobs[1], f"{config.run}/here")], at_once=1, say=lambda line: None) == {}
+    assert run_all([replace_run(jobs[1], f"{config.run}/here")], num_jobs=1, say=lambda line: None) == {}
     a, b, c = (load_evaluation(Path(config.run) / name / "predictions.npz") for name in ("good", "later", "here"))
     assert torch.equal(a.multi, b.multi)
     assert torch.equal(a.multi, c.multi)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .comparison import compare
-    from .model.shorten import shorten
-    from .prediction import predict
+    from .engine.compare import compare
+    from .inference.predict import predict
+    from .model.token_reduction import shorten
     from .weights.load import create, from_pretrained
 
 __all__ = ["compare", "create", "from_pretrained", "predict", "shorten"]
 
 # Where the public names live. Imported at first use, so that `import vivit` and `vivit --help` do not wait for PyTorch.
 _HOMES = {
-    "compare": "vivit.comparison",
+    "compare": "vivit.engine.compare",
     "create": "vivit.weights.load",
     "from_pretrained": "vivit.weights.load",
-    "predict": "vivit.prediction",
-    "shorten": "vivit.model.shorten",
+    "predict": "vivit.inference.predict",
+    "shorten": "vivit.model.token_reduction",
 }
 
 

@@ -113,7 +113,7 @@ def data(args: list[str]) -> None:
 def data_check(args: list[str]) -> None:
     import tyro
 
-    from .data.check import check
+    from .data.tools.check import check
 
     report = tyro.cli(check, args=named_dataset(args, places=1), prog="vivit data check")
     print(report)
@@ -124,7 +124,7 @@ def data_check(args: list[str]) -> None:
 def data_prepare(args: list[str]) -> None:
     import tyro
 
-    from .data.prepare import prepare
+    from .data.tools.prepare import prepare
 
     words, flat = named_dataset(args, places=2), (tyro.conf.OmitArgPrefixes,)
     done = tyro.cli(prepare, args=words, prog="vivit data prepare", config=flat)
@@ -169,7 +169,7 @@ def show(args: list[str]) -> None:
             frames: Frames of each clip.
             config: Settings of the run.
         """
-        from .show import show
+        from .report.clips import show
 
         print(f"open {show(config, output=output, classes=classes, draws=draws, frames=frames).resolve()}")
 
@@ -318,7 +318,7 @@ def compare_results(
     """
     from json import dumps
 
-    from .comparison import compare
+    from .engine.compare import compare
 
     result = compare(a, b, single_view=single_view, resamples=resamples, seed=seed)
     return dumps(result.to_dict(), indent=1) if json else str(result)
@@ -363,8 +363,8 @@ def predict_files(
 
     from .engine.device import choose_attention, pick_device, uses_bfloat16
     from .engine.evaluate import load_weights
-    from .model.shorten import shorten
-    from .prediction import predict
+    from .inference.predict import predict
+    from .model.token_reduction import shorten
 
     if not files:
         raise ValueError("no video to predict; usage: vivit predict WEIGHTS VIDEO [VIDEO …] [options]")
@@ -511,7 +511,7 @@ def plan(args: list[str]) -> None:
         raise ValueError(f"{name!r} is no recipe, and no preset such as 'ViViT-B/16x2 FE'{suggestion(name, RECIPES)}")
     config = recipe_config(name, rest) if name in RECIPES else Config(model=preset(name))
 
-    from .plan import H100, Hardware, table
+    from .engine.plan import H100, Hardware, table
 
     def ask(
         *,
@@ -567,7 +567,7 @@ def study(args: list[str]) -> None:
         """
         from .studies.study import study
 
-        results = study(kind, config, recipe=name, seeds=seeds, quick=quick, at_once=jobs, cnn_epochs=cnn_epochs)
+        results = study(kind, config, recipe=name, seeds=seeds, quick=quick, num_jobs=jobs, cnn_epochs=cnn_epochs)
         return results["failed"]
 
     if tyro.cli(ask, args=rest, prog=f"vivit study {kind} {name}"):
@@ -577,7 +577,7 @@ def study(args: list[str]) -> None:
 def runs(args: list[str]) -> None:
     import tyro
 
-    from .runs import table
+    from .engine.runs import table
 
     print(tyro.cli(table, args=args, prog="vivit runs"))
 

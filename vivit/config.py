@@ -266,7 +266,7 @@ class EvalConfig:
     """Show the frames of every clip in random order: what a model still knows without motion."""
     merge_tokens: int = 0
     """Model 1 only, faster at a small loss: each layer merges this many tokens into others like them (see
-    vivit.model.shorten)."""
+    vivit.model.token_reduction)."""
     drop_static: float | None = None
     """Model 1 only, faster at a small loss: leave out tubelets whose pixels differ from those of the tubelet before by
     at most this on average, on the scale 0..1."""

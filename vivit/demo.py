@@ -9,14 +9,14 @@ import torch
 
 from .config import replace
 from .data.splits import load_split
-from .data.synthetic import write_dataset
+from .data.tools.synthetic import write_dataset
 from .engine.eval_tables import table
 from .engine.evaluate import evaluate
 from .engine.train import train
-from .prediction import predict
+from .inference.predict import predict
 from .recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS
 from .recipes.demo import demo as recipe
-from .report import write_report
+from .report.run import write_report
 from .text import printable
 from .weights.load import from_pretrained
 

@@ -31,3 +31,8 @@ def shorten_list(items: Sequence[str], most: int = 20) -> list[str]:
     """The first `most` items, and a last one that says how many more there are."""
     more = [f"… and {len(items) - most} more"] if len(items) > most else []
     return [*items[:most], *more]
+
+
+def listing(title: str, problems: Sequence[str], most: int = 20) -> str:
+    """A message with one problem a line, the first `most` of them."""
+    return "\n  ".join([f"{title} ({len(problems)}):", *map(printable, shorten_list(problems, most))])

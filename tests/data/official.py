@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data.sample import DataError, read
+from vivit.data.datasets.registry import read
+from vivit.errors import DataError
 
 from .videos import counter_frames, write_video
 

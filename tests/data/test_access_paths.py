@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.data.videos import counter_frames, write_video
-from vivit.data.decode import Video, VideoError
+from vivit.data.video.decoder import Video
+from vivit.errors import VideoError
 
 SOURCES = {
     "clip.mp4": ("libx264", {}),

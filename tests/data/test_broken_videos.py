@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.data.videos import counter_frames, read_all, read_counter, write_sound, write_video
-from vivit.data.decode import Video, VideoError
+from vivit.data.video.decoder import Video
+from vivit.errors import VideoError
 
 SECONDS = 10  # for one file, whatever is in it; they take milliseconds
 SOUND = {  # name: codec, container options

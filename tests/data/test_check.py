@@ -9,11 +9,13 @@ import signal
 
 import pytest
 
-from vivit.data import check as check_module
-from vivit.data import decode
-from vivit.data.check import check
+from vivit.data.datasets.registry import read, read_annotations
 from vivit.data.manifest import default_path
-from vivit.data.sample import DataError, class_names, encode_labels, list_hash, read, read_annotations
+from vivit.data.sample_table import class_names, encode_labels, list_hash
+from vivit.data.tools import check as check_module
+from vivit.data.tools.check import check
+from vivit.data.video import decoder as decode
+from vivit.errors import DataError
 
 from .videos import counter_frames, write_video
 

@@ -7,10 +7,11 @@ import shutil
 import av
 import pytest
 
-from vivit.data import check as check_module
-from vivit.data.check import Report, check
+from vivit.data.datasets.registry import read
 from vivit.data.manifest import default_path
-from vivit.data.sample import DataError, read
+from vivit.data.tools import check as check_module
+from vivit.data.tools.check import Report, check
+from vivit.errors import DataError
 
 from .official import kinetics
 from .test_check import find, folder, write_videos  # noqa: F401  (a fixture)

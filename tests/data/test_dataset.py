@@ -8,10 +8,11 @@ import torch
 
 from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, Preprocessing
 from vivit.data.clips import view_starts
-from vivit.data.dataset import EvalVideos, TrainClips, eval_views, timeline
-from vivit.data.decode import Video, VideoError
+from vivit.data.dataset import EvalDataset, TrainDataset, eval_views, timeline
 from vivit.data.sample import Sample
 from vivit.data.transforms import MAX_ASPECT, crop, eval_boxes, resize_for_eval
+from vivit.data.video.decoder import Video
+from vivit.errors import VideoError
 
 from .videos import counter_frames, read_all, read_counter, write_video
 
@@ -90,7 +91,7 @@ PLAIN = AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0)
 
 def clips_of(path, model=WHOLE, augment=PLAIN, seed=0, **part):
     labels = torch.zeros(1, 1, dtype=torch.int64)
-    return TrainClips([Sample(str(path), **part)], labels, model=model, data=DataConfig(), augment=augment, seed=seed)
+    return TrainDataset([Sample(str(path), **part)], labels, model=model, data=DataConfig(), augment=augment, seed=seed)
 
 
 def test_training_clips_have_the_stride_and_start_anywhere_inside_the_part(video):
@@ -154,8 +155,8 @@ def test_a_part_without_frames_and_an_unreadable_file_are_named_not_raised(video
     labels = torch.zeros(2, 1, dtype=torch.int64)
     with pytest.raises(VideoError, match="no frame between 5.0 s and the end; the video lasts 1.60 s"):
         eval_views(samples[0], MODEL, EvalConfig())
-    train = TrainClips(samples, labels, model=MODEL, data=DataConfig(), augment=PLAIN, seed=0)
-    test = EvalVideos(samples, labels, model=MODEL, protocol=EvalConfig())
+    train = TrainDataset(samples, labels, model=MODEL, data=DataConfig(), augment=PLAIN, seed=0)
+    test = EvalDataset(samples, labels, model=MODEL, protocol=EvalConfig())
     for clip, path in [(c, s.path) for i, s in enumerate(samples) for c in (train[0, i], test[i])]:
         assert clip.video is None
         assert path in clip.problem
@@ -175,7 +176,7 @@ def test_a_video_whose_class_says_left_is_mirrored_only_on_demand(video):
     labels = torch.tensor([[0], [1]])
     how = {"model": model, "data": DataConfig(), "seed": 0}
     for augment, mirrored in ((always, [False, True]), (replace(always, flip_directed=True), [True, True])):
-        flipped, kept = (TrainClips(samples, labels, augment=a, **how) for a in (augment, plain))
+        flipped, kept = (TrainDataset(samples, labels, augment=a, **how) for a in (augment, plain))
         got = [bool((flipped[0, i].video == kept[0, i].video.flip(-1)).all()) for i in range(2)]
         assert got == mirrored
 
@@ -196,7 +197,7 @@ def test_every_exception_of_a_sample_names_its_file_and_ends_nothing(video, monk
 
     monkeypatch.setattr(Video, "frames", fail)
     samples, labels = [Sample(str(video))], torch.zeros(1, 1, dtype=torch.int64)
-    test = EvalVideos(samples, labels, model=MODEL, protocol=EvalConfig())
+    test = EvalDataset(samples, labels, model=MODEL, protocol=EvalConfig())
     with pytest.raises(VideoError, match=type(error).__name__) as raised:
         eval_views(samples[0], MODEL, EvalConfig())
     assert raised.value.__cause__ is error

@@ -15,9 +15,10 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from tests.data.videos import counter_frames, read_all, read_counter, write_video
-from vivit.data import decode
-from vivit.data.decode import Video, VideoError, _runs
-from vivit.data.packets import PacketIndex
+from vivit.data.packet_index import PacketIndex
+from vivit.data.video import decoder as decode
+from vivit.data.video.decoder import Video, _runs
+from vivit.errors import VideoError
 
 CODECS_AND_CONTAINERS = [
     ("libx264", "mp4"),

@@ -8,8 +8,10 @@ import torch
 
 from vivit.config import EvalConfig, ModelConfig, Preprocessing
 from vivit.data.dataset import eval_views, timeline
-from vivit.data.frames import open_video
-from vivit.data.sample import DataError, encode_labels, official_classes, read
+from vivit.data.datasets.registry import official_classes, read
+from vivit.data.sample_table import encode_labels
+from vivit.data.video.frame_folder import open_video
+from vivit.errors import DataError
 
 from .official import FRAMES, RATE, add, epic_kitchens, problems
 from .test_frames import shown, write_frames

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data.folder import read_folder
-from vivit.data.sample import DataError, Sample, class_names, encode_labels, list_hash, read
+from vivit.data.datasets.folder import read_folder
+from vivit.data.datasets.registry import read
+from vivit.data.sample import Sample
+from vivit.data.sample_table import class_names, encode_labels, list_hash
+from vivit.errors import DataError
 
 
 def touch(root: Path, *names: str) -> Path:

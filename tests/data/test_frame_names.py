@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from vivit.data.frame_names import counts_images, order_images
+from vivit.data.video.frame_names import counts_images, order_images
 
 SECONDS = 1305031102.175304
 

@@ -12,10 +12,12 @@ from PIL import ExifTags, Image, ImageOps
 
 from vivit.config import EvalConfig, ModelConfig, Preprocessing
 from vivit.data.dataset import eval_views, open_sample
-from vivit.data.decode import Video, VideoError
-from vivit.data.folder import read_folder
-from vivit.data.frames import FrameFolder, open_video
-from vivit.data.sample import DataError, Sample, read
+from vivit.data.datasets.folder import read_folder
+from vivit.data.datasets.registry import read
+from vivit.data.sample import Sample
+from vivit.data.video.decoder import Video
+from vivit.data.video.frame_folder import FrameFolder, open_video
+from vivit.errors import DataError, VideoError
 
 from .videos import counter_frames, read_all, read_counter, write_video
 

@@ -4,7 +4,9 @@ import logging
 
 import pytest
 
-from vivit.data.sample import DataError, encode_labels, left_out, official_classes, read
+from vivit.data.datasets.registry import left_out, official_classes, read
+from vivit.data.sample_table import encode_labels
+from vivit.errors import DataError
 
 from .official import add, found, kinetics, problems, text, videos
 

@@ -6,9 +6,12 @@ import unicodedata
 
 import pytest
 
-from vivit.data.folder import read_folder
-from vivit.data.label_table import read_table
-from vivit.data.sample import DataError, Sample, class_names, encode_labels, list_hash, read
+from vivit.data.datasets.folder import read_folder
+from vivit.data.datasets.label_table import read_table
+from vivit.data.datasets.registry import read
+from vivit.data.sample import Sample
+from vivit.data.sample_table import class_names, encode_labels, list_hash
+from vivit.errors import DataError
 
 from .test_folder import problems, table, touch
 

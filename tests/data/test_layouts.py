@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data.annotations import find_videos, usual_split
-from vivit.data.folder import read_folder
-from vivit.data.sample import DataError
+from vivit.data.datasets.common import find_videos, usual_split
+from vivit.data.datasets.folder import read_folder
+from vivit.errors import DataError
 
 from .test_folder import problems, touch
 

@@ -11,7 +11,7 @@ import torch
 
 from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from vivit.data import loader as loader_module
-from vivit.data.dataset import EvalVideos, TrainClips
+from vivit.data.dataset import EvalDataset, TrainDataset
 from vivit.data.loader import eval_clips, eval_loader, num_workers, open_loader, sample_order, train_loader
 from vivit.data.sample import Sample
 from vivit.errors import WorkerDied
@@ -34,7 +34,7 @@ def samples(tmp_path_factory):
 
 def loader(samples, *, workers=0, first_step=0, steps=6, batch_size=3, seed=5, rank=0, ranks=1, augment=PLAIN):
     labels = torch.arange(len(samples))[:, None]
-    clips = TrainClips(samples, labels, model=MODEL, data=DataConfig(workers=workers), augment=augment, seed=seed)
+    clips = TrainDataset(samples, labels, model=MODEL, data=DataConfig(workers=workers), augment=augment, seed=seed)
     how = {"batch_size": batch_size, "first_step": first_step, "steps": steps}
     return train_loader(clips, **how, rank=rank, ranks=ranks)
 
@@ -210,7 +210,7 @@ def test_a_batch_size_that_does_not_fit_is_an_error(samples, augment, batch_size
 @pytest.mark.parametrize("workers", [0, 2])
 def test_test_videos_come_in_the_order_of_the_list(samples, workers):
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)
-    videos = EvalVideos(samples, labels, model=MODEL, protocol=EvalConfig(temporal_views=2, spatial_views=3))
+    videos = EvalDataset(samples, labels, model=MODEL, protocol=EvalConfig(temporal_views=2, spatial_views=3))
     clips = list(eval_loader(videos, workers=workers))
     assert [clip.index for clip in clips] == list(range(7))
     assert [clip.index for clip in clips if clip.video is None] == [BROKEN]
@@ -219,18 +219,18 @@ def test_test_videos_come_in_the_order_of_the_list(samples, workers):
 
 def act_on(monkeypatch, **acts):
     """Test videos by the number in their path: read those in `acts` by calling what is given for them."""
-    original = EvalVideos.__getitem__
+    original = EvalDataset.__getitem__
 
     def read(self, index):
         act = acts.get("video" + os.path.basename(self.samples[index].path)[0])
         return act() if act else original(self, index)
 
-    monkeypatch.setattr(EvalVideos, "__getitem__", read)
+    monkeypatch.setattr(EvalDataset, "__getitem__", read)
 
 
 def eval_videos(samples):
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)
-    return EvalVideos(samples, labels, model=MODEL, protocol=EvalConfig(temporal_views=1, spatial_views=1))
+    return EvalDataset(samples, labels, model=MODEL, protocol=EvalConfig(temporal_views=1, spatial_views=1))
 
 
 def raise_error(error):
@@ -294,8 +294,8 @@ def test_a_test_video_that_kills_its_worker_is_missing_and_not_opened_again(samp
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_training_clip_that_kills_its_worker_is_named_and_can_be_skipped(samples, monkeypatch):
-    original = TrainClips._clip
-    monkeypatch.setattr(TrainClips, "_clip", lambda self, i, rng: die() if i == 4 else original(self, i, rng))
+    original = TrainDataset._clip
+    monkeypatch.setattr(TrainDataset, "_clip", lambda self, i, rng: die() if i == 4 else original(self, i, rng))
     with (
         pytest.raises(WorkerDied, match=r"4\.mp4: a worker process died") as error,
         open_loader(  # noqa: PT012

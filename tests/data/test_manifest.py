@@ -6,9 +6,11 @@ import os
 import pytest
 
 from vivit.data import manifest as manifest_module
-from vivit.data.check import check
+from vivit.data.datasets.registry import read, read_annotations
 from vivit.data.manifest import FILE_COLUMNS, parse, read_facts
-from vivit.data.sample import DataError, list_hash, read, read_annotations
+from vivit.data.sample_table import list_hash
+from vivit.data.tools.check import check
+from vivit.errors import DataError
 
 from .test_check import find, folder, write_videos  # noqa: F401  (a fixture)
 

@@ -2,7 +2,8 @@
 
 import shutil
 
-from vivit.data.sample import encode_labels, official_classes, read
+from vivit.data.datasets.registry import official_classes, read
+from vivit.data.sample_table import encode_labels
 
 from .official import add, found, moments, problems, text
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vivit.data.parallel import in_processes
+from vivit.data.tools.process_pool import in_processes
 
 
 def work(job):

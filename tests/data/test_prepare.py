@@ -9,13 +9,13 @@ import av
 import numpy as np
 import pytest
 
-from vivit.data.check import check
 from vivit.data.clips import frame_range
 from vivit.data.dataset import open_sample, sample_frames
-from vivit.data.decode import Video
-from vivit.data.prepare import KEY_EVERY, Form, even_rate, prepare, scaled, schedule
-from vivit.data.sample import DataError, official_classes, read
-from vivit.errors import FolderInUse
+from vivit.data.datasets.registry import official_classes, read
+from vivit.data.tools.check import check
+from vivit.data.tools.prepare import KEY_EVERY, Form, even_rate, prepare, scaled, schedule
+from vivit.data.video.decoder import Video
+from vivit.errors import DataError, FolderInUse
 from vivit.files import exclusive_lock
 
 from . import official
@@ -26,7 +26,7 @@ SMALL = Form(short_side=64, max_fps=30)
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     folder = tmp_path / "source"
     (folder / "cat").mkdir(parents=True)
     (folder / "dog").mkdir()
@@ -159,7 +159,7 @@ def test_a_part_becomes_the_frames_that_training_sees_of_it(fps):
 
 
 def test_training_sees_the_same_pictures_of_a_prepared_part_as_of_the_original(tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     write_video(tmp_path / "a.mp4", counter_frames(60, 64, 64), fps=Fraction(30000, 1001))
     starts = [0.0333667, 0.5005, 1.000999, 1.0344, 0.2]
     rows = [f"a.mp4,x,{start},{start + 0.5},train" for start in starts]
@@ -171,7 +171,7 @@ def test_training_sees_the_same_pictures_of_a_prepared_part_as_of_the_original(t
 
 
 def test_a_still_part_of_a_slide_show_becomes_a_still(tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     write_video(tmp_path / "slides.mp4", counter_frames(3, 64, 64), pts=[0, 100, 150])  # at 0, 4 and 6 s
     (tmp_path / "labels.csv").write_text("path,label,start,end,split\nslides.mp4,x,4.5,5.5,train\n")
     done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), segments=True, workers=1)
@@ -191,7 +191,7 @@ def test_a_picture_every_half_hour_keeps_its_rate_and_absurd_times_are_refused()
 
 
 def test_a_time_lapse_and_absurd_time_stamps_in_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     write_video(tmp_path / "lapse.mkv", counter_frames(4, 64, 64), fps=1, pts=[1800 * i for i in range(4)])
     write_video(tmp_path / "absurd.mkv", counter_frames(4, 64, 64), fps=1, pts=[0, 1, 2, 10**11])
     (tmp_path / "labels.csv").write_text("path,label,split\nlapse.mkv,x,train\nabsurd.mkv,x,train\n")
@@ -207,7 +207,7 @@ def test_a_time_lapse_and_absurd_time_stamps_in_a_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", ["mpg", "ts"])
 def test_program_and_transport_streams_of_many_groups_of_pictures_are_prepared(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     codec = {"mpg": "mpeg2video", "ts": "libx264"}[suffix]
     path = write_video(tmp_path / f"a.{suffix}", counter_frames(60, 64, 64), codec=codec, keyint=12)
     (tmp_path / "labels.csv").write_text(f"path,label,split\n{path.name},x,train\n")
@@ -229,7 +229,7 @@ def test_where_nothing_can_be_written_the_error_says_how_many_why_and_where_the_
 
 
 def test_names_of_any_length_and_any_bytes_are_written_under_names_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     long = "春节联欢晚会" * 13 + "舞台"
     names = [f"{long}{i}.mp4" for i in (1, 2)] + ["a.b.mp4", "a_b.mp4", "a#b.mp4"]
     (tmp_path / "x").mkdir()
@@ -253,7 +253,7 @@ def test_a_second_prepare_in_the_same_folder_is_refused(root, tmp_path):
 
 
 def test_missing_official_videos_are_told_apart_from_faults(tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     official.ucf101(tmp_path / "ucf")
     next(iter(sorted((tmp_path / "ucf").rglob("*.avi")))).unlink()
     done = prepare(str(tmp_path / "ucf"), str(tmp_path / "dest"), dataset="ucf101", workers=1)
@@ -265,7 +265,7 @@ def test_a_full_disk_ends_the_command_and_is_no_fault_of_the_videos(root, tmp_pa
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vivit.data.prepare._encode", full)
-    monkeypatch.setattr("vivit.data.prepare.in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs))
+    monkeypatch.setattr("vivit.data.tools.prepare._encode", full)
+    monkeypatch.setattr("vivit.data.tools.prepare.in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs))
     with pytest.raises(DataError, match="cannot be written .No space left on device"):
         prepare(str(root), str(tmp_path / "dest"), form=SMALL, workers=1)

@@ -8,13 +8,14 @@ import torch
 
 from tests.engine.tiny import losses, quick, tiny_config, write_table
 from vivit.config import AugmentConfig, DataConfig, ModelConfig, replace
-from vivit.data.check import check
-from vivit.data.dataset import EvalVideos, TrainClips, open_sample
-from vivit.data.decode import VideoError
+from vivit.data.dataset import EvalDataset, TrainDataset, open_sample
+from vivit.data.datasets.registry import official_classes, read
 from vivit.data.loader import train_loader
-from vivit.data.sample import DataError, class_names, list_hash, official_classes, read
+from vivit.data.sample_table import class_names, list_hash
 from vivit.data.shards import pack
+from vivit.data.tools.check import check
 from vivit.engine.train import train
+from vivit.errors import DataError, VideoError
 
 MODEL = ModelConfig(num_frames=4, image_size=(16, 16), tubelet_size=(2, 8, 8))
 
@@ -65,7 +66,7 @@ def test_shards_give_the_same_batches_as_files_with_any_number_of_workers(table,
     def batches(samples, root, workers):
         labels = torch.arange(len(samples))[:, None]
         how = {"model": MODEL, "data": DataConfig(workers=workers, root=root), "augment": AugmentConfig(), "seed": 3}
-        return list(train_loader(TrainClips(samples, labels, **how), batch_size=3, first_step=1, steps=6))
+        return list(train_loader(TrainDataset(samples, labels, **how), batch_size=3, first_step=1, steps=6))
 
     expected = batches(of_files(table, "train"), str(table), 0)
     for workers in (0, 2):
@@ -111,7 +112,7 @@ def test_a_tar_file_that_is_gone_or_cut_is_an_error_that_names_the_video(packed,
     (tmp_path / "val-000000.tar").write_bytes((packed / "val-000000.tar").read_bytes()[:700])
     with pytest.raises(VideoError, match=r"ends after 188 of \d+ bytes"):
         open_sample(samples[0])
-    videos = EvalVideos(samples, torch.zeros(len(samples), 1), model=MODEL, protocol=tiny_config("", "").eval)
+    videos = EvalDataset(samples, torch.zeros(len(samples), 1), model=MODEL, protocol=tiny_config("", "").eval)
     assert name in videos[0].problem
 
 

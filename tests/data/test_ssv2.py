@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from vivit.data.sample import DataError, encode_labels, official_classes, read
+from vivit.data.datasets.registry import official_classes, read
+from vivit.data.sample_table import encode_labels
+from vivit.errors import DataError
 
 from .official import found, problems, ssv2, text, videos
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.data.videos import counter_frames, read_all, read_counter, write_sound, write_video
-from vivit.data.decode import Video, VideoError
-from vivit.data.scan import rising_stamps
+from vivit.data.video.decoder import Video
+from vivit.data.video.scan import rising_stamps
+from vivit.errors import VideoError
 
 CODECS = {"ts": "libx264", "mpg": "mpeg2video", "vob": "mpeg2video", "mkv": "libx264", "avi": "libx264"}
 
@@ -309,7 +310,7 @@ def test_whatever_pyav_raises_is_an_error_with_the_path(tmp_path, monkeypatch, e
     def fail(*args):
         raise error("from PyAV")
 
-    monkeypatch.setattr("vivit.data.decode.decode_frames", fail)
+    monkeypatch.setattr("vivit.data.video.decoder.decode_frames", fail)
     for read in (lambda: Video(path), lambda: video.frames([3]), lambda: list(video.images([0]))):
         with pytest.raises(VideoError, match=r"clip\.mp4: cannot be read as a video .*from PyAV"):
             read()

@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from vivit.data import synthetic
-from vivit.data.synthetic import NOUNS, VERBS, render, scene, track, write_dataset
+from vivit.data.tools import synthetic
+from vivit.data.tools.synthetic import NOUNS, VERBS, render, scene, track, write_dataset
 
 OPPOSITE = dict(zip(VERBS, (VERBS[i ^ 1] for i in range(len(VERBS)))))
 PAIRS = len(NOUNS) * len(VERBS)

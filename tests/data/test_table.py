@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vivit.data.manifest import Facts, find, write
-from vivit.data.packets import PacketIndex
-from vivit.data.sample import DataError, Sample, class_names, encode_labels, list_hash
-from vivit.data.table import SampleTable
+from vivit.data.manifest import FileInfo, find, write
+from vivit.data.packet_index import PacketIndex
+from vivit.data.sample import Sample
+from vivit.data.sample_table import SampleTable, class_names, encode_labels, list_hash
+from vivit.errors import DataError
 
 ROWS = 250_000
 
@@ -73,7 +74,7 @@ def large(tmp_path_factory):
     """A table with a manifest of ROWS files that are not there: nine tenths to train, the rest to validate."""
     root = tmp_path_factory.mktemp("large")
     (root / "labels.csv").write_text("")
-    facts = Facts(
+    facts = FileInfo(
         "videos/0.mp4", 7, 17 * 10**17, 10.0, 340, 256, 25.0, 250, packets="[256,340,8e-05,0.04,0,[0,512,249],[0]]"
     )
     path, train = root / "manifest.labels.jsonl", ROWS * 9 // 10

@@ -2,7 +2,9 @@
 
 import pytest
 
-from vivit.data.sample import DataError, encode_labels, official_classes, read
+from vivit.data.datasets.registry import official_classes, read
+from vivit.data.sample_table import encode_labels
+from vivit.errors import DataError
 
 from .official import add, found, hmdb51, problems, text, ucf101
 

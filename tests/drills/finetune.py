@@ -33,8 +33,9 @@ from safetensors.torch import save_file
 
 from vivit import cli
 from vivit.config import replace
-from vivit.data.sample import encode_labels, read
-from vivit.data.synthetic import write_video
+from vivit.data.datasets.registry import read
+from vivit.data.sample_table import encode_labels
+from vivit.data.tools.synthetic import write_video
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW, evaluate, load_weights
 from vivit.engine.probe import fit_head

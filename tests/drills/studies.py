@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from vivit.data.synthetic import HUES, NOUNS, RANGE, render, track, write_dataset
+from vivit.data.tools.synthetic import HUES, NOUNS, RANGE, render, track, write_dataset
 from vivit.recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS
 
 ROOT = Path(__file__).parents[2]

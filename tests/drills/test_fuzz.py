@@ -12,8 +12,8 @@ from PIL import Image
 import vivit
 from vivit.config import ModelConfig, replace
 from vivit.data.dataset import eval_views
-from vivit.data.frames import open_video
 from vivit.data.sample import Sample
+from vivit.data.video.frame_folder import open_video
 from vivit.errors import VideoError, VivitError
 
 from ..data.videos import counter_frames, write_video

@@ -9,7 +9,7 @@ import vivit
 from vivit.config import OptimConfig
 from vivit.engine.checkpoint import Checkpoints
 from vivit.engine.distributed import World
-from vivit.engine.optim import Average, build_optimizer
+from vivit.engine.optim import EMA, build_optimizer
 
 
 @pytest.mark.drill
@@ -19,7 +19,7 @@ def test_a_checkpoint_of_the_base_model_is_written_in_reasonable_time(tmp_path):
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    average = Average(model, 0.999)
+    average = EMA(model, 0.999)
     checkpoints = Checkpoints(tmp_path, World(0, 1, torch.device("cpu")), keep=1)
     seconds = []
     for step in range(1, 5):

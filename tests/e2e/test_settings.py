@@ -13,7 +13,7 @@ from vivit import cli
 from vivit.cli import main, refuse_unused, setting_names
 from vivit.config import Config, EvalConfig, differences
 from vivit.data.dataset import eval_views
-from vivit.data.sample import read
+from vivit.data.datasets.registry import read
 from vivit.recipes import RECIPES
 from vivit.recipes.finetune import finetune
 from vivit.weights.load import from_pretrained
@@ -166,7 +166,7 @@ def test_without_the_data_the_help_names_the_settings_that_will_be_fitted(root, 
 def test_a_plan_of_finetune_uses_the_values_of_the_run(root, tmp_path, vivit, monkeypatch):
     init = tiny.model().save_pretrained(tmp_path / "init")
     planned = []
-    monkeypatch.setattr("vivit.plan.table", lambda config, **how: planned.append(config) or "a table")
+    monkeypatch.setattr("vivit.engine.plan.table", lambda config, **how: planned.append(config) or "a table")
     how = ["--data.root", root, "--gpus", 1, "--num-samples", 100]
     assert vivit("plan", "finetune", "--init", init, *how)[0] == 0
     assert planned == [finetune(replace(Config().data, root=str(root)), str(init))]
@@ -175,7 +175,7 @@ def test_a_plan_of_finetune_uses_the_values_of_the_run(root, tmp_path, vivit, mo
 def test_data_show_of_finetune_has_the_clips_of_the_fitted_run(root, tmp_path, vivit, monkeypatch):
     init = tiny.model().save_pretrained(tmp_path / "init")
     shown = []
-    monkeypatch.setattr("vivit.show.show", lambda config, **how: shown.append(config) or tmp_path)
+    monkeypatch.setattr("vivit.report.clips.show", lambda config, **how: shown.append(config) or tmp_path)
     assert vivit("data", "show", "finetune", "--data.root", root, "--init", init)[0] == 0
     assert shown == [finetune(replace(Config().data, root=str(root)), str(init))]
     assert RECIPES["finetune"] is finetune

@@ -10,7 +10,7 @@ import torch
 from vivit.engine import checkpoint
 from vivit.engine.checkpoint import Checkpoints
 from vivit.engine.distributed import World
-from vivit.engine.optim import Average
+from vivit.engine.optim import EMA
 
 from .tiny import ALONE
 
@@ -19,7 +19,7 @@ def trained(steps=3):
     """A model that was stepped, its optimiser with two groups, and its average."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 30), torch.nn.Linear(30, 2))
     groups = [{"params": layer.parameters(), "lr_scale": scale} for layer, scale in zip(model, (0.5, 1.0))]
-    optimizer, average = torch.optim.AdamW(groups, lr=0.1), Average(model, 0.9)
+    optimizer, average = torch.optim.AdamW(groups, lr=0.1), EMA(model, 0.9)
     for _ in range(steps):
         model(torch.randn(5, 4)).square().sum().backward()
         optimizer.step()
@@ -46,10 +46,10 @@ def test_what_is_saved_comes_back(tmp_path):
 
 def test_the_newest_counts_by_step_and_only_a_few_are_kept(tmp_path):
     state, checkpoints = trained(), Checkpoints(tmp_path, ALONE, keep=2)
-    assert checkpoints.newest() == (None, [])
+    assert checkpoints.latest() == (None, [])
     for step in (5, 50, 500, 1000):
         checkpoints.save(*state, {"step": step})
-    assert checkpoints.newest() == (tmp_path / "step-00001000", [])
+    assert checkpoints.latest() == (tmp_path / "step-00001000", [])
     assert len(list(tmp_path.iterdir())) == 2
     Checkpoints(tmp_path, ALONE, keep=1).save(*state, {"step": 2000})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00002000"]
@@ -82,10 +82,10 @@ def test_a_half_written_folder_is_not_a_checkpoint(tmp_path):
     assert list(tmp_path.iterdir()) == [whole]  # nothing is left to fill the disk
     (tmp_path / "step-00000002.partial").mkdir()
     (tmp_path / "step-00000002.partial" / "__0_0.distcp").write_bytes(b"half of it")
-    assert checkpoints.newest() == (whole, [])
+    assert checkpoints.latest() == (whole, [])
     assert list(tmp_path.iterdir()) == [whole]
     again = checkpoints.save(*state, {"step": 2})
-    assert checkpoints.newest() == (again, [])
+    assert checkpoints.latest() == (again, [])
 
 
 def test_what_the_first_process_cannot_do_is_an_error_in_all_of_them():

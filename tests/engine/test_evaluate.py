@@ -10,7 +10,9 @@ import torch
 
 from vivit.config import Config, EvalConfig
 from vivit.data.dataset import eval_views
-from vivit.data.sample import DataError, Sample, list_hash, read
+from vivit.data.datasets.registry import read
+from vivit.data.sample import Sample
+from vivit.data.sample_table import list_hash
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import (
     Evaluation,
@@ -23,9 +25,10 @@ from vivit.engine.evaluate import (
 )
 from vivit.engine.metrics import confusion
 from vivit.engine.train import train
-from vivit.model.shorten import shorten
+from vivit.errors import DataError
+from vivit.inference.predict import predict
+from vivit.model.token_reduction import shorten
 from vivit.model.vivit import ViViT
-from vivit.prediction import predict
 
 from ..data.videos import counter_frames, write_video
 from .tiny import ALONE, quick, tiny_config, write_table

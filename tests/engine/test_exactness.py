@@ -15,7 +15,15 @@ from vivit.engine.optim import learning_rate
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
 
-from .tiny import assert_equal_runs, losses, metrics, tiny_config, train_and_stop, with_data, write_table
+from .tiny import (
+    assert_equal_runs,
+    losses,
+    metrics,
+    tiny_config,
+    train_and_stop,
+    with_data,
+    write_table,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
 

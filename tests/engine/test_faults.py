@@ -19,16 +19,23 @@ from safetensors.torch import load_file
 
 import vivit.cli
 from vivit.config import replace
-from vivit.data.dataset import TrainClips, wait_for_storage
-from vivit.data.decode import VideoError
-from vivit.data.sample import DataError
+from vivit.data.dataset import TrainDataset, wait_for_storage
 from vivit.engine import checkpoint
 from vivit.engine import run as run_module
 from vivit.engine import train as train_module
 from vivit.engine.train import train
-from vivit.errors import Stopped
+from vivit.errors import DataError, Stopped, VideoError
 
-from .tiny import BAD, assert_equal_runs, clip_that, metrics, quick, tiny_config, train_and_stop, with_data
+from .tiny import (
+    BAD,
+    assert_equal_runs,
+    clip_that,
+    metrics,
+    quick,
+    tiny_config,
+    train_and_stop,
+    with_data,
+)
 
 
 def test_an_unreadable_video_is_left_out_named_once_and_counted(config, capsys):
@@ -60,7 +67,7 @@ def test_a_run_without_one_readable_video_is_an_error(own_data, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_video_that_decodes_forever_is_left_out_after_the_time_limit(config, monkeypatch, capsys, workers):
-    monkeypatch.setattr(TrainClips, "_clip", clip_that(lambda: time.sleep(60)))
+    monkeypatch.setattr(TrainDataset, "_clip", clip_that(lambda: time.sleep(60)))
     started = time.monotonic()
     train(with_data(quick(config), video_timeout=0.3, workers=workers))
     assert time.monotonic() - started < 30
@@ -70,7 +77,7 @@ def test_a_video_that_decodes_forever_is_left_out_after_the_time_limit(config, m
 # What the dead worker was about to send stays behind in a socket that nobody closes.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_laid_to_its_file_and_the_run_goes_on_without_it(config, monkeypatch, capsys):
-    monkeypatch.setattr(TrainClips, "_clip", clip_that(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    monkeypatch.setattr(TrainDataset, "_clip", clip_that(lambda: os.kill(os.getpid(), signal.SIGKILL)))
     folder = train(with_data(quick(config), workers=1))
     out = capsys.readouterr().out
     assert f"{BAD}: a worker process died while it read this file (out of memory?); it is left out" in out
@@ -168,14 +175,14 @@ def test_the_last_save_must_succeed(config, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["flip a byte", "lose a file", "lose the manifest"])
 def test_a_broken_checkpoint_is_named_kept_aside_and_the_one_before_taken(continued, straight, capsys, damage):
-    newest = max((Path(continued.run) / "checkpoints").glob("step-*"))
-    shard = next(newest.glob("*.distcp"))
+    latest = max((Path(continued.run) / "checkpoints").glob("step-*"))
+    shard = next(latest.glob("*.distcp"))
     if damage == "flip a byte":
         data = bytearray(shard.read_bytes())
         data[len(data) // 2] ^= 1
         shard.write_bytes(data)
     else:
-        (shard if damage == "lose a file" else newest / "manifest.json").unlink()
+        (shard if damage == "lose a file" else latest / "manifest.json").unlink()
     train(continued)
     out = capsys.readouterr().out
     assert "broken checkpoint skipped" in out

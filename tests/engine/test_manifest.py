@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vivit.data.check import check
+from vivit.data.tools.check import check
 from vivit.engine.train import train
 
 from .tiny import losses, quick, tiny_config, write_table

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from vivit.config import Config, replace
-from vivit.data.sample import official_classes, read
+from vivit.data.datasets.registry import official_classes, read
 from vivit.engine.evaluate import evaluate_weights
 from vivit.engine.train import train
 from vivit.weights.load import from_pretrained

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vivit.config import ModelConfig, OptimConfig, replace
-from vivit.engine.optim import Average, build_optimizer, freeze, learning_rate
+from vivit.engine.optim import EMA, build_optimizer, freeze, learning_rate
 from vivit.model.vivit import ViViT
 
 from ..parity.official import GOLDEN
@@ -125,7 +125,7 @@ def test_freezing_what_is_not_there_is_an_error_that_says_what_is():
 
 def test_the_average_is_that_of_a_plain_loop_and_steps_aside_unchanged():
     model = torch.nn.Linear(3, 2)
-    average, expected = Average(model, 0.9), [p.detach().double().clone() for p in model.parameters()]
+    average, expected = EMA(model, 0.9), [p.detach().double().clone() for p in model.parameters()]
     for _ in range(20):
         with torch.no_grad():
             for i, p in enumerate(model.parameters()):

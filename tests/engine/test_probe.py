@@ -11,7 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 import vivit
 from vivit.config import replace
-from vivit.data.sample import encode_labels, read
+from vivit.data.datasets.registry import read
+from vivit.data.sample_table import encode_labels
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW, evaluate

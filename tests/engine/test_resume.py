@@ -13,24 +13,33 @@ import torch
 from safetensors.torch import load_file
 
 from vivit.config import replace
-from vivit.data.dataset import TrainClips
+from vivit.data.dataset import TrainDataset
 from vivit.engine import train as train_module
 from vivit.engine.run import Run, check_same_run, read_config
 from vivit.engine.train import train
 from vivit.errors import FolderInUse, Stopped
 from vivit.files import exclusive_lock
 
-from .tiny import ALONE, assert_equal_runs, clip_that, metrics, quick, tiny_config, train_and_stop, with_data
+from .tiny import (
+    ALONE,
+    assert_equal_runs,
+    clip_that,
+    metrics,
+    quick,
+    tiny_config,
+    train_and_stop,
+    with_data,
+)
 
 
 def test_a_checkpoint_from_before_these_fields_loads(continued, straight):
-    newest = max((Path(continued.run) / "checkpoints").iterdir())
-    manifest = json.loads((newest / "manifest.json").read_text())
+    latest = max((Path(continued.run) / "checkpoints").iterdir())
+    manifest = json.loads((latest / "manifest.json").read_text())
     old = {"step", "best", "skipped", "unreadable", "best_step", "baseline", "model", "train_list", "meter"}
     for key in set(manifest["progress"]) - old:
         del manifest["progress"][key]
     manifest["progress"]["best"] = math.nan  # of a validation in which nothing could be read
-    (newest / "manifest.json").write_text(json.dumps(manifest))
+    (latest / "manifest.json").write_text(json.dumps(manifest))
     train(continued)
     ours, theirs = (load_file(Path(run) / "weights" / "model.safetensors") for run in (continued.run, straight))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -104,7 +113,7 @@ def test_a_signal_during_a_validation_ends_it_and_the_run_continues_with_it(
 
 def test_a_signal_while_waiting_for_data_ends_the_wait(config, monkeypatch):
     slow = clip_that(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60)))
-    monkeypatch.setattr(TrainClips, "_clip", slow)
+    monkeypatch.setattr(TrainDataset, "_clip", slow)
     started = time.monotonic()
     with pytest.raises(Stopped):
         train(config)

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 import vivit
 from vivit.config import replace
+from vivit.data.datasets.registry import read
 from vivit.data.loader import sample_order
-from vivit.data.sample import DataError, read
 from vivit.engine import train as train_module
 from vivit.engine.evaluate import evaluate
 from vivit.engine.optim import build_optimizer
 from vivit.engine.run import read_config
 from vivit.engine.train import train
+from vivit.errors import DataError
 
 from .tiny import (
     CLASSES,

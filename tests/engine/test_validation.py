@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vivit.config import replace
-from vivit.data.dataset import EvalVideos
-from vivit.data.sample import DataError
+from vivit.data.dataset import EvalDataset
 from vivit.engine import train as train_module
 from vivit.engine.train import train
+from vivit.errors import DataError
 from vivit.model.vivit import ViViT
 
 from .tiny import metrics, tiny_config, with_data
@@ -117,7 +117,7 @@ def test_where_the_best_weights_cannot_be_saved_training_goes_on_and_says_so(
 # What the dead worker was about to send stays behind in a socket that nobody closes.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_validation_video_that_kills_its_worker_is_missing_and_named(own_data, tmp_path, monkeypatch, capsys):
-    original, calls = EvalVideos.__getitem__, tmp_path / "calls"
+    original, calls = EvalDataset.__getitem__, tmp_path / "calls"
 
     def read(self, index):
         if self.samples[index].path.endswith("val1.mp4"):
@@ -126,7 +126,7 @@ def test_a_validation_video_that_kills_its_worker_is_missing_and_named(own_data,
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, index)
 
-    monkeypatch.setattr(EvalVideos, "__getitem__", read)
+    monkeypatch.setattr(EvalDataset, "__getitem__", read)
     config = with_data(tiny_config(own_data, tmp_path / "run", eval_every=1, save_every=100), workers=1)
     folder = train(config)
     assert "val1.mp4" in (folder / "given_up.json").read_text()

@@ -12,8 +12,17 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from vivit.config import AugmentConfig, Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing, replace
-from vivit.data.dataset import TrainClips
+from vivit.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    Preprocessing,
+    replace,
+)
+from vivit.data.dataset import TrainDataset
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
 from vivit.engine.optim import learning_rate
@@ -102,7 +111,7 @@ def train_and_stop(config: Config, step: int, number: int = signal.SIGTERM, worl
     """Train, and be told to stop by a signal during step `step`, which is the last one."""
 
     def rate_and_signal(at, **how):
-        if at == step - 1 and world.is_first:
+        if at == step - 1 and world.is_main:
             os.kill(os.getpid(), number)
         return learning_rate(at, **how)
 
@@ -110,7 +119,7 @@ def train_and_stop(config: Config, step: int, number: int = signal.SIGTERM, worl
         patch.setattr(train_module, "learning_rate", rate_and_signal)
         with pytest.raises(Stopped) as stopped:
             train_in(world, config)
-    if world.is_first:
+    if world.is_main:
         assert stopped.value.number == number
 
 
@@ -158,8 +167,8 @@ def assert_equal_runs(a: Path | str, b: Path | str) -> None:
 
 
 def clip_that(act):
-    """TrainClips._clip, except that reading BAD does `act`."""
-    original = TrainClips._clip
+    """TrainDataset._clip, except that reading BAD does `act`."""
+    original = TrainDataset._clip
 
     def clip(self, index, rng):
         if self.samples[index].path.endswith(BAD):

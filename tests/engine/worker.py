@@ -50,4 +50,4 @@ def full_disk(world: World) -> Iterator[None]:
 
     with mock.patch.object(checkpoint, "_write", write_or_fail):
         yield
-    assert world.is_first == (len(calls) > 1)
+    assert world.is_main == (len(calls) > 1)

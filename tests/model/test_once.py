@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vivit.data.clips import clip_frames, view_starts
-from vivit.model.encoders import once
+from vivit.model.encoders import encode_unique
 
 from . import tiny
 from .test_speed import plain
@@ -70,7 +70,7 @@ def test_rows_that_differ_in_little_are_told_apart(change, dtype):
     else:  # of one number each, the highest bit: of the sums all but the lowest of 64 are then the same
         rows = torch.stack([row.flatten() * (1 - 2 * (torch.arange(2048) == i)) for i in range(40)]).to(dtype)
     with torch.no_grad():
-        out = once(lambda x: x, torch.cat([rows, rows]))
+        out = encode_unique(lambda x: x, torch.cat([rows, rows]))
     bits = NUMBERS[dtype]  # NaN equals nothing
     assert torch.equal(out.view(bits), torch.cat([rows, rows]).view(bits))
 

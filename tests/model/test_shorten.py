@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 from vivit.engine.device import autocast, in_precision
 from vivit.model.encoders import mean_over_tokens
 from vivit.model.layers import Attention, attend_all
-from vivit.model.shorten import merge, run_lengths, shorten
+from vivit.model.token_reduction import merge, run_lengths, shorten
 
 from . import tiny
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vivit.model import kernels, layers
+from vivit.model import cpu_kernels as kernels
+from vivit.model import layers
 from vivit.model.cost import compute_all, count
 
 from . import tiny

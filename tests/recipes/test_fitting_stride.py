@@ -4,13 +4,14 @@ import pytest
 from PIL import Image
 
 from tests.data.videos import counter_frames, write_video
-from vivit.data.prepare import prepare
-from vivit.data.sample import Sample, read
+from vivit.data.datasets.registry import read
+from vivit.data.sample import Sample
+from vivit.data.tools.prepare import prepare
 from vivit.recipes.finetune import fitting_stride, num_frames_of
 
 
 def test_files_image_folders_tables_and_shards_of_the_same_frames_have_the_same_stride(tmp_path, monkeypatch):
-    monkeypatch.setattr("vivit.data.prepare.SECONDS", 0.0)
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
     frames = counter_frames(40, 32, 32)
     (tmp_path / "files/x").mkdir(parents=True)
     write_video(tmp_path / "files/x/a.mp4", frames, fps=10)

@@ -19,7 +19,7 @@ def test_a_pair_that_does_not_fit_is_said_in_one_sentence_with_the_mend(tmp_path
     (tmp_path / "torchvision" / "__init__.py").write_text(body)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     how = {"env": environment, "capture_output": True, "text": True, "check": False}
-    result = subprocess.run([sys.executable, "-c", "import vivit.model.prior_art"], **how)
+    result = subprocess.run([sys.executable, "-c", "import vivit.model.cnn_baselines"], **how)
     line = result.stderr.splitlines()[-1]
     assert line.startswith("ImportError: ")
     assert "do not belong together" in line

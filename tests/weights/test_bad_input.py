@@ -13,7 +13,8 @@ import torch
 import torchvision
 
 import vivit
-from vivit.weights import files, scenic
+from vivit.weights import formats as files
+from vivit.weights import scenic
 
 from ..parity.official import GOLDEN
 from .models import CONFIGS

@@ -15,7 +15,7 @@ from vivit.model.encoders import resize_positions
 from vivit.weights import convert as convert_module
 from vivit.weights import save as save_module
 from vivit.weights.convert import convert
-from vivit.weights.load import adopt
+from vivit.weights.load import config_for_start
 
 from .models import CONFIGS, pixels
 from .random_weights import randomise
@@ -303,4 +303,4 @@ def test_a_run_folder_is_a_source_for_every_door(source, tmp_path):
     vivit.create(CONFIGS["model 2"]).save_pretrained(tmp_path / "best") if source == "weights" else None
     assert torch.equal(vivit.from_pretrained(tmp_path).head.weight, model.head.weight)
     assert torch.equal(vivit.create(CONFIGS["model 2"], init=tmp_path).head.weight, model.head.weight)
-    assert adopt(tmp_path, CONFIGS["model 1"]).encoder == "factorised_encoder"
+    assert config_for_start(tmp_path, CONFIGS["model 1"]).encoder == "factorised_encoder"

@@ -14,8 +14,8 @@ import vivit
 from vivit.config import ModelConfig, replace
 from vivit.errors import WeightsError
 from vivit.weights import huggingface
+from vivit.weights.assemble import MappedTensor
 from vivit.weights.convert import convert
-from vivit.weights.plan import Piece
 
 from .random_weights import randomise
 from .test_image_models import assert_equal, assert_once
@@ -328,7 +328,7 @@ def test_a_tensor_that_no_rule_reads_is_an_error_whatever_lost_it(tmp_path, monk
     def forgetful(pieces):
         fuse(pieces)
         bias = pieces["encoder.blocks.1.attn.qkv.bias"]
-        pieces["encoder.blocks.1.attn.qkv.bias"] = Piece(torch.zeros_like(bias.tensor), ())
+        pieces["encoder.blocks.1.attn.qkv.bias"] = MappedTensor(torch.zeros_like(bias.tensor), ())
 
     monkeypatch.setattr(huggingface, "fuse_qkv", forgetful)
     with pytest.raises(WeightsError, match=r"tensors that no rule reads: .*layer.1.attention.attention.key.bias"):

@@ -22,11 +22,19 @@ from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from ..errors import VideoError, as_video_error
 from .augment import augment_clip
 from .clips import clip_frames, frame_range, random_start, view_starts
-from .decode import Video
-from .frames import FrameFolder, open_video
 from .sample import Sample
 from .shards import is_url, read_packed
-from .transforms import crop, directed, eval_boxes, middle_part, resize_for_eval, shuffle_frames, train_cut
+from .transforms import (
+    crop,
+    directed,
+    eval_boxes,
+    middle_part,
+    resize_for_eval,
+    shuffle_frames,
+    train_cut,
+)
+from .video.decoder import Video
+from .video.frame_folder import FrameFolder, open_video
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
 MAX_TICKS = 2**22  # of the even clock of clip_seconds: 46 hours at 25 a second
@@ -48,7 +56,7 @@ class Clip:
     """Training: for chance inside the model, a pure function of (seed, epoch, index)."""
 
 
-class TrainClips(Dataset[Clip]):
+class TrainDataset(Dataset[Clip]):
     """One random clip of a sample per epoch; indexed by (epoch, index) or, for its copies, (epoch, index, repeat)."""
 
     def __init__(
@@ -151,7 +159,7 @@ def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
         time.sleep(min(5.0, seconds / 10))
 
 
-class EvalVideos(Dataset[Clip]):
+class EvalDataset(Dataset[Clip]):
     """All views of a test video; see `eval_views`."""
 
     def __init__(self, samples: Sequence[Sample], labels: Tensor, *, model: ModelConfig, protocol: EvalConfig):

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import WorkerDied
-from .dataset import Clip, EvalVideos, TrainClips
-from .parallel import cores
+from .dataset import Clip, EvalDataset, TrainDataset
+from .tools.process_pool import cores
 
 T = TypeVar("T")
 MOST_WORKERS = 12  # unless more are asked for
@@ -51,7 +51,7 @@ class Batch:
 
 
 def train_loader(
-    clips: TrainClips,
+    clips: TrainDataset,
     *,
     batch_size: int,
     first_step: int,
@@ -90,7 +90,7 @@ def train_loader(
 
 
 def eval_loader(
-    videos: EvalVideos, *, workers: int | None, first: int = 0, skipped: Mapping[str, str] | None = None
+    videos: EvalDataset, *, workers: int | None, first: int = 0, skipped: Mapping[str, str] | None = None
 ) -> DataLoader[Clip]:
     """One test video with all its views after the other, in the order of the list, from the video `first` on."""
     workers = num_workers(workers)
@@ -128,7 +128,7 @@ def open_loader(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
 
 @contextmanager
 def eval_clips(
-    videos: EvalVideos, *, workers: int | None, skipped: dict[str, str] | None = None
+    videos: EvalDataset, *, workers: int | None, skipped: dict[str, str] | None = None
 ) -> Iterator[Iterator[Clip]]:
     """All test videos in the order of the list, with workers that have ended when the block ends.
 
@@ -139,7 +139,7 @@ def eval_clips(
         yield clips
 
 
-def _eval_clips(videos: EvalVideos, workers: int | None, skipped: dict[str, str]) -> Generator[Clip, None, None]:
+def _eval_clips(videos: EvalDataset, workers: int | None, skipped: dict[str, str]) -> Generator[Clip, None, None]:
     done = 0
     while done < len(videos):
         try:
@@ -158,7 +158,7 @@ def sample_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Steps:
-    """The keys of TrainClips for each step, as DataLoader wants them: an iterable of lists with a length.
+    """The keys of TrainDataset for each step, as DataLoader wants them: an iterable of lists with a length.
 
     Groups of `group` neighbours in the step's batch go to the processes in turn.
     """
@@ -193,7 +193,7 @@ class _Steps:
 class _Watched(Dataset[Clip]):
     """The same clips, with a note of the sample that each worker is reading. Paths in `skipped` are not opened."""
 
-    def __init__(self, clips: TrainClips | EvalVideos, skipped: Mapping[str, str], workers: int):
+    def __init__(self, clips: TrainDataset | EvalDataset, skipped: Mapping[str, str], workers: int):
         self.clips, self.skipped = clips, skipped
         self.reading = torch.full((max(workers, 1), 2), -1).share_memory_()  # process id, sample
 

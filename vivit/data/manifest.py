@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import DataError
 from ..files import atomic_write
 from ..text import printable
-from .annotations import is_hidden, outside
-from .sample import Classes, DataError, Sample
-from .table import Columns, Files, SampleTable, Texts, encode, numbers_or_nan
+from .datasets.common import is_hidden, outside
+from .sample import Classes, Sample
+from .sample_table import Columns, Files, SampleTable, StringColumn, encode, numbers_or_nan
 
 FORMAT = 2
 READABLE = (
@@ -37,7 +38,7 @@ ANNOTATIONS = (".csv", ".json", ".jsonl", ".txt")
 SAMPLE_COLUMNS = ("file", "split", "start", "end", "fps")  # and the label sets
 
 
-class Facts(NamedTuple):
+class FileInfo(NamedTuple):
     """What is known of one file, as it stands in the manifest."""
 
     path: str
@@ -56,14 +57,14 @@ class Facts(NamedTuple):
     sha256: str | None = None
     """Of the content; known where another file has the same size."""
     packets: str = ""
-    """A packet index, see `vivit.data.packets`."""
+    """A packet index, see `vivit.data.packet_index`."""
     offset: int | None = None
     """In a tar file, where the bytes begin."""
     thorough: bool = False
     """Every frame was decoded, not only the first and the last."""
 
 
-FILE_COLUMNS = Facts._fields
+FILE_COLUMNS = FileInfo._fields
 
 
 def default_path(dataset: str, root: str) -> Path:
@@ -81,7 +82,7 @@ def write(
     path: Path,
     *,
     dataset: str,
-    files: Sequence[Facts],
+    files: Sequence[FileInfo],
     samples: Mapping[str, Sequence[Sample]],
     classes: Classes,
     missing: Mapping[str, Sequence[str]],
@@ -119,7 +120,7 @@ def write(
         file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows())
 
 
-def read_facts(path: Path) -> dict[str, Facts]:
+def read_facts(path: Path) -> dict[str, FileInfo]:
     """What a manifest says of each file, by path; {} if there is none that can be used."""
     try:
         head, _, body = path.read_text(encoding="ascii").partition("\n")
@@ -127,7 +128,7 @@ def read_facts(path: Path) -> dict[str, Facts]:
         if header["manifest"] != FORMAT:
             return {}
         columns = _file_columns(header, body.split("\n"))
-        return {row[0]: Facts(*row) for row in zip(*(columns[name] for name in FILE_COLUMNS))}
+        return {row[0]: FileInfo(*row) for row in zip(*(columns[name] for name in FILE_COLUMNS))}
     except (OSError, *MALFORMED):
         return {}
 
@@ -156,10 +157,10 @@ def parse(text: str, *, base: str, name: str) -> Manifest:
         s = _sample_columns(header, lines)
         known = Files(
             base,
-            Texts.of(f["path"]),
+            StringColumn.of(f["path"]),
             np.array([size or 0 for size in f["bytes"]], np.int64),
             np.array(f["mtime_ns"], np.int64),
-            Texts.of(f["packets"]),
+            StringColumn.of(f["packets"]),
             np.array(f["offset"], np.int64) if f["offset"] and f["offset"][0] is not None else None,
             {i: p or "unreadable" for i, (p, count) in enumerate(zip(f["problem"], f["num_frames"])) if not count},
         )

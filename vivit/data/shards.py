@@ -21,9 +21,9 @@ from typing import Any
 
 from ..errors import DataError, VideoError
 from ..files import atomic_write
-from .manifest import Facts, Manifest, parse, write
+from .manifest import FileInfo, Manifest, parse, write
 from .sample import Classes, Sample
-from .table import SampleTable
+from .sample_table import SampleTable
 
 INDEX = "index.jsonl"
 BLOCK = 512  # tar files are made of these
@@ -74,7 +74,7 @@ def pack(
     dest: Path,
     *,
     base: str,
-    files: Sequence[Facts],
+    files: Sequence[FileInfo],
     samples: Mapping[str, Sequence[Sample]],
     number: Mapping[str, int],
     classes: Classes,
@@ -113,7 +113,7 @@ def pack(
     return names
 
 
-def _groups(mine: Sequence[int], files: Sequence[Facts], most: int) -> Iterator[list[int]]:
+def _groups(mine: Sequence[int], files: Sequence[FileInfo], most: int) -> Iterator[list[int]]:
     """Consecutive files of at most `most` bytes together, at least one."""
     group, size = list[int](), 0
     for i in mine:
@@ -127,7 +127,7 @@ def _groups(mine: Sequence[int], files: Sequence[Facts], most: int) -> Iterator[
 
 
 def _write_tar(
-    path: Path, base: str, files: Sequence[Facts], rows: Mapping[int, list[dict[str, Any]]], numbers: Sequence[int]
+    path: Path, base: str, files: Sequence[FileInfo], rows: Mapping[int, list[dict[str, Any]]], numbers: Sequence[int]
 ) -> list[int]:
     """Write one tar file, whole or not at all; returns where each video begins."""
     offsets = []

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import DataConfig
-from .sample import Classes, DataError, class_names, encode_labels, known_classes, listing, read
-from .table import SampleTable
+from ..errors import DataError
+from ..text import listing
+from .datasets.registry import known_classes, read
+from .sample import Classes
+from .sample_table import SampleTable, class_names, encode_labels
 
 
 @dataclass(frozen=True)

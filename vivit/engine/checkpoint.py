@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from .device import format_size
 from .distributed import World
-from .optim import Average
+from .optim import EMA
 
 MANIFEST = "manifest.json"
 
@@ -38,7 +38,7 @@ class Checkpoints:
         self.folder, self.world, self.keep = folder, world, keep
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, progress: dict[str, Any]
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None, progress: dict[str, Any]
     ) -> Path:
         """Write a checkpoint; `progress` (JSON, with "step" in it) comes back from `restore`.
 
@@ -72,7 +72,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def restore(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, path: Path
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None, path: Path
     ) -> dict[str, Any]:
         """Fill model, optimiser and average from `path`, by whatever processes written; returns the progress."""
         state = _state(model, optimizer, average)
@@ -81,11 +81,11 @@ class Checkpoints:
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         return progress_of(path)
 
-    def newest(self) -> tuple[Path | None, list[str]]:
+    def latest(self) -> tuple[Path | None, list[str]]:
         """The newest complete checkpoint, and a line for each newer one that is broken (and now called broken-…)."""
         found: Path | None = None
         broken: list[str] = []
-        if self.world.is_first:
+        if self.world.is_main:
             for path in sorted(self.folder.glob("step-????????"), reverse=True):
                 fault = _fault(path)
                 if fault is None:
@@ -112,7 +112,7 @@ def progress_of(path: Path) -> dict[str, Any]:
     return json.loads((path / MANIFEST).read_text())["progress"]
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None) -> dict[str, Any]:
     """Tensors by parameter name; shards stay shards."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}

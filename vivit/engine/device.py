@@ -18,7 +18,7 @@ from torch.nn.attention import (
     restore_flash_attention_impl,
 )
 
-from ..model.kernels import has_units
+from ..model.cpu_kernels import has_units
 from ..model.modes import sharing_copy
 
 
@@ -93,7 +93,7 @@ def choose_attention(device: torch.device, precision: str = "auto") -> str:
 
     On CUDA that is FlashAttention-3 or -4, where it is installed and made for the device, else what PyTorch prefers: in
     bfloat16 cuDNN on Hopper and Blackwell, FlashAttention-2 before them. Deterministic runs leave it to PyTorch, which
-    takes FlashAttention-2 then. On a CPU see `vivit.model.kernels` for what is done without gradients.
+    takes FlashAttention-2 then. On a CPU see `vivit.model.cpu_kernels` for what is done without gradients.
     """
     if device.type not in ("cpu", "cuda"):
         return f"PyTorch's for {device.type}"

@@ -38,7 +38,7 @@ class World:
     device: torch.device
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
@@ -61,7 +61,7 @@ class World:
     def on_main(self, act: Callable[[], object]) -> None:
         """Let the main process act while the others wait; its failure to write is an OSError in all of them."""
         problem = None
-        if self.is_first:
+        if self.is_main:
             try:
                 act()
             except (OSError, SafetensorError) as error:

@@ -7,12 +7,11 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ..config import EvalConfig
-from ..data.sample import listing
-from ..text import printable
+from ..text import listing, printable
 from .metrics import most_confused, worst_classes
 
 if TYPE_CHECKING:
-    from .evaluate import Evaluation
+    from .evaluation import Evaluation
 
 
 def subset_line(subset: tuple[str, dict[str, dict[str, float | None]]]) -> str:

@@ -2,172 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from ..config import Config, DataConfig, EvalConfig, from_dict
-from ..data.dataset import EvalVideos
-from ..data.epic_subsets import subsets
+from ..config import Config, DataConfig, EvalConfig
+from ..data.dataset import EvalDataset
+from ..data.datasets.epic_subsets import subsets
+from ..data.datasets.registry import left_out
 from ..data.loader import eval_clips
-from ..data.sample import DataError, Sample, encode_labels, left_out, list_hash, listing
+from ..data.sample import Sample
+from ..data.sample_table import encode_labels, list_hash
 from ..data.splits import load_split
-from ..files import atomic_write
+from ..errors import DataError
 from ..model.modes import restores_modes
-from ..model.shorten import shorten
+from ..model.token_reduction import shorten
 from ..model.vivit import ViViT
+from ..text import listing
 from ..weights.load import from_pretrained
 from .device import autocast, choose_attention, uses_bfloat16
 from .distributed import World, start
 from .eval_tables import details, subset_line, table
-from .metrics import (
-    accuracies,
-    class_accuracies,
-    confusion,
-    finite,
-    numbers,
-    right,
-    split,
-)
+from .evaluation import Evaluation, nan_to_none
+from .metrics import right
 from .run import environment, write_json
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
 PREDICTIONS = "predictions.npz"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Logits of every readable video, single view and multi view, and what follows from them."""
-
-    protocol: EvalConfig
-    classes: dict[str, tuple[str, ...]]
-    samples: list[Sample]
-    """The videos that could be read, in the order of the list."""
-    labels: Tensor
-    """(N, L)."""
-    single: Tensor
-    """(N, K): logits of the middle clip's centre crop."""
-    multi: Tensor
-    """(N, K): logits averaged over all views."""
-    missing: dict[int, str]
-    """Videos that could not be read, by their place in the list, and why. In no accuracy and replaced by nothing."""
-    list_hash: str = field(default="")
-
-    @property
-    def accuracy(self) -> dict[str, dict[str, float]]:
-        """Multi view: {"verb": {"top1": …, "top5": …}, …}; "action" or "all": every label set right at once."""
-        return accuracies(self.multi, self.labels, self.classes)
-
-    @property
-    def single_view_accuracy(self) -> dict[str, dict[str, float]]:
-        return accuracies(self.single, self.labels, self.classes)
-
-    @property
-    def not_finite(self) -> list[Sample]:
-        """The videos for which the model gave a logit that is NaN or infinite; wrong in every number, see `metrics`."""
-        found = ~(finite(self.single) & finite(self.multi))
-        return [self.samples[i] for i in found.nonzero()[:, 0].tolist()]
-
-    @cached_property
-    def numbers(self) -> dict[str, dict[str, dict[str, float]]]:
-        """{"single_view": {"verb": {"top1": …, "mean_class": …}, …}, "multi_view": …}; see `metrics.numbers`."""
-        views = {"single_view": self.single, "multi_view": self.multi}
-        return {view: numbers(logits, self.labels, self.classes) for view, logits in views.items()}
-
-    def confusion(self, label_set: str) -> Tensor:
-        """(right, predicted) counts of one label set, multi view; videos without finite logits are in no cell."""
-        i = list(self.classes).index(label_set)
-        logits = split(self.multi, self.classes)[i]
-        return confusion(logits, self.labels[:, i], logits.shape[1])
-
-    def videos_of_classes(self, label_set: str) -> Tensor:
-        """How many videos each class of a label set has."""
-        i = list(self.classes).index(label_set)
-        return self.labels[:, i].bincount(minlength=len(self.classes[label_set]))
-
-    def results(self) -> dict[str, Any]:
-        """Everything that makes the numbers comparable, ready for JSON: NaN is None."""
-        per_class, matrices = {}, {}
-        for name, names in self.classes.items():
-            counts, videos = self.confusion(name), self.videos_of_classes(name)
-            shares = zip(names, videos.tolist(), class_accuracies(counts, videos).tolist())
-            per_class[name] = {one: {"videos": n, "accuracy": known(share)} for one, n, share in shares}
-            matrices[name] = {"classes": list(names), "counts": counts.tolist()}
-        return {
-            "protocol": asdict(self.protocol),
-            "videos": len(self.samples),
-            "missing": len(self.missing),
-            "missing_videos": list(self.missing.values()),
-            "not_finite": len(self.not_finite),
-            "not_finite_videos": [sample.path for sample in self.not_finite],
-            "list_hash": self.list_hash,
-            **{
-                view: {name: {k: known(x) for k, x in found.items()} for name, found in numbers.items()}
-                for view, numbers in self.numbers.items()
-            },
-            "per_class": per_class,
-            "confusion": matrices,
-        }
-
-    def save(self, path: Path) -> None:
-        """Write all of it as arrays that numpy reads without pickle, so that it can be compared; `load_evaluation`."""
-        arrays = {
-            "path": [s.path for s in self.samples],
-            "start": [math.nan if s.start is None else s.start for s in self.samples],
-            "end": [math.nan if s.end is None else s.end for s in self.samples],
-            "labels": self.labels.numpy(),
-            "single_view": self.single.numpy(),
-            "multi_view": self.multi.numpy(),
-            "missing": [*self.missing],
-            "missing_why": [*self.missing.values()],
-            "list_hash": self.list_hash,
-            "protocol": json.dumps(asdict(self.protocol)),
-            **{f"classes/{name}": names for name, names in self.classes.items()},
-        }
-        with atomic_write(path, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-
-
-def load_evaluation(path: Path) -> Evaluation:
-    """What `Evaluation.save` wrote. Raises ValueError for any other file."""
-    try:
-        with path.open("rb") as file:  # numpy leaves a path open where the file is broken
-            arrays = dict(np.load(file, allow_pickle=False))
-        classes = {k.removeprefix("classes/"): tuple(v.tolist()) for k, v in arrays.items() if k.startswith("classes/")}
-        labels = torch.from_numpy(arrays["labels"])
-        rows = zip(arrays["path"].tolist(), arrays["start"].tolist(), arrays["end"].tolist(), labels.tolist())
-        return Evaluation(
-            protocol=from_dict(EvalConfig, json.loads(str(arrays["protocol"]))),
-            classes=classes,
-            samples=[
-                Sample(video, {name: names[i] for (name, names), i in zip(classes.items(), row)}, known(t0), known(t1))
-                for video, t0, t1, row in rows
-            ],
-            labels=labels,
-            single=torch.from_numpy(arrays["single_view"]),
-            multi=torch.from_numpy(arrays["multi_view"]),
-            missing=dict(zip(arrays["missing"].tolist(), arrays["missing_why"].tolist())),
-            list_hash=str(arrays["list_hash"]),
-        )
-    except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise ValueError(
-            f"{path} holds no predictions of vivit eval ({error}); write them again with vivit eval"
-        ) from error
-
-
-def known(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 @torch.no_grad()
@@ -193,7 +61,7 @@ def evaluate(
     world = world or World(0, 1, model.head.weight.device)
     labels = encode_labels(samples, model.config.classes)
     mine = list(range(world.rank, len(samples), world.size))
-    videos = EvalVideos(samples[world.rank :: world.size], labels[mine], model=model.config, protocol=protocol)
+    videos = EvalDataset(samples[world.rank :: world.size], labels[mine], model=model.config, protocol=protocol)
     model.eval()
 
     # Every process makes the same number of equal forward passes, as divided models need; missing videos are black.
@@ -269,7 +137,7 @@ def evaluate_weights(
     changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
     model = load_weights(source, **changes)  # first: a wrong source is said before anything about the data
     samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
-    with start(config.device) as world, Progress(transient=True, disable=not world.is_first) as bar:
+    with start(config.device) as world, Progress(transient=True, disable=not world.is_main) as bar:
         model = model.to(world.device)
         choose_attention(world.device)
         task = bar.add_task("evaluating", total=math.ceil(len(samples) / world.size))
@@ -284,7 +152,7 @@ def evaluate_weights(
         )
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
-    if world.is_first:
+    if world.is_main:
         precision = "bfloat16" if uses_bfloat16(world.device, config.precision) else "float32"
         print(f"computed in {precision} on {world.device.type}")
         if changes:
@@ -327,7 +195,7 @@ def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str
         subset: {
             name: {
                 "videos": int(mask.sum()),
-                **{view: known(hits[view][name][mask].float().mean().item()) for view in hits},
+                **{view: nan_to_none(hits[view][name][mask].float().mean().item()) for view in hits},
             }
             for name, mask in masks.items()
         }

@@ -77,7 +77,7 @@ def layer_numbers(names: list[str]) -> dict[str, int]:
     return numbers
 
 
-class Average:
+class EMA:
     """Exponential moving average of a model's parameters; with shards, each process keeps its own part."""
 
     def __init__(self, model: nn.Module, decay: float):

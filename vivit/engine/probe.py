@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import EvalConfig
-from ..data.dataset import EvalVideos
+from ..data.dataset import EvalDataset
 from ..data.loader import eval_clips
-from ..data.sample import DataError, Sample, listing
+from ..data.sample import Sample
+from ..errors import DataError
 from ..model.modes import restores_modes
 from ..model.vivit import ViViT
+from ..text import listing
 from .device import autocast
 from .distributed import World
 
@@ -82,7 +84,7 @@ def fit_head(
     if not len(rows.videos):
         raise DataError(listing("none of the training videos can be read", list(rows.missing.values())))
     head = None
-    if world.is_first:
+    if world.is_main:
         sizes = [len(names) for names in model.config.classes.values()]
         targets = labels[chosen][rows.videos]
         penalty, loss = choose_penalty(rows.features, targets, rows.videos, sizes)
@@ -110,7 +112,7 @@ def clip_features(
     """The features of every test view of every sample, in the order of the list, from all processes."""
     mine = list(range(world.rank, len(samples), world.size))
     no_labels = torch.zeros(len(mine), 0, dtype=torch.int64)
-    videos = EvalVideos([samples[i] for i in mine], no_labels, model=model.config, protocol=protocol)
+    videos = EvalDataset([samples[i] for i in mine], no_labels, model=model.config, protocol=protocol)
     model.eval()
     found: dict[int, Tensor] = {}
     missing: dict[int, str] = {}

@@ -27,7 +27,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor, nn
 
-from ..config import Config, EvalConfig, ModelConfig, ScaleConfig, differences, from_dict, replace, to_dict
+from ..config import (
+    Config,
+    EvalConfig,
+    ModelConfig,
+    ScaleConfig,
+    differences,
+    from_dict,
+    replace,
+    to_dict,
+)
 from ..errors import FolderInUse, WorkerDied
 from ..files import atomic_write, exclusive_lock
 from ..model.cost import count
@@ -55,7 +64,7 @@ class Run:
     """
 
     def __init__(self, config: Config, world: World, *, step: int, steps: int):
-        self.folder, self.step, self.steps, self.speaks = Path(config.run), step, steps, world.is_first
+        self.folder, self.step, self.steps, self.speaks = Path(config.run), step, steps, world.is_main
         self.started = time.monotonic()
         self.metrics = self.folder / "metrics.jsonl"
         self.writers: list[Any] = []
@@ -134,7 +143,7 @@ class Meter:
 
     def go_on(self, sums: dict[str, float]) -> None:
         """Take up what `sums` gave."""
-        self.loss_before = sums["loss"] if self.world.is_first else 0.0
+        self.loss_before = sums["loss"] if self.world.is_main else 0.0
         self.steps, self.clips, self.grad_norm = int(sums["steps"]), sums["clips"], sums["grad_norm"]
 
     def _loss(self) -> float:
@@ -338,7 +347,7 @@ def locked(folder: Path, world: World) -> Iterator[None]:
     """
     with ExitStack() as stack:
         problem: Exception | None = None
-        if world.is_first:
+        if world.is_main:
             try:
                 stack.enter_context(exclusive_lock(folder, what="vivit train"))
                 remove_stale_files(folder)
@@ -359,27 +368,27 @@ def remove_stale_files(folder: Path) -> None:
 
 
 @contextmanager
-def worker_deaths(run: Run) -> Iterator[None]:
+def attribute_worker_crash(run: Run) -> Iterator[None]:
     """Note the files that killed worker processes were reading, so that the next start leaves them out."""
     try:
         yield
     except WorkerDied as error:
-        write_json(run.folder / GIVEN_UP, given_up(run.folder) | error.problems)
+        write_json(run.folder / GIVEN_UP, skipped_files(run.folder) | error.problems)
         for path, why in error.problems.items():
             run.say(f"{path}: {why}; it is left out, and training continues from the last checkpoint")
         raise
 
 
-def note_given_up(folder: Path, skipped: dict[str, str], world: World) -> None:
+def note_skipped_files(folder: Path, skipped: dict[str, str], world: World) -> None:
     """Write the files that any process has given up to the run folder, if there are new ones."""
-    known = given_up(folder)
+    known = skipped_files(folder)
     found = known | {path: why for share in world.gather(skipped) for path, why in share.items()}
-    if found != known and world.is_first:
+    if found != known and world.is_main:
         write_json(folder / GIVEN_UP, found)
     world.barrier()
 
 
-def given_up(folder: Path) -> dict[str, str]:
+def skipped_files(folder: Path) -> dict[str, str]:
     """Files that a run does not open again, and why."""
     path = folder / GIVEN_UP
     return json.loads(path.read_text()) if path.exists() else {}

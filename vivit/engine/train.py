@@ -16,23 +16,36 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ..config import Config, ModelConfig, from_dict, replace, to_dict
-from ..data.dataset import TrainClips
+from ..data.dataset import TrainDataset
 from ..data.loader import Batch, open_loader, train_loader
-from ..data.sample import DataError, Sample, list_hash, listing
+from ..data.sample import Sample
+from ..data.sample_table import list_hash
 from ..data.splits import load_split
-from ..errors import Stopped, WorkerDied
+from ..errors import DataError, Stopped, WorkerDied
 from ..model.vivit import ViViT
+from ..text import listing
 from ..weights.load import create, from_pretrained, save_pretrained
 from .checkpoint import Checkpoints, progress_of
 from .device import autocast, choose_attention, deterministic, uses_bfloat16
 from .distributed import World, clip_gradients, parallelise, start, synchronised
-from .evaluate import SINGLE_VIEW, Evaluation, evaluate
+from .evaluate import SINGLE_VIEW, evaluate
+from .evaluation import Evaluation
 from .losses import cross_entropy
 from .memory import check_memory
 from .mix import parts
-from .optim import Average, build_optimizer, freeze, learning_rate
+from .optim import EMA, build_optimizer, freeze, learning_rate
 from .probe import fit_head
-from .run import Meter, Run, StopRequest, check_same_run, given_up, locked, note_given_up, stop_signals, worker_deaths
+from .run import (
+    Meter,
+    Run,
+    StopRequest,
+    attribute_worker_crash,
+    check_same_run,
+    locked,
+    note_skipped_files,
+    skipped_files,
+    stop_signals,
+)
 
 STOPPING = "stopping after this step; press again to quit without saving"
 
@@ -44,7 +57,7 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
     Stopped; a second one ends the process without saving. Raises ValueError or DataError for settings, data or a run
     folder that do not fit.
 
-    `build` makes another model under the contract of ViViT, such as those of vivit.model.prior_art, at random.
+    `build` makes another model under the contract of ViViT, such as those of vivit.model.cnn_baselines, at random.
     """
     with start(config.device) as world:
         while True:
@@ -63,7 +76,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     with locked(Path(config.run), world):
         training = set_up(world, config, data, build)
         run, progress = training.run, training.progress
-        clips = TrainClips(
+        clips = TrainDataset(
             data.train, data.labels, model=config.model, data=config.data, augment=config.augment, seed=config.seed
         )
         loader = train_loader(
@@ -73,9 +86,9 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
             steps=training.steps,
             rank=world.rank,
             ranks=world.size,
-            skipped=given_up(run.folder),
+            skipped=skipped_files(run.folder),
         )
-        with run, worker_deaths(run), stop_signals(STOPPING if world.is_first else "", world.size) as stop:
+        with run, attribute_worker_crash(run), stop_signals(STOPPING if world.is_main else "", world.size) as stop:
             with open_loader(loader) as batches:
                 train_steps(training, training.meter.timed(batches), stop)
             finish(training)
@@ -134,7 +147,7 @@ class Training:
     model: nn.Module
     """`vivit`, wrapped to run in several processes."""
     optimizer: torch.optim.Optimizer
-    average: Average | None
+    average: EMA | None
     checkpoints: Checkpoints
     run: Run
     meter: Meter
@@ -175,7 +188,7 @@ class StopValidation(Exception):
 def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfig], Any]) -> Training:
     """Build the model and its optimiser, from the newest checkpoint if there is one, and open the run folder."""
     checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep)
-    resumed, broken = checkpoints.newest()
+    resumed, broken = checkpoints.latest()
     saved = progress_of(resumed) if resumed else {}
     if resumed:
         check_same_lists(resumed, saved, data, config)
@@ -187,7 +200,7 @@ def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfi
     vivit = start_model(config, resumed, build).to(world.device)
     probed = config.probe and config.init is not None
     if probed and not resumed:
-        skipped = given_up(Path(config.run))
+        skipped = skipped_files(Path(config.run))
         fit_head(
             vivit,
             data.train,
@@ -195,14 +208,14 @@ def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfi
             world=world,
             workers=config.data.workers,
             precision=config.precision,
-            say=print if world.is_first else lambda line: None,
+            say=print if world.is_main else lambda line: None,
             skipped=skipped,
         )
-        note_given_up(Path(config.run), skipped, world)
+        note_skipped_files(Path(config.run), skipped, world)
     freeze(vivit, config.optim.freeze)
     model = parallelise(vivit, config.scale, world, bfloat16=uses_bfloat16(world.device, config.precision))
     optimizer = build_optimizer(vivit, config.optim)
-    average = Average(vivit, config.optim.ema) if config.optim.ema else None
+    average = EMA(vivit, config.optim.ema) if config.optim.ema else None
     meter = Meter(world, config.model, build)
     progress = Progress(validation_due=probed)
     if resumed:
@@ -370,7 +383,7 @@ def validate(t: Training, stop: StopRequest) -> float:
     Raises DataError if no video could be read, StopValidation if any process is asked to stop.
     """
     step, epoch = t.progress.step, t.progress.step / t.epoch_steps
-    skipped = given_up(t.run.folder)
+    skipped = skipped_files(t.run.folder)
 
     def check_stop(done: int) -> None:
         if t.world.sum([bool(stop)])[0]:
@@ -386,7 +399,7 @@ def validate(t: Training, stop: StopRequest) -> float:
         progress=check_stop,
         skipped=skipped,
     )
-    note_given_up(t.run.folder, skipped, t.world)
+    note_skipped_files(t.run.folder, skipped, t.world)
     if not result.samples:
         title = f"validation at step {step}: none of the videos of split {t.config.data.eval_split!r} can be read"
         raise DataError(listing(title, list(result.missing.values())))

@@ -11,8 +11,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .kernels import is_traced
-from .layers import BRANCHES, Block, TimeSpaceBlock, attend_space, attend_time, dropout, random_bits
+from .cpu_kernels import is_traced
+from .layers import (
+    BRANCHES,
+    Block,
+    TimeSpaceBlock,
+    attend_space,
+    attend_time,
+    dropout,
+    random_bits,
+)
 
 
 class Transformer(nn.Module):
@@ -105,7 +113,7 @@ class FactorisedEncoder(nn.Module):
         t = tokens.shape[1]
         frames = rearrange(tokens, "B t s D -> (B t) s D")
         if self.share and seeds is None:
-            frames = once(self.spatial, frames)
+            frames = encode_unique(self.spatial, frames)
         else:
             frames = self.spatial(frames, None if seeds is None else random_bits(seeds, t).flatten())
         frames = rearrange(frames, "(B t) D -> B t D", t=t)
@@ -120,7 +128,7 @@ class FactorisedEncoder(nn.Module):
             self.temporal.resize((t, 1, 1))
 
 
-def once(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def encode_unique(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """encode(x) row by row, where rows that are equal to the bit are encoded once; with gradients all are.
 
     Test views overlap, a short video is repeated to fill a clip, and converted videos hold frames twice.

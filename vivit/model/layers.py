@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .kernels import attention, linear_gelu
+from .cpu_kernels import attention, linear_gelu
 
 MASK = 2**32 - 1
 BRANCHES = 3  # a block has up to so many residual branches: attention, a second attention, MLP

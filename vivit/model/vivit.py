@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, Preprocessing, replace
+from .cpu_kernels import is_traced
 from .encoders import ENCODERS, Transformer
-from .kernels import is_traced
 from .layers import Attention, Mlp
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from ..weights.report import LoadReport
+    from ..weights.load_report import LoadReport
 
 
 class ViViT(nn.Module):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from ..config import AugmentConfig, Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preprocessing
+from ..config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    Preprocessing,
+)
 
 TRAIN_VIDEOS, TEST_VIDEOS = 1440, 160
 
 
 def demo() -> Config:
-    """A small factorised encoder (Model 2) on the made videos of vivit.data.synthetic; `vivit demo` runs it.
+    """A small factorised encoder (Model 2) on the made videos of vivit.data.tools.synthetic; `vivit demo` runs it.
 
     vivit train demo --data.root demo/data/labels.csv
     """

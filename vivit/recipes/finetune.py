@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from ..config import AugmentConfig, Config, DataConfig, EvalConfig, OptimConfig, Preprocessing, replace
+from ..config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    OptimConfig,
+    Preprocessing,
+    replace,
+)
 from ..data.dataset import open_sample, sample_frames
-from ..data.sample import Sample, read
+from ..data.datasets.registry import read
+from ..data.sample import Sample
 from ..errors import VideoError
 from ..presets import preset
-from ..weights.load import adopt
+from ..weights.load import config_for_start
 
 CLIP = {"num_frames": 16, "frame_stride": 4}  # 2.7 seconds of 24 frames each
 LOOKED_AT = 32  # videos whose length is looked up
@@ -49,7 +58,7 @@ def from_weights(config: Config, init: str) -> Config:
     samples = read(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
     asked = schedule(len(samples))
     epochs = asked["epochs"]
-    model = adopt(init, replace(config.model, temporal_skip=True))
+    model = config_for_start(init, replace(config.model, temporal_skip=True))
     stride = fitting_stride(samples, model.num_frames)
     return replace(
         config,

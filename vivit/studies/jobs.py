@@ -19,17 +19,17 @@ from typing import Any
 import torch
 
 from ..config import Config, EvalConfig, ModelConfig, replace
-from ..data.sample import DataError, listing
 from ..data.splits import load_split
 from ..engine.device import autocast, pick_device
-from ..engine.evaluate import PREDICTIONS, evaluate, load_evaluation, load_weights
+from ..engine.evaluate import PREDICTIONS, evaluate, load_weights
+from ..engine.evaluation import load_evaluation
 from ..engine.losses import cross_entropy
 from ..engine.run import check_same_run, stop_signals, write_json
 from ..engine.train import train
-from ..errors import Stopped
-from ..model.prior_art import PRIOR_ART
+from ..errors import DataError, Stopped
+from ..model.cnn_baselines import PRIOR_ART
 from ..model.vivit import ViViT
-from ..text import printable
+from ..text import listing, printable
 
 ERROR, LOG, CURVE = "error.txt", "log.txt", "views"
 
@@ -106,17 +106,17 @@ def test(job: Job, path: Path, protocol: EvalConfig) -> None:
     result.save(path)
 
 
-def do_all(jobs: Sequence[Job], *, at_once: int, say: Callable[[str], None] = print) -> dict[Path, str]:
+def run_all(jobs: Sequence[Job], *, num_jobs: int, say: Callable[[str], None] = print) -> dict[Path, str]:
     """Every job, some of them at once, each of these in a process of its own. Returns what went wrong, by folder.
 
     An error of one does not stop the others. SIGINT and SIGTERM do: those that run save first, then Stopped is raised,
     and the same call goes on.
     """
-    done = work_alone if at_once == 1 else work_together
-    return done(jobs, at_once, lambda line: say(printable(line)))
+    done = work_alone if num_jobs == 1 else work_together
+    return done(jobs, num_jobs, lambda line: say(printable(line)))
 
 
-def work_alone(jobs: Sequence[Job], at_once: int, say: Callable[[str], None]) -> dict[Path, str]:
+def work_alone(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> dict[Path, str]:
     """One after the other, in this process."""
     errors: dict[Path, str] = {}
     for i, job in enumerate(jobs):
@@ -131,10 +131,10 @@ def work_alone(jobs: Sequence[Job], at_once: int, say: Callable[[str], None]) ->
     return errors
 
 
-def work_together(jobs: Sequence[Job], at_once: int, say: Callable[[str], None]) -> dict[Path, str]:
-    """`at_once` processes, which share the cores, and the GPUs in turn; what they print goes to log.txt of each run."""
+def work_together(jobs: Sequence[Job], num_jobs: int, say: Callable[[str], None]) -> dict[Path, str]:
+    """Run `num_jobs` processes that share the cores, and the GPUs in turn; each run's output goes to its log.txt."""
     errors: dict[Path, str] = {}
-    waiting, workers = list(jobs), [Worker(slot, at_once) for slot in range(at_once)]
+    waiting, workers = list(jobs), [Worker(slot, num_jobs) for slot in range(num_jobs)]
     with stop_signals() as received:
         while not received and (waiting or any(worker.job for worker in workers)):
             for worker in workers:
@@ -150,7 +150,7 @@ def work_together(jobs: Sequence[Job], at_once: int, say: Callable[[str], None])
                     else:
                         say(f"{done} {job.title}: {took:.0f} s")
         for worker in workers:
-            worker.end(at_once=bool(received))
+            worker.end(num_jobs=bool(received))
     if received:
         raise Stopped(received.number or 0)
     return errors
@@ -159,8 +159,8 @@ def work_together(jobs: Sequence[Job], at_once: int, say: Callable[[str], None])
 class Worker:
     """A process that does one job after the other, replaced when one of them kills it."""
 
-    def __init__(self, slot: int, at_once: int):
-        self.setting = threads(at_once), gpu(slot)
+    def __init__(self, slot: int, num_jobs: int):
+        self.setting = threads(num_jobs), gpu(slot)
         self.job: Job | None = None
         self.since = 0.0
         self.process: Any = None
@@ -192,11 +192,11 @@ class Worker:
             how = f"{signal.Signals(-code).name} (out of memory?)" if code < 0 else f"code {code}"
             return note(job, RuntimeError(f"its process ended by {how}"))
 
-    def end(self, *, at_once: bool) -> None:
-        """Wait for the process to end; `at_once`, its job is told to save and stop."""
+    def end(self, *, num_jobs: bool) -> None:
+        """Wait for the process to end; `num_jobs`, its job is told to save and stop."""
         if self.process is None:
             return
-        if at_once and self.process.is_alive():
+        if num_jobs and self.process.is_alive():
             os.kill(self.process.pid, signal.SIGTERM)
         self.connection.close()
         self.process.join()
@@ -210,10 +210,10 @@ def serve(connection: Any, num_threads: int, device: str | None) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             job = connection.recv()
-            connection.send(do_aside(job))
+            connection.send(run_logged(job))
 
 
-def do_aside(job: Job) -> str | None:
+def run_logged(job: Job) -> str | None:
     """`do`, with all that it prints in the run's log.txt; returns what went wrong."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / LOG).open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
@@ -236,9 +236,9 @@ def note(job: Job, error: Exception) -> str:
     return text
 
 
-def threads(at_once: int) -> int:
+def threads(num_jobs: int) -> int:
     """Threads of PyTorch for each of several processes on this machine."""
-    return max((os.cpu_count() or 1) // at_once, 1)
+    return max((os.cpu_count() or 1) // num_jobs, 1)
 
 
 def gpu(slot: int) -> str | None:

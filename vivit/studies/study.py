@@ -11,18 +11,19 @@ from typing import Any
 import torch
 
 from ..config import Config, differences, replace, suggestion
-from ..data.sample import list_hash
+from ..data.sample_table import list_hash
 from ..data.splits import load_split
-from ..engine.evaluate import PREDICTIONS, Evaluation, load_evaluation
+from ..engine.evaluate import PREDICTIONS
+from ..engine.evaluation import Evaluation, load_evaluation
 from ..engine.run import environment, write_json
+from ..model.cnn_baselines import PRIOR_ART
 from ..model.cost import count
-from ..model.prior_art import PRIOR_ART
 from ..model.vivit import ViViT
+from ..report.study import write_page
 from ..text import printable
-from .jobs import CURVE, ERROR, Job, do_all, speed, threads, whole
-from .numbers import compare, main_label_set, over_seeds
-from .page import write_page
-from .rows import STUDIES, Row, Study, shorter, with_classes
+from .definitions import STUDIES, Row, Study, shorter, with_classes
+from .jobs import CURVE, ERROR, Job, run_all, speed, threads, whole
+from .statistics import compare, main_label_set, over_seeds
 
 SPEED = "speed.json"
 QUICK_SEEDS = 1
@@ -35,7 +36,7 @@ def study(
     recipe: str = "",
     seeds: int = 5,
     quick: bool = False,
-    at_once: int = 1,
+    num_jobs: int = 1,
     cnn_epochs: float | None = None,
 ) -> dict[str, Any]:
     """Run the study `kind` on the recipe's `config` and return what results.json holds.
@@ -46,8 +47,8 @@ def study(
     """
     if kind not in STUDIES:
         raise ValueError(f"unknown study {kind!r}{suggestion(kind, STUDIES)}")
-    if seeds < 1 or at_once < 1:
-        raise ValueError(f"seeds is {seeds} and jobs is {at_once}; both are 1 or more")
+    if seeds < 1 or num_jobs < 1:
+        raise ValueError(f"seeds is {seeds} and jobs is {num_jobs}; both are 1 or more")
     config = with_data_classes(config)
     config = shorter(config) if quick else config
     plan = STUDIES[kind](config, quick=quick, cnn_epochs=cnn_epochs)
@@ -57,9 +58,9 @@ def study(
 
     left = [one for one in jobs.values() if not whole(one)]
     print(f"{plan.title}: {len(plan.rows)} rows, {len(chosen)} seeds; {len(left)} of {len(jobs)} runs to do")
-    errors = do_all(left, at_once=at_once)
+    errors = run_all(left, num_jobs=num_jobs)
     print("measuring times, one row after the other")
-    speeds = {row.name: timed(row, Path(config.run), at_once) for row in plan.rows}
+    speeds = {row.name: timed(row, Path(config.run), num_jobs) for row in plan.rows}
 
     results = {
         "study": kind,
@@ -104,14 +105,14 @@ def job(plan: Study, row: Row, seed: int, folder: str) -> Job:
     return Job(f"{row.title}, seed {seed}", config, row.network, plan.views if row.view_curve else ())
 
 
-def timed(row: Row, folder: Path, at_once: int) -> dict[str, Any] | None:
+def timed(row: Row, folder: Path, num_jobs: int) -> dict[str, Any] | None:
     """The row's speed, measured once and kept; None where that fails, as training did."""
     path = folder / row.name / SPEED
     if row.config is None:
         return None
     if not path.is_file():
         before = torch.get_num_threads()
-        torch.set_num_threads(threads(at_once))
+        torch.set_num_threads(threads(num_jobs))
         try:
             write_json(path, speed(row.config, row.network))
         except (ValueError, RuntimeError):

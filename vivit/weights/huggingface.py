@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from ..config import ModelConfig
+from .assemble import Source, fuse_qkv, rename
 from .image_vit import finish_image, mapping, pair, triple
-from .plan import Source, fuse_qkv, rename
 
 MODEL = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|vivit)\.)?"
 BLOCK = MODEL + r"(?:encoder\.layer|layers)\.(\d+)\."

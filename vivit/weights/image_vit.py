@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .plan import Piece, Source, fuse_qkv, rename
+from .assemble import MappedTensor, Source, fuse_qkv, rename
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -148,7 +148,7 @@ def finish_image(source: Source, size: tuple[int, int] | None = None) -> None:
     source.image = True
     kernel = pieces["tokenizer.proj.weight"]
     if kernel.tensor.ndim == 4:
-        pieces["tokenizer.proj.weight"] = Piece(kernel.tensor.unsqueeze(2), kernel.sources)
+        pieces["tokenizer.proj.weight"] = MappedTensor(kernel.tensor.unsqueeze(2), kernel.sources)
     drop_extra_tokens(source, size)
     head = pieces.get("head.weight")
     if head is not None and head.tensor.shape[1:] != kernel.tensor.shape[:1]:
@@ -157,7 +157,7 @@ def finish_image(source: Source, size: tuple[int, int] | None = None) -> None:
             source.ignored |= dict.fromkeys(pieces.pop(name).sources, why)
 
 
-def fold_layer_scale(pieces: dict[str, Piece]) -> None:
+def fold_layer_scale(pieces: dict[str, MappedTensor]) -> None:
     """In place: γ · (W x + b) is one linear layer with γW and γb, so LayerScale needs no parameters of its own."""
     for name in [name for name in pieces if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
         gamma = pieces.pop(name)
@@ -167,7 +167,7 @@ def fold_layer_scale(pieces: dict[str, Piece]) -> None:
                 raise ValueError(f"{linear}.{leaf} is not in the source")
             piece = pieces[f"{linear}.{leaf}"]
             sources = piece.sources + gamma.sources
-            pieces[f"{linear}.{leaf}"] = Piece(piece.tensor * scale, sources, reason="LayerScale folded in")
+            pieces[f"{linear}.{leaf}"] = MappedTensor(piece.tensor * scale, sources, reason="LayerScale folded in")
 
 
 def drop_extra_tokens(source: Source, size: tuple[int, int] | None = None) -> None:
@@ -200,7 +200,7 @@ def drop_extra_tokens(source: Source, size: tuple[int, int] | None = None) -> No
     own = x[:, :1] if first else x.new_zeros(1, 1, width)
     parts = [own, x[:, first:]] if cls else [x[:, first:]]
     why = "without the positions of the left-out tokens" if first >= cls else "zero for the class token: it has none"
-    pieces["encoder.pos_embed"] = Piece(torch.cat(parts, dim=1), piece.sources, reason=why)
+    pieces["encoder.pos_embed"] = MappedTensor(torch.cat(parts, dim=1), piece.sources, reason=why)
 
 
 def is_square(n: int) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, suggestion
 from ..model.encoders import resize_positions
-from .plan import Piece, Status
+from .assemble import MappedTensor, Status
 
 KernelInit = Literal["central_frame", "filter_inflation", "arp", "random"]
 TemporalInit = Literal["zero", "image", "random"]
@@ -60,14 +60,14 @@ def official_resize(positions: Tensor, old: tuple[int, int, int], new: tuple[int
 
 
 def inflate(
-    image: Mapping[str, Piece],
+    image: Mapping[str, MappedTensor],
     trained: ModelConfig,
     config: ModelConfig,
     *,
     kernel_init: KernelInit = "central_frame",
     temporal_init: TemporalInit | None = None,
     official: bool = False,
-) -> tuple[dict[str, Piece], dict[str, str]]:
+) -> tuple[dict[str, MappedTensor], dict[str, str]]:
     """(pieces of the video model, reasons by which the others may start fresh) from those of an image model.
 
     `trained` is the image model's config, `config` the video model's. Raises ValueError for options that the model has
@@ -77,7 +77,7 @@ def inflate(
     if kernel_init not in allowed:
         raise ValueError(f"kernel_init is {kernel_init!r}{suggestion(kernel_init, allowed)}")
     temporal = _temporal_init(config, temporal_init)
-    pieces: dict[str, Piece] = {}
+    pieces: dict[str, MappedTensor] = {}
     fresh = {"head.": "the classes of the video data"}
     if kernel_init == "random":
         fresh["tokenizer."] = "kernel_init='random'"
@@ -117,11 +117,11 @@ def inflate(
                 for leaf in ("weight", "bias"):
                     zero = torch.zeros_like(image[f"{block}attn.proj.{leaf}"].tensor)
                     why = "zero: the block starts as the image model's"
-                    pieces[f"{block}attn_time.proj.{leaf}"] = Piece(zero, (), "initialised", why)
+                    pieces[f"{block}attn_time.proj.{leaf}"] = MappedTensor(zero, (), "initialised", why)
     return pieces, fresh
 
 
-def copies(pieces: Mapping[str, Piece], old: str, new: str) -> dict[str, Piece]:
+def copies(pieces: Mapping[str, MappedTensor], old: str, new: str) -> dict[str, MappedTensor]:
     """The pieces whose names begin with `old`, under names that begin with `new`, with memory of their own."""
     return {
         new + name.removeprefix(old): replace(piece, tensor=piece.tensor.clone())
@@ -152,16 +152,18 @@ def _check_depth(trained: ModelConfig, config: ModelConfig) -> None:
         )
 
 
-def _tokenizer(image: Mapping[str, Piece], t: int, kernel_init: str) -> dict[str, Piece]:
+def _tokenizer(image: Mapping[str, MappedTensor], t: int, kernel_init: str) -> dict[str, MappedTensor]:
     kernel = image["tokenizer.proj.weight"]
     pieces = {"tokenizer.proj.bias": image["tokenizer.proj.bias"]} if "tokenizer.proj.bias" in image else {}
     if t == 1:
         return pieces | {"tokenizer.proj.weight": kernel}
     lifted = KERNELS[kernel_init](kernel.tensor.float().squeeze(2), t)
-    return pieces | {"tokenizer.proj.weight": Piece(lifted, kernel.sources, "inflated", f"{kernel_init} to {t} frames")}
+    return pieces | {
+        "tokenizer.proj.weight": MappedTensor(lifted, kernel.sources, "inflated", f"{kernel_init} to {t} frames")
+    }
 
 
-def _positions(piece: Piece, trained: ModelConfig, config: ModelConfig, *, official: bool) -> Piece:
+def _positions(piece: MappedTensor, trained: ModelConfig, config: ModelConfig, *, official: bool) -> MappedTensor:
     """The image model's positions at the video's grid (h, w), repeated over time; in Model 2 for one frame."""
     (_, h0, w0), (t, h, w) = trained.grid, config.grid
     x, status, reasons = piece.tensor.float(), piece.status, [piece.reason]
@@ -181,4 +183,4 @@ def _positions(piece: Piece, trained: ModelConfig, config: ModelConfig, *, offic
         status = "inflated" if status == "loaded" else status
         reasons.append(f"repeated over {t} temporal positions")
     final: Status = status
-    return Piece(x, piece.sources, final, ", ".join(filter(None, reasons)))
+    return MappedTensor(x, piece.sources, final, ", ".join(filter(None, reasons)))

@@ -16,10 +16,11 @@ from ..errors import WeightsError
 from ..model.encoders import resize_positions
 from ..model.vivit import ViViT
 from ..presets import preset
-from . import files, huggingface, image_vit, scenic, video_mae
-from .infer import check_sizes, infer_config
+from . import formats as files
+from . import huggingface, image_vit, scenic, video_mae
+from .assemble import MappedTensor, Source, few, fill
+from .config_from_weights import check_sizes, infer_config
 from .inflate import KernelInit, TemporalInit, inflate
-from .plan import Piece, Source, few, fill
 from .save import FORMAT, VERSION, save_pretrained
 
 __all__ = ["create", "from_pretrained", "read", "report", "save_pretrained"]
@@ -122,7 +123,7 @@ def from_pretrained(
         return _fit(src, trained, config).eval()
 
 
-def adopt(source: str | os.PathLike, config: ModelConfig) -> ModelConfig:
+def config_for_start(source: str | os.PathLike, config: ModelConfig) -> ModelConfig:
     """`config` with the architecture of the weights `source`, for `create(…, init=source)`.
 
     Of a video model everything, without its classes. Of an image model width, depth, heads (64 wide where the file does
@@ -203,7 +204,7 @@ def _own(path: str, tensors: dict[str, Tensor], config: Mapping[str, Any]) -> So
         raise WeightsError(f"{path}: config.json has version {config.get('version')!r}; this release reads {VERSION}")
     if not isinstance(config.get("model"), Mapping):
         raise WeightsError(f"{path}: config.json has no 'model', the settings of the model")
-    pieces = {name: Piece(tensor, (name,)) for name, tensor in tensors.items()}
+    pieces = {name: MappedTensor(tensor, (name,)) for name, tensor in tensors.items()}
     return Source(path, "ViViT", pieces, config=vars(from_dict(ModelConfig, config["model"])))
 
 
@@ -228,7 +229,7 @@ def _trained(source: Source, given: Mapping[str, Any]) -> ModelConfig:
         if source.sine_positions:
             t, h, w = config.grid
             sines = video_mae.sine_positions(t * h * w, config.embed_dim)
-            source.pieces["encoder.pos_embed"] = Piece(sines, (), "initialised", "the fixed sines of VideoMAE")
+            source.pieces["encoder.pos_embed"] = MappedTensor(sines, (), "initialised", "the fixed sines of VideoMAE")
         return config
 
 
@@ -285,7 +286,7 @@ def _same_image(source: Source, trained: ModelConfig, config: ModelConfig) -> No
         )
 
 
-def _left_out(source: Source, pieces: Mapping[str, Piece]) -> dict[str, str]:
+def _left_out(source: Source, pieces: Mapping[str, MappedTensor]) -> dict[str, str]:
     """The image model's tensors that the video model has no use for, with the reason."""
     used = {name for piece in pieces.values() for name in piece.sources}
     why = {
@@ -310,7 +311,9 @@ def _fit(source: Source, trained: ModelConfig, config: ModelConfig) -> ViViT:
         if name in pieces and new.get(name, grid) != grid:
             piece, why = pieces[name], f"grid {_x(grid)} to {_x(new[name])}"
             resized = resize_positions(piece.tensor.float(), grid, new[name])
-            pieces[name] = Piece(resized, piece.sources, "interpolated", ", ".join(filter(None, (piece.reason, why))))
+            pieces[name] = MappedTensor(
+                resized, piece.sources, "interpolated", ", ".join(filter(None, (piece.reason, why)))
+            )
     rows = head_rows(trained.classes, config.classes, named=bool(source.config.get("classes")))
     if "head.weight" not in pieces:
         fresh["head."] = "the source has no head"
@@ -321,7 +324,7 @@ def _fit(source: Source, trained: ModelConfig, config: ModelConfig) -> ViViT:
 
 
 def _fit_head(
-    pieces: dict[str, Piece], trained: ModelConfig, config: ModelConfig, rows: list[int | None]
+    pieces: dict[str, MappedTensor], trained: ModelConfig, config: ModelConfig, rows: list[int | None]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """In place: the head's rows for the classes of `config`; (ignored tensors, parameters that start fresh)."""
     head = [name for name in ("head.weight", "head.bias") if name in pieces]
@@ -337,7 +340,7 @@ def _fit_head(
         piece = pieces[key]
         x = piece.tensor.float()[where]  # −1: any row, which the next line clears
         x[where < 0] = 0
-        pieces[key] = Piece(x, piece.sources, "loaded", ", ".join(filter(None, (piece.reason, why))))
+        pieces[key] = MappedTensor(x, piece.sources, "loaded", ", ".join(filter(None, (piece.reason, why))))
     return {}, {}
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import WeightsError
-from .plan import Piece, Source, first_match, fuse_qkv
+from .assemble import MappedTensor, Source, first_match, fuse_qkv
 from .save import write
 
 EXT_ARRAY, EXT_COMPLEX, EXT_SCALAR = 1, 2, 3  # flax.serialization's extension codes
@@ -163,10 +163,10 @@ def source(path: str, raw: dict[str, Tensor]) -> Source:
         elif bare.startswith("Transformer/encoderblock/"):  # all layers stacked
             for i, layer in enumerate(tensor):
                 ours, x = _convert(bare.replace("encoderblock", f"encoderblock_{i}"), layer, config)
-                pieces[ours] = Piece(x, (name,))
+                pieces[ours] = MappedTensor(x, (name,))
         else:
             ours, x = _convert(bare, tensor, config)
-            pieces[ours] = Piece(x, (name,))
+            pieces[ours] = MappedTensor(x, (name,))
     fuse_qkv(pieces)
     # A 2-D kernel sees single frames: of an image, or some frames of a video.
     config |= {"tokenizer": "uniform_frames" if two_dimensional else "tubelet"}
@@ -183,7 +183,7 @@ def to_vivit(params: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     pieces = {}
     for name, array in params.items():
         ours, tensor = _convert(name, as_tensor(array), {})
-        pieces[ours] = Piece(tensor, (name,))
+        pieces[ours] = MappedTensor(tensor, (name,))
     fuse_qkv(pieces)
     return {name: piece.tensor for name, piece in pieces.items()}
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import huggingface
+from .assemble import Source, fuse_qkv, rename
 from .image_vit import IMAGENET
-from .plan import Source, fuse_qkv, rename
 
 BLOCK = r"videomae\.encoder\.layer\.(\d+)\."
 

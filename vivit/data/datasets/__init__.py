@@ -1,0 +1,1 @@
+"""Readers of annotations, one data set or format each."""

@@ -1,0 +1,124 @@
+"""EPIC-Kitchens-100: actions with a verb and a noun inside long videos, which are files or folders of JPEG frames.
+
+An action is the part between its timestamps, which hold for the videos and for the frames. (The columns start_frame and
+stop_frame are the same times at 60 or 50 images a second, rounded down.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ..sample import Sample
+from .common import (
+    SampleCollector,
+    checked_classes,
+    empty,
+    find_file,
+    is_file_name,
+    labelled_split,
+    name_of,
+    part,
+    table_rows,
+    unknown,
+    videos_by,
+)
+
+LABEL_SETS = ("noun", "verb")  # the order of the official heads
+FILES = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
+COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "noun_class", "verb_class")
+LAYOUTS = (
+    "EPIC_100_train.csv, EPIC_100_validation.csv, EPIC_100_verb_classes.csv, EPIC_100_noun_classes.csv and, for frames "
+    "that you have extracted yourself, EPIC_100_video_info.csv; also in annotations/ or labels/",
+    "P01/videos/P01_01.MP4, or P01_01.MP4 in any other folder",
+    "P01/rgb_frames/P01_01/frame_0000000001.jpg, or a folder P01_01 of images in any other folder",
+)
+
+
+def read_epic_kitchens(root: Path, split: str, missing: list[str]) -> list[Sample]:
+    """The actions of a split whose videos are there, in the order of its CSV. Of file and frames, frames are taken."""
+    name = labelled_split(split, FILES)
+    found = SampleCollector(root, missing, LAYOUTS)
+    table = find_file(root, [FILES[name]], "the list of actions", found.problems)
+    classes = _classes(root, found.problems)
+    videos = videos_by(name_of, root, order=lambda path: (is_file_name(path), "rgb" not in path.lower()))
+    info = _video_info(root, found.problems)
+    rates: dict[str, float | None] = {}
+    pairs: dict[tuple[str, ...], dict[str, str]] = {}
+    for where, cells in table_rows(table, COLUMNS, found.problems):
+        narration_id, video_id, start, stop, *numbers = cells
+        wrong = empty(COLUMNS, cells)
+        first, last = part(_seconds(start), _seconds(stop), wrong, ("start_timestamp", "stop_timestamp"))
+        if os.sep in video_id:
+            wrong.append(f"video_id {video_id!r} lies outside {root}")
+        for label_set, number in zip(LABEL_SETS, numbers):
+            if number and number not in classes[label_set] and classes[label_set]:
+                wrong.append(unknown(f"{label_set}_class", number, classes[label_set]))
+        path = videos.get(video_id)
+        if path and video_id not in rates:
+            rates[video_id] = None if is_file_name(path) else _rate(path, video_id, info.get(video_id))
+        key = tuple(numbers)
+        if key not in pairs:
+            pairs[key] = {label_set: classes[label_set].get(n, "") for label_set, n in zip(LABEL_SETS, numbers)}
+        # Two narrations may say the same of the same part: the official list has such rows.
+        action = f"{narration_id} of {video_id}"
+        found.add(where, action, path, pairs[key], wrong, start=first, end=last, fps=rates.get(video_id))
+    return found.checked()
+
+
+def epic_kitchens_classes(root: Path) -> dict[str, tuple[str, ...]]:
+    """The nouns, then the verbs, in the order of their numbers."""
+    problems: list[str] = []
+    classes = _classes(root, problems)
+    return checked_classes({name: list(names.values()) for name, names in classes.items()}, problems, root)
+
+
+def _classes(root: Path, problems: list[str]) -> dict[str, dict[str, str]]:
+    """The names of the classes by number, as text, for each label set."""
+    classes: dict[str, dict[str, str]] = {}
+    for label_set in LABEL_SETS:
+        names = (f"EPIC_100_{label_set}_classes.csv", f"EPIC_100_{label_set}_classes_v2.csv")
+        file = find_file(root, names, f"the list of {label_set}s", problems)
+        rows = list(table_rows(file, ("id", "key"), problems))
+        classes[label_set] = {number: name for _, (number, name) in rows}
+        for expected, (where, (number, _)) in enumerate(rows):
+            if number != str(expected):
+                problems.append(f"{where}: id {number!r}, where {expected} follows")
+    return classes
+
+
+def _video_info(root: Path, problems: list[str]) -> dict[str, tuple[float, float]]:
+    """Rate and duration of the video files, {} where nothing says."""
+    file = find_file(root, ["EPIC_100_video_info.csv"], "", [])
+    info = {}
+    for where, (video_id, fps, duration) in table_rows(file, ("video_id", "fps", "duration"), problems):
+        try:
+            info[video_id] = float(fps), float(duration)
+        except ValueError:
+            problems.append(f"{where}: fps {fps!r} and duration {duration!r} are no numbers")
+    return info
+
+
+def _rate(folder: str, video_id: str, info: tuple[float, float] | None) -> float:
+    """Images per second of a folder of frames.
+
+    Those that come with the data set were taken 60 times a second from videos with two digits (P01_01) and 50 times
+    from those with three, whatever the video's own rate. One's own may have the latter: the number of images tells.
+    """
+    official = 60.0 if re.fullmatch(r"P\d+_\d\d", video_id) else 50.0
+    if info is None:
+        return official
+    fps, duration = info
+    slow, fast = sorted((official, fps))
+    between = round(duration * (slow + fast) / 2)
+    return fast if os.path.exists(os.path.join(folder, f"frame_{between:010d}.jpg")) else slow
+
+
+def _seconds(timestamp: str) -> float | str:
+    """00:01:02.50 → 62.5; what is no timestamp is given back."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d*)?)", timestamp)
+    if not match:
+        return timestamp
+    hours, minutes, seconds = match.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

@@ -1,0 +1,137 @@
+"""What reading all packets of a video found out, small enough to keep for every file of a data set.
+
+Stamps are stored as runs of equal steps; those that only rounding makes uneven (webm counts milliseconds) as a line.
+Key frames are stored as runs of equal distances.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+Ints = np.ndarray
+FORMAT = "frames 2"  # of the text; one without it is of an older version, and the file is read again
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """Lets `Video(path, index=…)` open a file without reading all of it, as long as its size and date are these."""
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Date of the last change; 0 for bytes inside a tar file."""
+    text: str
+    """A `FrameIndex` as JSON."""
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """The frames of a video and where decoding may start."""
+
+    track: int
+    """The number of the video's stream in the container."""
+    height: int
+    width: int
+    tick: float
+    """Seconds."""
+    start: float
+    """Seconds from the container's earliest stamp, of sound too, to the first frame."""
+    last: float
+    """Seconds for which the last frame is shown."""
+    counted: bool
+    """The stamps do not order the frames: a frame's name is its place in what the decoder gives."""
+    seek_early: int
+    """How far before a key frame's stamp a seek must aim, in ticks."""
+    pts: Ints
+    """(num_frames,) int64, ascending, in ticks."""
+    keys: list[int]
+    """Numbers of the frames at which decoding may start; the first is 0."""
+    problem: str | None
+    note: str | None
+
+    def to_text(self) -> str:
+        values = {**asdict(self), "pts": pack(self.pts), "keys": _runs(np.array(self.keys))}
+        return json.dumps([FORMAT, *values.values()], separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str, size: int) -> FrameIndex | None:
+        """Read what `to_text` wrote of a file of `size` bytes; None for another format, or what cannot be true."""
+        try:
+            form, *values = json.loads(text)
+            if form != FORMAT:
+                return None
+            named = dict(zip((field.name for field in fields(cls)), values, strict=True))
+            named["pts"] = unpack(named["pts"], size)
+            named["keys"] = unpack(named["keys"], size).tolist()
+            survey = cls(**named)
+            return survey if survey._is_possible(size) else None
+        except (ValueError, TypeError, OverflowError, LookupError):
+            return None
+
+    def _is_possible(self, size: int) -> bool:
+        seconds = (self.tick, self.last, float(self.pts[-1] - self.pts[0]) * self.tick + self.start + self.last)
+        keys = np.array(self.keys)
+        return (
+            all(0 < value < float("inf") for value in seconds)
+            and self.start >= 0
+            and self.track >= 0
+            and min(self.height, self.width) > 0
+            and len(self.pts) <= size
+            and bool((np.diff(self.pts) > 0).all() and (np.diff(keys) > 0).all())
+            and keys[0] == 0
+            and keys[-1] < len(self.pts)
+        )
+
+
+def pack(stamps: Ints) -> list:
+    """Ascending integers → ["line", first, slope, begin, n], or [first, step, times, step, times …]."""
+    runs = _runs(stamps)
+    line = _line(stamps) if len(runs) > 5 else None
+    return line or runs
+
+
+def unpack(packed: Sequence, most: int = 2**31) -> Ints:
+    """The inverse of `pack`: (n,) int64. Raises ValueError for more than `most` numbers."""
+    number = packed[4] if packed[0] == "line" else sum(packed[2::2]) + 1
+    if not 0 < number <= most:
+        raise ValueError(f"got {number} packed numbers; allowed are 1 to {most}")
+    if packed[0] == "line":
+        _, first, slope, begin, n = packed
+        return first + np.floor(begin + slope * np.arange(n)).astype(np.int64)
+    steps = np.repeat(packed[1::2], packed[2::2]) if len(packed) > 1 else []
+    return np.cumsum([packed[0], *steps], dtype=np.int64)
+
+
+def _runs(stamps: Ints) -> list[int]:
+    steps = np.diff(stamps)
+    if not len(steps):
+        return [int(stamps[0])]
+    begins = np.flatnonzero(np.diff(steps, prepend=steps[0] - 1))
+    times = np.diff(begins, append=len(steps))
+    return [int(stamps[0]), *np.stack([steps[begins], times], axis=1).ravel().tolist()]
+
+
+def _line(stamps: Ints) -> list | None:
+    """The line whose values, rounded down, are the stamps; None if there is none.
+
+    Where a line of some slope may begin is an interval; its width is concave in the slope, hence the search.
+    """
+    rises, places = stamps - stamps[0], np.arange(len(stamps))
+
+    def begins(slope: float) -> tuple[float, float]:
+        rest = rises - slope * places
+        return float(rest.max()), float(rest.min()) + 1
+
+    mean = rises[-1] / places[-1]
+    low, high = mean - 1 / places[-1], mean + 1 / places[-1]
+    for _ in range(60):
+        third = (high - low) / 3
+        left, right = ((b - a) for a, b in (begins(low + third), begins(high - third)))
+        low, high = (low + third, high) if left < right else (low, high - third)
+    slope = float(low + high) / 2
+    line = ["line", int(stamps[0]), slope, sum(begins(slope)) / 2, len(stamps)]
+    return line if np.array_equal(unpack(line), stamps) else None

@@ -1,0 +1,1 @@
+"""Check, prepare and write whole data sets."""

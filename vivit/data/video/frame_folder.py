@@ -1,0 +1,206 @@
+"""A folder of images as a video. `open_video` opens either, and what comes back is used alike."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image  # comes with torchvision
+from PIL.Image import Transpose
+
+from ...errors import VideoError
+from ..datasets.common import IMAGE_SUFFIXES
+from ..packet_index import PacketIndex
+from .container import MAX_PIXELS, MAX_SIDE
+from .decoder import Video, shown_at
+from .frame_names import NUMBER, order_images
+
+FPS = 25.0  # of a folder whose rate nobody says
+MIN_FPS, MAX_FPS = 1e-6, 1e6
+TURNS = {  # by the EXIF orientation: what brings the picture upright
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+IMAGES = f"images ({', '.join(IMAGE_SUFFIXES)}) numbered in their names"
+
+
+class FrameFolder:
+    """The frames of one video as images, in the order of the numbers in their names, with the interface of `Video`.
+
+    The first image is shown at 0 s, the others at `fps` a second, upright as EXIF says. Where the numbers count images
+    and some are left out, the frames around the gap keep their times and `problem` names it; time stamps in names give
+    only the order (see `frame_names.order_images`). Raises VideoError for a folder without images, an image without a
+    number, two with the same; ValueError for `fps` outside 1e-6 ... 1e6.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, fps: float = FPS):
+        if not MIN_FPS <= fps <= MAX_FPS:
+            raise ValueError(f"got fps {fps} for {path}; allowed are {MIN_FPS:g} to {MAX_FPS:g} images a second")
+        self.path, self.fps = os.fsdecode(path), float(fps)
+        try:
+            self._names, numbers = _index(self.path, os.stat(self.path).st_mtime_ns)
+        except OSError as error:
+            raise VideoError(self.path, f"cannot be listed ({error.strerror})", f"a folder of {IMAGES}") from error
+        self.num_frames = len(numbers)
+        contiguous = isinstance(numbers, range)
+        self.times: np.ndarray[Any, Any] = (
+            np.arange(len(numbers)) if contiguous else np.asarray(numbers) - numbers[0]
+        ) / self.fps
+        self.duration = float(self.times[-1]) + 1 / self.fps
+        lost = numbers[-1] - numbers[0] + 1 - len(numbers)
+        self.problem = None
+        if lost:
+            before = int(np.flatnonzero(np.diff(numbers) > 1)[0])
+            self.problem = f"{lost} of {lost + len(numbers)} images missing, the first after {self._names(before)}"
+            logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
+
+    @property
+    def height(self) -> int:
+        """Pixels; the first image is read for it once."""
+        return self._size[0]
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self._size[1]
+
+    def frames(
+        self,
+        indices: Sequence[int],
+        *,
+        box: tuple[int, int, int, int] | None = None,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The frames with these numbers from 0, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
+
+        `box` (top, left, height, width) is the part of each frame that is kept; `transform` maps a few of them
+        (n, C, H, W) to what is kept in the end, (n, …). Raises ValueError for a number
+        outside 0 ... num_frames - 1, VideoError for an image that cannot be read or is not as large as the first.
+        """
+        wanted = [operator.index(index) for index in indices]
+        if any(not 0 <= index < self.num_frames for index in wanted):
+            raise ValueError(f"got frames {wanted} of {self.path}; allowed are 0 to {self.num_frames - 1}")
+        top, left, height, width = box or (0, 0, self.height, self.width)
+
+        def keep(frames: torch.Tensor) -> torch.Tensor:
+            part = frames[..., top : top + height, left : left + width]
+            return transform(part) if transform else part
+
+        if not wanted:
+            return keep(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8))
+        kept = {index: keep(self._image(index)[None])[0] for index in dict.fromkeys(wanted)}
+        return torch.stack([kept[index] for index in wanted])
+
+    def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, (H, W, 3) uint8) of one frame after the other."""
+        for index in indices:
+            yield int(index), self._image(int(index)).permute(1, 2, 0).numpy()
+
+    def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
+        """The frames shown at these times, as `Video.frames_at` gives them."""
+        return self.frames(shown_at(seconds, self.times, self.path))
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        _, height, width = self._read(0).shape
+        return height, width
+
+    def _image(self, index: int) -> torch.Tensor:
+        image = self._read(index)
+        if image.shape[1:] != self._size:
+            width, height = image.shape[2], image.shape[1]
+            expected = f"{self.width}x{self.height} pixels as {self._names(0)} has"
+            raise VideoError(f"{self.path}/{self._names(index)}", f"has {width}x{height} pixels", expected)
+        return image
+
+    def _read(self, index: int) -> torch.Tensor:
+        file = f"{self.path}/{self._names(index)}"
+        try:
+            if os.path.exists(file) and not os.path.isfile(file):  # a pipe would block
+                raise VideoError(file, "is not a regular file", "a JPEG or PNG")
+            with Image.open(file, formats=("JPEG", "PNG")) as image:
+                if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
+                    limit = f"at most {MAX_SIDE} pixels a side and {MAX_PIXELS} in all"
+                    raise VideoError(file, f"claims {image.width}x{image.height} pixels", limit)
+                if image.mode.startswith(("I", "F")):
+                    raise VideoError(file, f"has pixels of {image.mode}", "8 bits a colour")
+                pixels = np.array(_upright(image.convert("RGB"), image))
+        except VideoError:
+            raise
+        except Exception as error:  # Pillow raises what its many readers raise
+            raise VideoError(
+                file, f"cannot be read as an image ({type(error).__name__}: {error})", "a JPEG or PNG"
+            ) from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """`pixels`, turned and mirrored as the EXIF orientation of `image` says; unchanged where there is none."""
+    turn = None
+    with suppress(Exception):  # damaged EXIF data are no damage of the picture
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def open_video(
+    path: str | os.PathLike, *, fps: float | None = None, index: PacketIndex | None = None
+) -> Video | FrameFolder:
+    """A video file, or a folder of images shown at `fps` (25 if None; a file knows its own). Raises VideoError.
+
+    `index`: what is known of the file, see `Video`.
+    """
+    if index is not None:
+        return Video(path, index=index)
+    return FrameFolder(path, fps=fps or FPS) if os.path.isdir(path) else Video(path)
+
+
+class _Names:
+    """Image names by index; counted ones as a pattern, for a worker may know many folders of 100 000 images."""
+
+    def __init__(self, names: list[str], numbers: Sequence[int] | None):
+        self.names: list[str] | None = names
+        if numbers is not None:
+            stem = os.path.commonprefix([names[0], names[-1]]).rstrip("0123456789")
+            digits = re.match(r"\d*", names[0][len(stem) :])[0]  # type: ignore[index]
+            self.prefix, self.digits, self.suffix = stem, len(digits), names[0][len(stem) + len(digits) :]
+            self.numbers = numbers
+            self.names = None if [self._from_pattern(i) for i in range(len(names))] == names else names
+
+    def __call__(self, index: int) -> str:
+        return self.names[index] if self.names else self._from_pattern(index)
+
+    def _from_pattern(self, index: int) -> str:
+        return f"{self.prefix}{self.numbers[index]:0{self.digits}d}{self.suffix}"
+
+
+@lru_cache(maxsize=2048)
+def _index(path: str, changed: int) -> tuple[_Names, Sequence[int]]:
+    """Names and numbers of the images of a folder, in order. `changed` makes a changed folder be read again."""
+    names = [n for n in os.listdir(path) if n[0] != "." and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+    if not names:
+        raise VideoError(path, "is a folder without images", f"a folder of {IMAGES}, or a video file")
+    unnumbered = [name for name in names if not NUMBER.search(os.path.splitext(name)[0])]
+    if unnumbered:
+        raise VideoError(f"{path}/{min(unnumbered)}", "has no number in its name", IMAGES)
+    try:
+        names, numbers = order_images(names)
+    except ValueError as error:
+        raise VideoError(path, str(error), IMAGES) from error
+    if numbers is None:
+        return _Names(names, None), range(len(names))
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        numbers = range(numbers[0], numbers[-1] + 1)
+    return _Names(names, numbers), numbers

@@ -1,0 +1,236 @@
+"""Which of two models is better, as far as the same videos can tell: a paired bootstrap over what `vivit eval` kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.sample import Sample
+from ..text import listing, printable
+from .eval_tables import views
+from .evaluate import PREDICTIONS
+from .evaluation import Evaluation, load_evaluation
+from .metrics import finite, joint_name, right
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Top-1 accuracies of A and B on the same videos, as shares; of one label set or of all together."""
+
+    a: float
+    b: float
+    low: float
+    high: float
+    """95 % interval of b - a: 2.5 % of the resamples lie below, 2.5 % above."""
+    b_ahead: float
+    """Share of the resamples in which B is better."""
+    only_a: int
+    only_b: int
+    """Videos that only one of the two gets right."""
+    p: float
+    """Exact McNemar test: how probable counts as unequal as only_a and only_b are for two equally good models."""
+
+    @property
+    def verdict(self) -> str:
+        """What may be said. An interval from few videos is too narrow, so the exact test must agree with it."""
+        points = f"{abs(100 * self.low):.1f} to {abs(100 * self.high):.1f} points"
+        if self.only_a == self.only_b == 0:
+            return "A and B are right on the same videos"
+        if self.low > 0 and self.p < 0.05:
+            return f"B is better, by {points}"
+        if self.high < 0 and self.p < 0.05:
+            return f"A is better, by {abs(100 * self.high):.1f} to {abs(100 * self.low):.1f} points"
+        if self.low > 0 or self.high < 0:
+            return f"undecided: {self.only_a + self.only_b} videos on which only one is right are too few"
+        return f"undecided: B may be {abs(100 * self.low):.1f} points worse or {100 * self.high:.1f} better"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two evaluations on their common videos. `str` gives the table."""
+
+    names: tuple[str, str]
+    protocols: tuple[str, str]
+    videos: int
+    """In both; what follows is measured on these only."""
+    files: int
+    """That these videos are parts of. Files are resampled, since parts of one file resemble each other."""
+    only_in: tuple[int, int]
+    not_finite: tuple[int, int]
+    """Of the common videos, those for which each gave logits that are not finite: wrong answers."""
+    differences: dict[str, Difference]
+    """By label set, and for all together."""
+    resamples: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{x}  {printable(n)}  ({protocol})" for x, n, protocol in zip("AB", self.names, self.protocols)]
+        if self.protocols[0] != self.protocols[1]:
+            lines.append("warning: the protocols differ, so this compares more than the models; see --single-view")
+        files = f", parts of {self.files} files" if self.files < self.videos else ""
+        lines += [f"{self.videos} videos in both{files}; {self.only_in[0]} only in A, {self.only_in[1]} only in B"]
+        lines += [
+            f"{x}: {n} videos with logits that are not finite count as wrong"
+            for x, n in zip("AB", self.not_finite)
+            if n
+        ]
+        lines.append("")
+        lines.append(
+            f"{'top-1':12}{'A':>8}{'B':>8}{'B - A':>8}  {'95 % interval':>16}{'B ahead':>9}{'only A/B right':>16}"
+        )
+        for name, d in self.differences.items():
+            interval = f"[{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
+            counts = f"{d.only_a} / {d.only_b}"
+            shares = f"{d.a:8.1%}{d.b:8.1%}{100 * (d.b - d.a):+8.1f}"
+            lines.append(f"{printable(name):12}{shares}  {interval:>16}{d.b_ahead:9.1%}{counts:>16}")
+        lines += ["", *(f"{printable(name)}: {d.verdict} (p = {d.p:.2g})" for name, d in self.differences.items())]
+        return "\n".join(lines)
+
+
+def compare(
+    a: str | Path | Evaluation,
+    b: str | Path | Evaluation,
+    *,
+    single_view: bool = False,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two evaluations on the videos that both could read.
+
+    `a` and `b` are Evaluations, or folders or files where `vivit eval` left predictions.npz. Raises ValueError if
+    a video has different labels in the two, or none is in both.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; it must be at least 1, for a stable interval some thousands")
+    first, second = (e if isinstance(e, Evaluation) else load(e) for e in (a, b))
+    keys = identities(first.samples, second.samples)
+    where = [{key: i for i, key in reversed([*enumerate(side)])} for side in keys]
+    common = [key for key in where[0] if key in where[1]]
+    rows = [torch.tensor([side[key] for key in common], dtype=torch.int64) for side in where]
+    check_labels(first, second, *(row.tolist() for row in rows))
+
+    logits = [(e.single if single_view else e.multi)[row] for e, row in zip((first, second), rows)]
+    right_a = right(logits[0], first.labels[rows[0]], first.classes)
+    right_b = right(logits[1], second.labels[rows[1]], second.classes)
+    files = np.unique([first.samples[i].path for i in rows[0].tolist()], return_inverse=True)[1]
+    rng = np.random.default_rng(seed)
+    return Comparison(
+        names=(name(a), name(b)),
+        protocols=(protocol(first, single_view), protocol(second, single_view)),
+        videos=len(common),
+        files=int(files.max()) + 1,
+        only_in=(len(where[0]) - len(common), len(where[1]) - len(common)),
+        not_finite=(int((~finite(logits[0])).sum()), int((~finite(logits[1])).sum())),
+        differences={
+            label_set: difference(
+                right_a[label_set].numpy(), right_b[label_set].numpy(), files, resamples=resamples, rng=rng
+            )
+            for label_set in shared(first, second)
+        },
+        resamples=resamples,
+    )
+
+
+def name(source: str | Path | Evaluation) -> str:
+    return "an evaluation" if isinstance(source, Evaluation) else str(source)
+
+
+def protocol(evaluation: Evaluation, single_view: bool) -> str:
+    p = evaluation.protocol
+    return views(replace(p, temporal_views=1, spatial_views=1) if single_view else p)
+
+
+def shared(a: Evaluation, b: Evaluation) -> list[str]:
+    """The label sets of both and, if these are all and several, the name of all together."""
+    both = [label_set for label_set in a.classes if label_set in b.classes]
+    together = [joint_name(both)] if len(both) > 1 and {*a.classes} == {*b.classes} else []
+    return both + together
+
+
+def load(source: str | Path) -> Evaluation:
+    """The predictions in a folder, or in a file."""
+    path = Path(source) / PREDICTIONS if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; `vivit eval` writes {PREDICTIONS} beside results.json")
+    return load_evaluation(path)
+
+
+def identities(*lists: Sequence[Sample]) -> list[list[tuple]]:
+    """What names each video wherever the files lie and, if possible, however they are encoded: as much of the end of
+    its path as tells the videos of every list apart, without the suffix if that will do; its start and end.
+    """
+    longest = max((len(Path(s.path).parts) for samples in lists for s in samples), default=1)
+
+    def keys(samples: Sequence[Sample], parts: int, suffix: bool) -> list[tuple]:
+        paths = [Path(s.path.replace(".tar#", ".tar/")) for s in samples]  # a video in a shard lies in a folder, too
+        paths = paths if suffix else [path.with_suffix("") for path in paths]
+        return [(*path.parts[-parts:], s.start, s.end) for path, s in zip(paths, samples)]
+
+    found = whole = [keys(samples, longest, suffix=True) for samples in lists]
+    for suffix, parts in product((False, True), range(1, longest + 1)):
+        found = [keys(samples, parts, suffix) for samples in lists]
+        if [len({*side}) for side in found] == [len({*side}) for side in whole]:
+            break
+    return found
+
+
+def check_labels(a: Evaluation, b: Evaluation, rows_a: Sequence[int], rows_b: Sequence[int]) -> None:
+    """Raise ValueError unless there are videos, with common label sets and the same label in each of these."""
+    if not rows_a:
+        shown = ", ".join(e.samples[0].path if e.samples else "no video" for e in (a, b))
+        raise ValueError(f"no video was measured in both (the first ones: {shown}); evaluate both on the same list")
+    label_sets = {*a.classes} & {*b.classes}
+    if not label_sets:
+        raise ValueError(f"no label set in common: A has {', '.join(a.classes)}; B has {', '.join(b.classes)}")
+    problems = []
+    for i, j in zip(rows_a, rows_b):
+        one, other = a.samples[i], b.samples[j]
+        wrong = [n for n in a.classes if n in label_sets and one.labels[n] != other.labels[n]]
+        problems += [f"{one.path}: {n} is {one.labels[n]!r} in A, {other.labels[n]!r} in B" for n in wrong]
+    if problems:
+        title = "videos with different labels in A and B; evaluate both with the same annotations"
+        raise ValueError(listing(title, problems, most=5))
+
+
+def difference(
+    right_a: np.ndarray, right_b: np.ndarray, files: np.ndarray, *, resamples: int, rng: np.random.Generator
+) -> Difference:
+    """From (N,) bool each, and the file (N,) int that each video is part of.
+
+    Files are drawn with replacement. All files with as many videos and the same difference between A and B are alike,
+    so how often each kind is drawn is one multinomial draw: the same bootstrap, thousands of times faster.
+    """
+    better = right_b.astype(np.int64) - right_a
+    per_file = np.stack([np.bincount(files), np.bincount(files, weights=better)], axis=1)
+    kinds, counts = np.unique(per_file, axis=0, return_counts=True)
+    drawn = rng.multinomial(len(per_file), counts / len(per_file), size=resamples)
+    means = (drawn @ kinds[:, 1]) / (drawn @ kinds[:, 0])
+    low, high = np.quantile(means, [0.025, 0.975])
+    only_a, only_b = int((better < 0).sum()), int((better > 0).sum())
+    return Difference(
+        a=float(right_a.mean()),
+        b=float(right_b.mean()),
+        low=float(low),
+        high=float(high),
+        b_ahead=float((means > 0).mean()),
+        only_a=only_a,
+        only_b=only_b,
+        p=mcnemar(only_a, only_b),
+    )
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """The exact two-sided p: of n fair coins, heads as rare as the smaller count, or tails."""
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(2 * tail / 2**n, 1.0) if n else 1.0

@@ -1,0 +1,95 @@
+"""From a video file to class names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import EvalConfig
+from ..data.dataset import eval_views
+from ..data.sample import Sample
+from ..engine.device import in_precision
+from ..errors import WeightsError
+from ..model.modes import sharing_copy
+from ..model.token_reduction import Shortened
+from ..model.vivit import ViViT
+from ..text import printable
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one video, per label set, as (name, probability), best first."""
+
+    path: str
+    classes: dict[str, list[tuple[str, float]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        top = {k: [{"name": n, "probability": p} for n, p in v] for k, v in self.classes.items()}
+        return {"path": self.path, "classes": top}
+
+    def __str__(self) -> str:
+        lines = [printable(self.path)]
+        for label_set, top in self.classes.items():
+            lines += [f"  {printable(label_set):12} {p:6.1%}  {printable(name)}" for name, p in top]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def predict(
+    model: ViViT | Shortened,
+    path: str | os.PathLike,
+    *,
+    temporal_views: int = 4,
+    spatial_views: int = 3,
+    top_k: int = 5,
+    start: float | None = None,
+    end: float | None = None,
+    precision: str = "auto",
+) -> Prediction:
+    """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
+
+    Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
+    on CUDA devices with units for it, else float32. A model from `vivit.shorten` is faster, at a small loss. The
+    model is used in evaluation mode whatever mode it is in, and not changed, so several threads may share it.
+
+    Raises VideoError for an unreadable file and WeightsError for logits that are not finite.
+    """
+    protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
+    views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
+    views = views[1:] if len(views) > 1 else views
+    device = next(model.parameters()).device
+    run = in_precision(sharing_copy(model) if model.training else model, precision)
+    # On a CPU more views at once miss the caches, unless they have so much in common that there is less to compute.
+    together = protocol.batch_views if device.type != "cpu" or overlap(model, views) else 1
+    logits = torch.cat([run(batch.to(device)).float() for batch in views.split(together)]).mean(dim=0)
+    if not logits.isfinite().all():
+        raise WeightsError(
+            f"{os.fspath(path)}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
+            f"are not finite (NaN or infinite){source_of(model)}; check the weights or, in bfloat16, use float32"
+        )
+    classes = {}
+    sizes = [len(names) for names in model.config.classes.values()]
+    for (label_set, names), part in zip(model.config.classes.items(), logits.split(sizes)):
+        best = part.argsort(descending=True, stable=True)[:top_k].tolist()  # of equal logits, the first class
+        probabilities = part.softmax(dim=0).tolist()
+        classes[label_set] = [(names[i], probabilities[i]) for i in best]
+    return Prediction(os.fspath(path), classes)
+
+
+def source_of(model: ViViT | Shortened) -> str:
+    """Where the weights of a model come from, for messages: " by the weights …", or "" for a random start."""
+    report = (model if isinstance(model, ViViT) else model.model).load_report
+    return f" by the weights {report.source}" if report else ""
+
+
+def overlap(model: ViViT | Shortened, views: Tensor) -> bool:
+    """Whether a tenth or more of the temporal positions of the views repeat others, which Model 2 computes once."""
+    if not isinstance(model, ViViT) or model.config.encoder != "factorised_encoder":
+        return False
+    positions = views[:, model.tokenizer.frames].unflatten(1, (model.config.grid[0], -1)).flatten(0, 1)
+    return len({position.numpy().tobytes() for position in positions}) <= 0.9 * len(positions)

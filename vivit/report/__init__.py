@@ -1,0 +1,1 @@
+"""HTML pages: a run, its clips, a study."""

@@ -1,0 +1,190 @@
+"""The config of a model from its tensors. What tensors cannot say is given; a missing one is an error that names it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..config import ModelConfig, Preprocessing, replace
+from ..errors import WeightsError
+from .assemble import MappedTensor, Source
+
+NEEDED = ("blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "pos_embed")
+
+
+def infer_config(source: Source, given: Mapping[str, Any]) -> ModelConfig:
+    """The config that the source was trained with.
+
+    The file's own config comes first, then the shapes of the tensors; `given` fills what is left. Where nothing says
+    the shape of an image model's token grid, it is square. Raises ValueError.
+    """
+    tensors = {name: piece.tensor for name, piece in source.pieces.items()}
+    for name in ("tokenizer.proj.weight", *(f"encoder.{x}" for x in NEEDED)):
+        if name not in tensors and name.replace("encoder.", "encoder.spatial.") not in tensors:
+            if name == "encoder.pos_embed" and source.sine_positions:
+                continue
+            raise WeightsError(f"{source.path}: no {name} in this {source.format}; it is not a whole ViT")
+    known = dict(source.config)
+
+    def ask(name: str, example: str) -> Any:
+        if name in known:
+            return known[name]
+        if given.get(name) is None:
+            raise WeightsError(f"{source.path}: this {source.format} does not say {name}; pass {name}=, e.g. {example}")
+        return given[name]
+
+    factorised = any(name.startswith("encoder.spatial.") for name in tensors)
+    start = "encoder.spatial." if factorised else "encoder."
+    kernel = tensors["tokenizer.proj.weight"]
+    width = kernel.shape[0]
+    if kernel.ndim != 5 or kernel.shape[1] != 3:
+        raise WeightsError(f"{source.path}: patch kernel {tuple(kernel.shape)}; a ViViT's is (D, 3, t, h, w)")
+    known |= {
+        "tubelet_size": tuple(kernel.shape[2:]),
+        "embed_dim": width,
+        "depth": count_blocks(tensors, start),
+        "mlp_ratio": tensors[f"{start}blocks.0.mlp.fc1.weight"].shape[0] / width,
+        "pool": "cls" if f"{start}cls_token" in tensors else "mean",
+    }
+    if factorised:
+        known |= {"encoder": "factorised_encoder", "temporal_depth": count_blocks(tensors, "encoder.temporal.")}
+    elif "encoder.blocks.0.attn_time.qkv.weight" in tensors:
+        known["encoder"] = "factorised_self_attention"
+        known["attention_order"] = ask("attention_order", "'time_space', the official code's default")
+    known["num_heads"] = ask("num_heads", f"{max(width // 64, 1)}, heads of 64 being usual")
+    if source.sine_positions:
+        known |= {"image_size": ask("image_size", "(224, 224)"), "num_frames": ask("num_frames", "16")}
+    else:
+        known |= _grid(source, tensors, known, given, factorised=factorised)
+    if "encoder" not in known:
+        one_image = known["num_frames"] == known["tubelet_size"][0] == 1
+        same = (
+            "'spatiotemporal' (Model 1, mean pooling) or 'factorised_dot_product' (Model 4), which have equal tensors"
+        )
+        is_model_1 = known["pool"] == "cls" or one_image
+        known["encoder"] = "spatiotemporal" if is_model_1 else ask("encoder", same)
+    if "preprocessing" in known:
+        known["preprocessing"] = Preprocessing(**known["preprocessing"])
+    known["classes"] = _classes(source, known.get("classes"), tensors.get("head.weight"))
+    return replace(ModelConfig(), **known)
+
+
+MOST_FRAMES, MOST_PIXELS, MOST_TOKENS = 2**16, 2**14, 2**22
+
+
+def check_sizes(pieces: Mapping[str, MappedTensor], config: ModelConfig) -> None:
+    """Raise ValueError for a config that would build far more than the file holds, or has numbers that no model has.
+
+    Checked before anything is built, so that a damaged or hostile config.json costs no time and no memory.
+    """
+    factorised, p = config.encoder == "factorised_encoder", config.preprocessing
+    stacks = {"encoder.spatial." if factorised else "encoder.": ("depth", config.depth)}
+    stacks |= {"encoder.temporal.": ("temporal_depth", config.temporal_depth)} if factorised else {}
+    for start, (name, depth) in stacks.items():
+        if depth > (blocks := count_blocks(pieces, start)) + 8:
+            raise ValueError(f"{name} is {depth} in config.json; the file has {blocks} blocks")
+    bounds = {
+        "num_frames": (config.num_frames, 1, MOST_FRAMES),
+        "image_size": (max(config.image_size), 1, MOST_PIXELS),
+        "image_size and num_frames: the number of tokens": (math.prod(config.grid), 1, MOST_TOKENS),
+        "norm_eps": (config.norm_eps, 1e-30, 1),
+        "preprocessing.frame_stride": (p.frame_stride, 1e-6, 2**16),
+        "preprocessing.clip_seconds": (1 if p.clip_seconds is None else p.clip_seconds, 1e-6, 2**20),
+        "preprocessing.mean": (max(map(abs, p.mean)), 0, 1000),
+        "preprocessing.std": (min(p.std), 1e-6, 1000),
+        "the largest preprocessing.std": (max(p.std), 1e-6, 1000),
+        "preprocessing.crop_fraction": (p.crop_fraction, 0.05, 1),
+    }
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; allowed is {low} to {high}")
+
+
+def count_blocks(names: Iterable[str], start: str) -> int:
+    """How many blocks begin with `start`."""
+    return len({m[1] for name in names if (m := re.match(re.escape(start) + r"blocks\.(\d+)\.", name))})
+
+
+def _grid(
+    source: Source,
+    tensors: Mapping[str, Tensor],
+    known: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    factorised: bool,
+) -> dict[str, Any]:
+    """image_size, num_frames and sampled_frames, from the numbers of positions."""
+    cls = known["pool"] == "cls"
+    dt, dh, dw = known["tubelet_size"]
+    tokens = tensors[f"encoder.{'spatial.' if factorised else ''}pos_embed"].shape[1] - cls
+
+    def fail(what: str) -> WeightsError:
+        return WeightsError(
+            f"{source.path}: {tokens} positions do not fit {what}. A model is loaded at the size that it "
+            "was trained with; model.resize(num_frames=, image_size=) changes it afterwards"
+        )
+
+    size = _image_size(source, tokens, (dh, dw), known, given)
+    s = (size[0] // dh) * (size[1] // dw)
+    if s == 0 or tokens % s or (factorised and tokens != s):
+        raise fail(f"frames of {size[0]} x {size[1]} with patches of {dh} x {dw}")
+    temporal = tensors.get("encoder.temporal.pos_embed")
+    t = (temporal.shape[1] - cls if temporal is not None else None) if factorised else tokens // s
+    out: dict[str, Any] = {"image_size": (size[0], size[1])}
+    frames, wanted = known.get("num_frames"), given.get("num_frames")
+    uniform = known.get("tokenizer") == "uniform_frames"
+    if uniform and t == 1 and not factorised and wanted in (None, 1):
+        return out | {"tokenizer": "tubelet", "num_frames": 1, "sampled_frames": None}  # an image model
+    if uniform:
+        sampled = known.get("sampled_frames") or t or given.get("sampled_frames")
+        for name, value in (("num_frames", frames or wanted), ("sampled_frames", sampled)):
+            if value is None:
+                raise WeightsError(
+                    f"{source.path}: this {source.format} samples frames and does not say {name}; pass {name}=, e.g. 32"
+                )
+        return out | {"num_frames": frames or wanted, "sampled_frames": sampled}
+    if t is None and frames is None and wanted is None:
+        raise WeightsError(
+            f"{source.path}: this {source.format} averages over time and does not say num_frames; pass num_frames=, "
+            "e.g. 32"
+        )
+    frames = frames or (t * dt if t is not None else wanted)
+    if "image_size" not in known and t is not None and wanted not in (None, t * dt):
+        raise fail(f"{wanted} frames of {size[0]} x {size[1]} with tubelets of {dt} x {dh} x {dw}")
+    if t is not None and frames != t * dt:
+        raise fail(f"{frames} frames of {size[0]} x {size[1]} with tubelets of {dt} x {dh} x {dw}")
+    return out | {"num_frames": frames}
+
+
+def _image_size(
+    source: Source, tokens: int, patch: tuple[int, int], known: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[int, int]:
+    """The frame size (H, W): the file's, the given one, or that of an image model's square grid of `tokens` patches."""
+    side = math.isqrt(tokens)
+    square = (side * patch[0], side * patch[1]) if side * side == tokens else None
+    size = known.get("image_size") or given.get("image_size") or (square if source.image else None)
+    if size is None:
+        raise WeightsError(
+            f"{source.path}: this {source.format} does not say image_size; pass image_size=(H, W), "
+            f"e.g. {square or (224, 224)}"
+        )
+    return size
+
+
+def _classes(
+    source: Source, known: Mapping[str, tuple[str, ...]] | None, head: Tensor | None
+) -> dict[str, tuple[str, ...]]:
+    """Class names: the file's, where they are as many as the head's rows; else numbers."""
+    if head is None:
+        return {}
+    if known and sum(map(len, known.values())) == head.shape[0]:
+        return dict(known)
+    if known:
+        source.config.pop("classes")
+        count = sum(map(len, known.values()))
+        source.notes.append(f"classes: numbers, since the file names {count} and its head has {head.shape[0]} rows")
+    return {"label": tuple(str(i) for i in range(head.shape[0]))}
