@@ -145,7 +145,9 @@ def test_with_a_manifest_no_file_is_read_through_or_asked_for(folder, monkeypatc
     find(folder)
     assert default_path("folder", str(folder)) == folder / "manifest.folder.jsonl"
     monkeypatch.setattr(decode, "scan_packets", lambda *args: pytest.fail("a file was read through"))
-    monkeypatch.setattr("vivit.data.sample.read_annotations", lambda *args: pytest.fail("annotations were read"))
+    monkeypatch.setattr(
+        "vivit.data.datasets.registry.read_annotations", lambda *args: pytest.fail("annotations were read")
+    )
     samples = read("folder", str(folder), "train")
     assert [s.path for s in samples] == [s.path for s in plain]
     assert list_hash(samples, ordered=True) == list_hash(plain, ordered=True)

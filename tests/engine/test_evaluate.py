@@ -15,14 +15,13 @@ from vivit.data.sample import Sample
 from vivit.data.sample_table import list_hash
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import (
-    Evaluation,
     details,
     evaluate,
     evaluate_weights,
-    load_evaluation,
     official_subsets,
     table,
 )
+from vivit.engine.evaluation import Evaluation, load_evaluation
 from vivit.engine.metrics import confusion
 from vivit.engine.train import train
 from vivit.errors import DataError

@@ -186,7 +186,7 @@ def test_a_broken_checkpoint_is_named_kept_aside_and_the_one_before_taken(contin
     train(continued)
     out = capsys.readouterr().out
     assert "broken checkpoint skipped" in out
-    assert f"kept as broken-{newest.name}" in out
+    assert f"kept as broken-{latest.name}" in out
     assert "resuming after step 4" in out
     assert_equal_runs(continued.run, straight)
 

@@ -65,8 +65,8 @@ def test_ranks_are_places_in_the_sorted_scores(ties):
 
 
 @pytest.mark.parametrize("at_once", [1, 7 * 24, 2**24])
-def test_joint_ranks_are_places_among_all_combinations_by_product_of_probabilities(monkeypatch, num_jobs):
-    monkeypatch.setattr(metrics, "MOST_COMBINATIONS", num_jobs)
+def test_joint_ranks_are_places_among_all_combinations_by_product_of_probabilities(monkeypatch, at_once):
+    monkeypatch.setattr(metrics, "MOST_COMBINATIONS", at_once)
     sizes = 3, 4, 2
     parts = [torch.randn(30, n, dtype=torch.float64) for n in sizes]
     labels = torch.stack([torch.randint(0, n, (30,)) for n in sizes], dim=1)
