@@ -19,6 +19,7 @@ ORDER = [
     {"weights"},
     {"engine"},
     {"inference"},
+    {"api"},
     {"report"},
     {"recipes"},
     {"studies"},
