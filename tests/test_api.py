@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,6 @@ from vivit.data.tools.synthetic import render, write_video
 from vivit.engine.evaluate import evaluate as evaluate_samples
 
 from .model import tiny
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -64,27 +61,6 @@ def test_errors_have_one_base_class():
     kinds = (vivit.DataError, vivit.VideoError, vivit.WeightsError, vivit.FolderInUse, vivit.Stopped, vivit.WorkerDied)
     assert all(issubclass(kind, vivit.VivitError) for kind in kinds)
     assert vivit.errors.DataError is vivit.DataError
-
-
-def test_a_type_checker_sees_the_types(tmp_path):
-    (tmp_path / "user.py").write_text(
-        "import vivit\n"
-        "from vivit import Config\n"
-        'config: Config = vivit.recipes.finetune(vivit.DataConfig("my_videos"))\n'
-        "reveal_type(vivit.train(config))\n"
-        'reveal_type(vivit.from_pretrained("w"))\n'
-        'reveal_type(vivit.evaluate("w").accuracy)\n'
-        'reveal_type(vivit.Video("v.mp4")[0])\n'
-        'reveal_type(vivit.load_run("r").metrics)\n'
-        "reveal_type(vivit.__version__)\n"
-    )
-    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)]}))
-    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
-    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120).stdout
-    messages = json.loads(out)["generalDiagnostics"]
-    assert [m for m in messages if m["severity"] != "information"] == []
-    types = [m["message"].split(" is ")[-1].strip('"') for m in messages]
-    assert types == ["Path", "ViViT", "dict[str, dict[str, float]]", "Tensor", "list[dict[str, Any]]", "str"]
 
 
 def test_the_repr_of_a_config_names_only_what_differs_from_the_defaults():
