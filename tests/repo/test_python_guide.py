@@ -39,7 +39,7 @@ def write_image_vit(path, width=64, depth=1):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty folder with what the guide names; presets are small, and no loader starts processes."""
+    """Prepare a folder with what the guide names; presets are small, and no loader starts processes."""
     monkeypatch.chdir(tmp_path)
     for i in range(12):
         frames, scene = render(0, "train", i * 8, num_frames=12)

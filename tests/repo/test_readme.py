@@ -96,11 +96,11 @@ def test_make_knows_the_targets_that_readme_and_contributing_name():
         assert result.returncode == 0, result.stderr
 
 
-def test_the_tree_is_what_the_docstrings_say():
+def test_the_tree_has_the_first_line_of_every_docstring():
     assert BLOCK.findall(README) == [tree()], "run python -m tests.repo.tree"
 
 
-def test_the_demo_tells_its_whole_story(tmp_path, monkeypatch, capsys):
+def test_the_demo_prints_its_four_steps_and_writes_its_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_module, "TRAIN_VIDEOS", 32)
     monkeypatch.setattr(demo_module, "TEST_VIDEOS", 8)
     recipe = demo_module.recipe
