@@ -54,12 +54,14 @@ def predict(
 ) -> Prediction:
     """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
 
-    `model` is a model, which stays on its device, or the name of weights: a run, a folder, a file or a hub id, which
-    each call loads to the best device. Logits are averaged over the views, then softmax per label set. `precision` is
-    float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32. A model from `vivit.shorten`
-    is faster, at a small loss. Prediction does not change the model or its mode, so that several threads may share it.
+    Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
+    on CUDA devices with units for it, else float32. A model from `vivit.shorten` is faster, at a small loss. The
+    model is used in evaluation mode whatever mode it is in, and not changed, so several threads may share it.
 
     Raises VideoError for an unreadable file and WeightsError for logits that are not finite.
+
+    In place of a model, give the name of weights: a run, a folder, a file or a hub id. Each call loads them to the best
+    device; load them once with `vivit.from_pretrained` to predict many videos.
     """
     if isinstance(model, str | os.PathLike):
         model = from_pretrained(model).to(pick_device())
