@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections import Counter
@@ -138,6 +139,9 @@ class ModelConfig:
     def num_classes(self) -> int:
         """K: the classes of all label sets, side by side."""
         return sum(len(names) for names in self.classes.values())
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @dataclass(frozen=True)
@@ -342,6 +346,19 @@ class Config:
         _one_of(self, "device", "precision", "result", "kernel_init")
         _positive(self, "eval_every", "save_every", "log_every", "keep")
         _check(self.seed >= 0, f"seed is {self.seed}; it is 0 or more")
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+
+def short_repr(config: Any) -> str:
+    """Name the fields of a config, and of its parts, that differ from their defaults: 'Config(seed=1)'."""
+    default, changed = type(config)(), []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if value != getattr(default, f.name):
+            changed.append(f"{f.name}={(short_repr if dataclasses.is_dataclass(value) else reprlib.repr)(value)}")
+    return f"{type(config).__name__}({', '.join(changed)})"
 
 
 def replace(config: T, **changes: Any) -> T:

@@ -1,4 +1,4 @@
-"""What is in the repository, file by file."""
+"""Check every file of the repository: no machine paths, no large files."""
 
 import re
 import subprocess

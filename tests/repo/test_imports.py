@@ -1,4 +1,4 @@
-"""Imports point one way, need no optional package, and `vivit --help` does not wait for PyTorch."""
+"""Check that imports point one way, need no optional package, and that `vivit --help` does not import PyTorch."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "vivit").rglob("*.py"))
 }
-# A module may import what stands on an earlier line, and other modules of its own part.
+# A module may import modules of an earlier line, and other modules of its own part.
 ORDER = [
     {"errors"},
     {"files", "text", "config", "install_check"},
@@ -19,6 +19,7 @@ ORDER = [
     {"weights"},
     {"engine"},
     {"inference"},
+    {"api"},
     {"report"},
     {"recipes"},
     {"studies"},
@@ -51,7 +52,7 @@ def level(module: str) -> int:
 
 
 def imported(module: str) -> set[str]:
-    """The modules of the package that `module` imports, at its top, inside functions or for type checking."""
+    """Return the modules of the package that `module` imports: at its top, inside functions or for type checking."""
     package = module.split(".") if MODULES[module].name == "__init__.py" else module.split(".")[:-1]
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
@@ -65,7 +66,7 @@ def imported(module: str) -> set[str]:
 
 
 def edges() -> dict[str, set[str]]:
-    """What each module imports, without the one exception."""
+    """Return what each module imports, without the one exception."""
     here, there = EXCEPTION
     return {
         module: {other for other in imported(module) if not (module == here and other.startswith(there))}
@@ -94,7 +95,7 @@ def test_no_module_imports_itself_through_others():
     left = edges()
     while free := {module for module, others in left.items() if not others & left.keys()}:
         left = {module: others for module, others in left.items() if module not in free}
-    assert not left, f"in or above a circle: {sorted(left)}"
+    assert not left, f"in or above an import cycle: {sorted(left)}"
 
 
 def test_data_and_model_never_import_each_other():
@@ -104,8 +105,9 @@ def test_data_and_model_never_import_each_other():
 
 
 def run(code: str, folder: Path | None = None) -> str:
-    how = {"capture_output": True, "text": True, "timeout": 120, "check": False, "cwd": folder}
-    done = subprocess.run([sys.executable, "-c", code], **how)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

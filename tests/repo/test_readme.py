@@ -1,13 +1,16 @@
-"""Every command of the README runs, word for word; training with smaller settings appended."""
+"""Run every command of the README word for word, with a short schedule appended to training."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from vivit import cli
 from vivit import demo as demo_module
@@ -18,10 +21,8 @@ from .tree import BLOCK, tree
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-SMALLER = shlex.split(
-    "--model.image-size 32 32 --model.num-frames 4 --model.embed-dim 48 --model.depth 1 --model.temporal-depth 1 "
-    "--optim.epochs 2 --optim.warmup-epochs 0 --optim.batch-size 4 --data.workers 0"
-)
+HUB_ID = "google/vit-base-patch16-224-in21k"
+SHORT = shlex.split("--optim.epochs 2 --optim.warmup-epochs 0 --optim.batch-size 4 --data.workers 0")
 
 
 def blocks(language=""):
@@ -35,7 +36,7 @@ def commands():
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty folder with my_videos/<class>/*.mp4 and some_video.mp4."""
+    """Prepare an empty folder with my_videos/<class>/*.mp4, some_video.mp4, and a hub that has one small image ViT."""
     monkeypatch.chdir(tmp_path)
     for i in range(12):
         frames, scene = render(0, "train", i * 8, num_frames=12)
@@ -43,11 +44,15 @@ def home(tmp_path, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         write_video(folder / f"{i}.mp4", frames)
     write_video(tmp_path / "some_video.mp4", render(0, "val", 0, num_frames=12)[0])
+    size = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 128}
+    vit = transformers.ViTModel(transformers.ViTConfig(**size, image_size=32, patch_size=16))
+    vit.save_pretrained(tmp_path / "hub" / HUB_ID)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(tmp_path / "hub" / repo))
     return tmp_path
 
 
 def run(command, monkeypatch):
-    words = shlex.split(command) + (SMALLER if command.startswith("vivit train") else [])
+    words = shlex.split(command) + (SHORT if command.startswith("vivit train") else [])
     monkeypatch.setattr(sys, "argv", words)
     cli.main()  # a failure would be SystemExit
 
@@ -55,12 +60,23 @@ def run(command, monkeypatch):
 def test_the_commands_for_ones_own_videos_run_in_their_order(home, monkeypatch, capsys):
     own = [command for command in commands() if "my_videos" in command or "runs/finetune" in command]
     assert [command.split()[1] for command in own] == ["data", "train", "predict"]
+    assert f"--init {HUB_ID}" in own[1]
     for command in own:
         run(command, monkeypatch)
     assert "some_video.mp4" in capsys.readouterr().out
-    for command in re.findall(r"`(vivit (?:eval|info)[^`]*)`", BLOCK.sub("", README)):
+    for command in re.findall(r"`(vivit (?:eval|info|data show)[^`]*)`", BLOCK.sub("", README)):
         run(command, monkeypatch)
     assert (home / "runs" / "finetune" / "results.json").exists()
+    assert json.loads((home / "runs" / "finetune" / "config.json").read_text())["model"]["embed_dim"] == 64
+
+
+def test_a_downloaded_folder_starts_the_training_offline(home, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    shutil.move(home / "hub" / HUB_ID, home / "vit-base")
+    [start] = re.findall(r"`(--init \./[^`]*)`", README)
+    [train] = [command for command in commands() if command.startswith("vivit train")]
+    run(train.replace(f"--init {HUB_ID}", start), monkeypatch)
+    assert (home / "runs" / "finetune" / "weights").is_dir()
 
 
 def test_the_python_example_runs(home, monkeypatch):
@@ -80,11 +96,11 @@ def test_make_knows_the_targets_that_readme_and_contributing_name():
         assert result.returncode == 0, result.stderr
 
 
-def test_the_tree_is_what_the_docstrings_say():
+def test_the_tree_has_the_first_line_of_every_docstring():
     assert BLOCK.findall(README) == [tree()], "run python -m tests.repo.tree"
 
 
-def test_the_demo_tells_its_whole_story(tmp_path, monkeypatch, capsys):
+def test_the_demo_prints_its_four_steps_and_writes_its_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_module, "TRAIN_VIDEOS", 32)
     monkeypatch.setattr(demo_module, "TEST_VIDEOS", 8)
     recipe = demo_module.recipe

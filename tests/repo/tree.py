@@ -1,4 +1,4 @@
-"""Write the tree of the README, a line per file, from docstrings: `python -m tests.repo.tree`."""
+"""Write the file tree of the README from docstrings: `python -m tests.repo.tree`."""
 
 import ast
 import re
@@ -12,13 +12,13 @@ WIDTH = 28  # of the names
 
 
 def summary(path: Path) -> str:
-    """The first line of a module's docstring, without its full stop."""
+    """Return the first line of a module's docstring, without its full stop."""
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.split("\n")[0].removesuffix(".")
 
 
 def lines(folder: Path, depth: int = 0) -> Iterator[str]:
-    """Files first, then folders, in alphabetical order; a package's line is that of its __init__.py."""
+    """Yield the lines of a folder: files, then folders, by name; the line of a package is that of its __init__.py."""
     indent = "  " * depth
     yield f"{indent + folder.name + '/':{WIDTH}}{summary(folder / '__init__.py')}".rstrip()
     entries = sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name))

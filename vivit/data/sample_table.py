@@ -137,6 +137,10 @@ class SampleTable(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        sets = ", ".join(f"{name} ({len(names)} classes)" for name, names in self.columns.names.items())
+        return f"SampleTable({len(self)} samples: {sets or 'no labels'})"
+
     @overload
     def __getitem__(self, i: int) -> Sample: ...
     @overload
@@ -163,9 +167,6 @@ class SampleTable(Sequence[Sample]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
-
-    def __repr__(self) -> str:
-        return f"SampleTable of {len(self)} samples: {[*self[:2]]} …"
 
     def take(self, rows: np.ndarray) -> SampleTable:
         """The samples with these numbers."""

@@ -38,6 +38,10 @@ class Evaluation:
     """Videos that could not be read, by their place in the list, and why. In no accuracy and replaced by nothing."""
     list_hash: str = field(default="")
 
+    def __repr__(self) -> str:
+        top1 = ", ".join(f"{name} {shares['top1']:.1%}" for name, shares in self.accuracy.items())
+        return f"Evaluation({len(self.samples)} videos, {len(self.missing)} missing; top-1 {top1})"
+
     @property
     def accuracy(self) -> dict[str, dict[str, float]]:
         """Multi view: {"verb": {"top1": …, "top5": …}, …}; "action" or "all": every label set right at once."""

@@ -12,12 +12,13 @@ from torch import Tensor
 from ..config import EvalConfig
 from ..data.dataset import eval_views
 from ..data.sample import Sample
-from ..engine.device import in_precision
+from ..engine.device import choose_attention, in_precision, pick_device
 from ..errors import WeightsError
 from ..model.modes import sharing_copy
 from ..model.token_reduction import Shortened
 from ..model.vivit import ViViT
 from ..text import printable
+from ..weights.load import from_pretrained
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Prediction:
 
 @torch.no_grad()
 def predict(
-    model: ViViT | Shortened,
+    model: ViViT | Shortened | str | os.PathLike[str],
     path: str | os.PathLike,
     *,
     temporal_views: int = 4,
@@ -58,7 +59,13 @@ def predict(
     model is used in evaluation mode whatever mode it is in, and not changed, so several threads may share it.
 
     Raises VideoError for an unreadable file and WeightsError for logits that are not finite.
+
+    In place of a model, give the name of weights: a run, a folder, a file or a hub id. Each call loads them to the best
+    device; load them once with `vivit.from_pretrained` to predict many videos.
     """
+    if isinstance(model, str | os.PathLike):
+        model = from_pretrained(model).to(pick_device())
+        choose_attention(model.head.weight.device)
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
     views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
     views = views[1:] if len(views) > 1 else views

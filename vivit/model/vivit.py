@@ -121,6 +121,11 @@ class ViViT(nn.Module):
         if not (video.dtype == torch.uint8 or video.is_floating_point()):
             raise ValueError(f"video is {video.dtype}; give pixels as uint8 0 … 255 or float already normalised")
 
+    def __repr__(self) -> str:
+        c, parameters = self.config, sum(p.numel() for p in self.parameters())
+        takes = f"{c.num_frames} frames of {c.image_size[0]}x{c.image_size[1]} pixels"
+        return f"ViViT({c.encoder}: {takes} → {c.num_classes} classes; {parameters / 1e6:.2f} M parameters)"
+
 
 class Head(nn.Linear):
     """Features → logits; starts at zero, so that all classes are equally likely. Without classes it is empty."""

@@ -12,6 +12,8 @@ from . import modern, paper
 from .demo import demo
 from .finetune import finetune
 
+__all__ = ["RECIPES", "demo", "finetune", "missing_start", "modern", "paper"]
+
 RECIPES: dict[str, Callable[..., Config]] = {
     "demo": demo,
     "finetune": finetune,
