@@ -26,8 +26,8 @@ from vivit.studies.jobs import Job, run_all, work_together
 from vivit.studies.statistics import compare, over_seeds, student
 from vivit.studies.study import study
 
-from .engine import tiny
-from .engine.tiny import assert_equal_runs, tiny_config, write_table
+from ..engine import tiny
+from ..engine.tiny import assert_equal_runs, tiny_config, write_table
 
 KINETICS = {"action": tuple(str(i) for i in range(400))}
 
