@@ -91,7 +91,7 @@ def interval_chart(title: str, rows: Sequence[Interval]) -> Markup:
     """Draw every row's mean, its interval, and each single value as a small dot; the title stands above its row."""
     values = [x for row in rows for x in (row.mean, row.low, row.high, *row.points.values()) if x is not None]
     top = min(max(1.05 * max(values), 0.02), 1.0)
-    line, width = 42, 560
+    line, width = 50, 560
     bottom = line * len(rows) + 6
 
     def at(value: float) -> float:
@@ -102,8 +102,8 @@ def interval_chart(title: str, rows: Sequence[Interval]) -> Markup:
         svg += f'<path class="grid" d="M{at(value):.1f} 0V{bottom}"/>'
         svg += f'<text x="{at(value):.1f}" y="{bottom + 18}" class="middle">{value:.0%}</text>'
     for i, row in enumerate(rows):
-        y = line * i + 31
-        svg += f'<text x="8" y="{y - 13}" class="row">{escape(row.title)}</text><g class="s0">'
+        y = line * i + 37
+        svg += f'<text x="8" y="{y - 17}" class="row">{escape(row.title)}</text><g class="s0">'
         if row.low is not None and row.high is not None:
             svg += f'<path class="line" d="M{at(row.low):.1f} {y}H{at(row.high):.1f}"/>'
         for name, value in row.points.items():

@@ -71,7 +71,7 @@ def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws:
 
 
 def datasets(config: Config, train: Split) -> tuple[TrainDataset, TrainDataset]:
-    """The training clips of a run without augmentation and uncropped, and with the augmentation of `config`."""
+    """Return the training clips of a run without augmentation and uncropped, and those that the config augments."""
     data = replace(config.data, workers=0)
     model = replace(config.model, classes=train.classes)
     uncropped = replace(model, preprocessing=replace(model.preprocessing, crop_fraction=1.0))
@@ -102,7 +102,7 @@ def readable_clips(
 
 
 def encode_strip(clip: Clip, frames: int) -> str:
-    """Some frames of a clip, from its first to its last, as a data URL; "" for a clip that cannot be read."""
+    """Encode some frames of a clip, from first to last, as a data URL; "" for a clip that cannot be read."""
     return jpeg(frame_strip(clip.video, frames)) if clip.video is not None else ""
 
 

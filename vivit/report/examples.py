@@ -83,6 +83,7 @@ def answers(evaluation: Evaluation) -> list[list[Answer]]:
 
 
 def is_wrong(row: Sequence[Answer]) -> bool:
+    """Tell whether the answer in any label set is wrong."""
     return any(one.true != one.answer for one in row)
 
 

@@ -104,6 +104,7 @@ def read_training(run: Path) -> Training:
 
 
 def display_name(label_set: str) -> str:
+    """Return the name of a label set for people."""
     return "all together" if label_set == ALL else label_set
 
 
@@ -128,6 +129,7 @@ def summary(training: Training | None, model: nn.Module, evaluation: Evaluation)
 
 
 def hardware(environment: Mapping[str, Any]) -> str:
+    """Name the GPUs or count the CPU cores."""
     return ", ".join(environment["gpus"]) or f"{environment['threads']} of {environment['cpus']} CPU cores"
 
 
@@ -161,23 +163,23 @@ def facts(
 
 
 def chance(evaluation: Evaluation) -> dict[str, float]:
-    """Accuracy of always giving the most frequent answer, per label set and for all together."""
+    """Compute the accuracy of always giving the most frequent answer, per label set and for all together."""
     rows = [tuple(row) for row in evaluation.labels.tolist()]
     columns = {**dict(zip(evaluation.classes, zip(*rows))), joint_name(evaluation.classes): rows}
     return {name: max(Counter(labels).values()) / len(rows) for name, labels in columns.items() if rows}
 
 
 def headline_numbers(evaluation: Evaluation, shuffled: Evaluation | None) -> list[tuple[str, float]]:
-    """The numbers to remember, by name: top-1 per label set, and the one that shuffled frames hurt most."""
+    """Choose the numbers to remember: top-1 per label set, and the one that shuffled frames lower most."""
     numbers = [(display_name(name), accuracy["top1"]) for name, accuracy in evaluation.accuracy.items()]
-    if shuffled and (losses := lost(evaluation, shuffled)) and max(losses.values()) > 0.5:
+    if shuffled and (losses := accuracy_lost(evaluation, shuffled)) and max(losses.values()) > 0.5:
         name = max(losses, key=lambda name: losses[name])
         numbers.append((f"{name}, frames shuffled", shuffled.accuracy[name]["top1"]))
     return numbers
 
 
 def tests(evaluation: Evaluation, shuffled: Evaluation | None) -> dict[str, tuple[Evaluation, Any]]:
-    """The columns of the table of results: single view, all views and shuffled, each with its accuracies."""
+    """Name the tests in the table of results, each with its evaluation and accuracies."""
     all_views = views(evaluation.protocol)
     found = {"single view": (evaluation, evaluation.single_view_accuracy), all_views: (evaluation, evaluation.accuracy)}
     if shuffled:
@@ -186,7 +188,7 @@ def tests(evaluation: Evaluation, shuffled: Evaluation | None) -> dict[str, tupl
 
 
 def result_rows(evaluation: Evaluation, shuffled: Evaluation | None) -> list[dict[str, Any]]:
-    """One row per label set, with a cell per test."""
+    """Make a row per label set, with a cell per test."""
     guess, rows, columns = chance(evaluation), [], tests(evaluation, shuffled)
     for name in evaluation.accuracy:
         names = evaluation.classes.get(name)
@@ -210,8 +212,8 @@ def result_rows(evaluation: Evaluation, shuffled: Evaluation | None) -> list[dic
     return rows
 
 
-def lost(evaluation: Evaluation, shuffled: Evaluation) -> dict[str, float]:
-    """Share of the accuracy above chance that shuffling the frames destroys, where there is any to lose."""
+def accuracy_lost(evaluation: Evaluation, shuffled: Evaluation) -> dict[str, float]:
+    """Compute the share of the accuracy above chance that shuffled frames lose, for label sets above chance."""
     guess = chance(evaluation)
     above = {name: evaluation.accuracy[name]["top1"] - guess[name] for name in evaluation.classes if guess}
     fall = {name: evaluation.accuracy[name]["top1"] - shuffled.accuracy[name]["top1"] for name in above}
@@ -221,7 +223,7 @@ def lost(evaluation: Evaluation, shuffled: Evaluation) -> dict[str, float]:
 def explain_shuffling(evaluation: Evaluation, shuffled: Evaluation) -> str:
     """Say in words what the comparison with shuffled frames tells about motion."""
     guess, sentences = chance(evaluation), []
-    for name, share in lost(evaluation, shuffled).items():
+    for name, share in accuracy_lost(evaluation, shuffled).items():
         before, after = (percent(e.accuracy[name]["top1"]) for e in (evaluation, shuffled))
         falls = f"{name} falls from {before} to {after}"
         if share > 0.5:
@@ -247,7 +249,7 @@ def learning_curves(metrics: Metrics, evaluation: Evaluation) -> Markup:
 
 
 def confusions(evaluation: Evaluation, shuffled: Evaluation | None) -> list[dict[str, Any]]:
-    """One matrix per label set, or its most frequent confusions; and the same with shuffled frames."""
+    """Make a matrix per label set, or a list of its most frequent confusions; and the same with shuffled frames."""
     versions = {", frames in order": evaluation, ", frames shuffled": shuffled} if shuffled else {"": evaluation}
     found = []
     for name, names in evaluation.classes.items():
@@ -260,7 +262,7 @@ def confusions(evaluation: Evaluation, shuffled: Evaluation | None) -> list[dict
 
 
 def describe_prediction(model: nn.Module, prediction: Prediction, evaluation: Evaluation) -> dict[str, Any]:
-    """One more video with its most probable classes, and its ground truth if it is a test video."""
+    """Describe one more video: its most probable classes, and the ground truth if it is a test video."""
     return {
         "path": prediction.path,
         "classes": prediction.classes,

@@ -10,11 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from .charts import Interval, interval_chart, line_chart
-from .html import escape, write_html
+from .html import write_html
 from .run import hardware
 
 MIN_SEEDS = 3  # of two, Student's t gives an interval so wide that it says nothing
-TOO_FEW = "too few seeds"
+TOO_FEW_SEEDS = "too few seeds"
 CURVES = {"temporal_depth": ("Temporal depth", "layers over time"), "views": ("Test views", "temporal views")}
 
 
@@ -31,7 +31,9 @@ def write_page(path: Path, results: Mapping[str, Any]) -> Path:
         summary=summary(results),
         when=f"{results['environment']['started'][:10]}, {hardware(results['environment'])}",
         chart=top1_chart(results),
-        few_seeds=f"No interval over seeds: {TOO_FEW} ({seeds} of at least {MIN_SEEDS})." if seeds < MIN_SEEDS else "",
+        few_seeds=f"No interval over seeds: {TOO_FEW_SEEDS} ({seeds} of at least {MIN_SEEDS})."
+        if seeds < MIN_SEEDS
+        else "",
         number_head=[
             "",
             *(f"{name} top-1" for name in sets),
@@ -87,7 +89,7 @@ def top1_chart(results: Mapping[str, Any]) -> Markup | str:
 
 
 def number_cells(row: Mapping[str, Any], label_sets: list[str]) -> list[str]:
-    """Accuracies, size, work, measured time, and the paper's number of one row."""
+    """Format a row's accuracies, size, work, measured time, and the paper's number."""
     took = row["speed"] or {}
     return [
         *(mean_cell(row["top1"].get(name), len(row["accuracy"])) for name in label_sets),
@@ -116,12 +118,12 @@ def curves(results: Mapping[str, Any]) -> Markup:
 
 
 def differences(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of paired differences with both intervals."""
+    """Make the rows of paired differences, with both intervals."""
     rows = []
     for row in results["rows"]:
         for against, found in (("the first", row.get("to_first")), ("the one above", row.get("to_previous"))):
             if found:
-                seeds = span(found["low"], found["high"]) if found["seeds"] >= MIN_SEEDS else TOO_FEW
+                seeds = span(found["low"], found["high"]) if found["seeds"] >= MIN_SEEDS else TOO_FEW_SEEDS
                 points = Markup(f"<b>{100 * found['mean']:+.1f}</b>")
                 videos = span(found["videos_low"], found["videos_high"])
                 rows.append({"title": row["title"], "cells": [against, points, seeds, videos]})
@@ -165,14 +167,13 @@ def large_number(number: float | None) -> str:
 
 
 def mean_cell(found: Mapping[str, float | None] | None, seeds: int) -> Markup | str:
-    """Format a mean and the part of its interval between 0 and 100 %."""
+    """Format a mean and, of enough seeds, the part of its interval between 0 and 100 %."""
     if found is None or found["mean"] is None:
         return "–"
     low, high = found["low"], found["high"]
-    interval = (
-        TOO_FEW if low is None or high is None or seeds < MIN_SEEDS else f"{max(low, 0):.1%} to {min(high, 1):.1%}"
-    )
-    return Markup(f"<b>{found['mean']:.1%}</b><small>{escape(interval)}</small>")
+    if low is None or high is None or seeds < MIN_SEEDS:
+        return Markup(f"<b>{found['mean']:.1%}</b>")
+    return Markup(f"<b>{found['mean']:.1%}</b><small>{max(low, 0):.1%} to {min(high, 1):.1%}</small>")
 
 
 def span(low: float, high: float) -> str:
