@@ -61,8 +61,8 @@ def tokenisation(config: Config, *, quick: bool = False, cnn_epochs: float | Non
         return replace(config, model=model, kernel_init=kernel_init if config.init else "central_frame")
 
     def uniform() -> Config:
-        frames = {"tokenizer": "uniform_frames", "sampled_frames": m.num_frames // t, "tubelet_size": (1, h, w)}
-        return replace(config, model=replace(m, **frames), kernel_init="central_frame")
+        model = replace(m, tokenizer="uniform_frames", sampled_frames=m.num_frames // t, tubelet_size=(1, h, w))
+        return replace(config, model=model, kernel_init="central_frame")
 
     def inflated(kernel_init: str) -> Config:
         return tubelets(kernel_init) if config.init else unavailable(NEEDS_INIT)
@@ -143,11 +143,10 @@ def regularisation(config: Config, *, quick: bool = False, cnn_epochs: float | N
     if a.rand_augment_layers:
         layers, magnitude = a.rand_augment_layers, a.rand_augment_magnitude
     color_jitter = a.colour_jitter or COLUMNS["kinetics400"].colour_jitter
-    off = {"rand_augment_layers": 0, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0}
     base = replace(
         config,
         model=replace(m, drop_path=0.0, dropout=0.0),
-        augment=replace(a, colour_jitter=color_jitter, **off),
+        augment=replace(a, colour_jitter=color_jitter, rand_augment_layers=0, mixup=0.0, cutmix=0.0, erasing=0.0),
         optim=replace(o, label_smoothing=0.0),
     )
     ladder: dict[str, tuple[str, float, Mapping[str, Mapping[str, Any]]]] = {
