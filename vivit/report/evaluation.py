@@ -33,7 +33,8 @@ def write_eval_files(
     """
     log = logging.getLogger("vivit")
     try:
-        print(f"answers to every video: {write_predictions_csv(evaluation, folder / PREDICTIONS_CSV)}")
+        table = write_predictions_csv(evaluation, folder / PREDICTIONS_CSV)
+        print(f"answers to every video: {printable(str(table))}")
     except OSError as error:
         log.warning("%s is not written: %s", PREDICTIONS_CSV, printable(str(error)))
     try:
