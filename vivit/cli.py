@@ -265,15 +265,20 @@ def evaluate(args: list[str]) -> None:
             eval: The test protocol.
             device: Where to compute.
             precision: float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32.
-            run: Folder for results.json and predictions.npz; by default that of the weights.
+            run: Folder for results.json, predictions.npz, predictions.csv and report.html; by default that of the
+                weights.
         """
         return model, replace(given, data=data, eval=eval, device=device, precision=precision), run
 
     model, config, run = tyro.cli(ask, args=rest, prog=f"vivit eval {weights}")
 
     from .engine.evaluate import evaluate_weights
+    from .report.evaluation import write_eval_files
 
-    evaluate_weights(weights, config, changes=model.given(), folder=run)
+    changes, into = model.given(), Path(run or (weights if folder.is_dir() else config.run or "."))
+    result = evaluate_weights(weights, config, changes=changes, folder=into)
+    if os.environ.get("RANK", "0") == "0":
+        write_eval_files(into, weights=weights, config=config, evaluation=result, changes=changes)
 
 
 def refuse_unused(args: list[str], used: list[str], command: str) -> None:

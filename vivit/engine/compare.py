@@ -1,4 +1,4 @@
-"""Which of two models is better, as far as the same videos can tell: a paired bootstrap over what `vivit eval` kept."""
+"""Compare two evaluations on the same videos, by a paired bootstrap and an exact test."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .metrics import finite, joint_name, right
 
 @dataclass(frozen=True)
 class Difference:
-    """Top-1 accuracies of A and B on the same videos, as shares; of one label set or of all together."""
+    """Top-1 accuracies of A and B on the same videos, as shares of 1, in one label set or in all together."""
 
     a: float
     b: float
     low: float
     high: float
-    """95 % interval of b - a: 2.5 % of the resamples lie below, 2.5 % above."""
+    """95 % interval of b - a: 2.5 % of the resamples are below it, 2.5 % above."""
     b_ahead: float
-    """Share of the resamples in which B is better."""
+    """The share of the resamples in which B is better."""
     only_a: int
     only_b: int
-    """Videos that only one of the two gets right."""
+    """The numbers of videos that only A, or only B, gets right."""
     p: float
-    """Exact McNemar test: how probable counts as unequal as only_a and only_b are for two equally good models."""
+    """Exact McNemar test: the probability that equally good models have only_a and only_b at least as unequal."""
 
     @property
     def verdict(self) -> str:
-        """What may be said. An interval from few videos is too narrow, so the exact test must agree with it."""
+        """Say which is better, if the interval and the exact test agree; the interval of few videos is too narrow."""
         points = f"{abs(100 * self.low):.1f} to {abs(100 * self.high):.1f} points"
         if self.only_a == self.only_b == 0:
             return "A and B are right on the same videos"
@@ -54,29 +54,29 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations on their common videos. `str` gives the table."""
+    """The differences of two evaluations on their common videos. `str` formats the table."""
 
     names: tuple[str, str]
     protocols: tuple[str, str]
     videos: int
-    """In both; what follows is measured on these only."""
+    """The number of videos in both; all else is measured on these."""
     files: int
-    """That these videos are parts of. Files are resampled, since parts of one file resemble each other."""
+    """The number of files that hold these videos. Files are resampled, as segments of one file are correlated."""
     only_in: tuple[int, int]
     not_finite: tuple[int, int]
-    """Of the common videos, those for which each gave logits that are not finite: wrong answers."""
+    """How many common videos have logits that are not finite, in A and in B; they count as wrong."""
     differences: dict[str, Difference]
-    """By label set, and for all together."""
+    """Per label set, and for all together."""
     resamples: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"{x}  {printable(n)}  ({protocol})" for x, n, protocol in zip("AB", self.names, self.protocols)]
         if self.protocols[0] != self.protocols[1]:
-            lines.append("warning: the protocols differ, so this compares more than the models; see --single-view")
+            lines.append("warning: the protocols differ, not only the models; --single-view compares the same view")
         files = f", parts of {self.files} files" if self.files < self.videos else ""
         lines += [f"{self.videos} videos in both{files}; {self.only_in[0]} only in A, {self.only_in[1]} only in B"]
         lines += [
@@ -107,16 +107,16 @@ def compare(
 ) -> Comparison:
     """Compare two evaluations on the videos that both could read.
 
-    `a` and `b` are Evaluations, or folders or files where `vivit eval` left predictions.npz. Raises ValueError if
-    a video has different labels in the two, or none is in both.
+    `a` and `b` are Evaluations, predictions.npz of `vivit eval`, or folders that hold it. Raises ValueError if the
+    labels of a video differ or no video is in both.
     """
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; it must be at least 1, for a stable interval some thousands")
-    first, second = (e if isinstance(e, Evaluation) else load(e) for e in (a, b))
+    first, second = (e if isinstance(e, Evaluation) else load_predictions(e) for e in (a, b))
     keys = identities(first.samples, second.samples)
-    where = [{key: i for i, key in reversed([*enumerate(side)])} for side in keys]
-    common = [key for key in where[0] if key in where[1]]
-    rows = [torch.tensor([side[key] for key in common], dtype=torch.int64) for side in where]
+    row_of = [{key: i for i, key in reversed([*enumerate(side)])} for side in keys]
+    common = [key for key in row_of[0] if key in row_of[1]]
+    rows = [torch.tensor([side[key] for key in common], dtype=torch.int64) for side in row_of]
     check_labels(first, second, *(row.tolist() for row in rows))
 
     logits = [(e.single if single_view else e.multi)[row] for e, row in zip((first, second), rows)]
@@ -125,67 +125,71 @@ def compare(
     files = np.unique([first.samples[i].path for i in rows[0].tolist()], return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     return Comparison(
-        names=(name(a), name(b)),
-        protocols=(protocol(first, single_view), protocol(second, single_view)),
+        names=(describe_source(a), describe_source(b)),
+        protocols=(describe_views(first, single_view), describe_views(second, single_view)),
         videos=len(common),
         files=int(files.max()) + 1,
-        only_in=(len(where[0]) - len(common), len(where[1]) - len(common)),
+        only_in=(len(row_of[0]) - len(common), len(row_of[1]) - len(common)),
         not_finite=(int((~finite(logits[0])).sum()), int((~finite(logits[1])).sum())),
         differences={
             label_set: difference(
                 right_a[label_set].numpy(), right_b[label_set].numpy(), files, resamples=resamples, rng=rng
             )
-            for label_set in shared(first, second)
+            for label_set in common_label_sets(first, second)
         },
         resamples=resamples,
     )
 
 
-def name(source: str | Path | Evaluation) -> str:
+def describe_source(source: str | Path | Evaluation) -> str:
+    """Name an evaluation for the table."""
     return "an evaluation" if isinstance(source, Evaluation) else str(source)
 
 
-def protocol(evaluation: Evaluation, single_view: bool) -> str:
+def describe_views(evaluation: Evaluation, single_view: bool) -> str:
+    """Describe the views that are compared."""
     p = evaluation.protocol
     return views(replace(p, temporal_views=1, spatial_views=1) if single_view else p)
 
 
-def shared(a: Evaluation, b: Evaluation) -> list[str]:
-    """The label sets of both and, if these are all and several, the name of all together."""
+def common_label_sets(a: Evaluation, b: Evaluation) -> list[str]:
+    """List the label sets of both; if both have the same several sets, also the name of all together."""
     both = [label_set for label_set in a.classes if label_set in b.classes]
     together = [joint_name(both)] if len(both) > 1 and {*a.classes} == {*b.classes} else []
     return both + together
 
 
-def load(source: str | Path) -> Evaluation:
-    """The predictions in a folder, or in a file."""
+def load_predictions(source: str | Path) -> Evaluation:
+    """Load the predictions in a folder or a file. Raises ValueError if there are none."""
     path = Path(source) / PREDICTIONS if Path(source).is_dir() else Path(source)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; `vivit eval` writes {PREDICTIONS} beside results.json")
+        raise ValueError(f"{path} does not exist; `vivit eval` writes {PREDICTIONS} and results.json")
     return load_evaluation(path)
 
 
 def identities(*lists: Sequence[Sample]) -> list[list[tuple]]:
-    """What names each video wherever the files lie and, if possible, however they are encoded: as much of the end of
-    its path as tells the videos of every list apart, without the suffix if that will do; its start and end.
+    """Return keys by which videos match across lists, whatever the folder and, if possible, the encoding.
+
+    A key is the shortest end of the path that still tells the videos of every list apart, without the suffix where
+    that suffices, and the start and end of the segment.
     """
     longest = max((len(Path(s.path).parts) for samples in lists for s in samples), default=1)
 
     def keys(samples: Sequence[Sample], parts: int, suffix: bool) -> list[tuple]:
-        paths = [Path(s.path.replace(".tar#", ".tar/")) for s in samples]  # a video in a shard lies in a folder, too
+        paths = [Path(s.path.replace(".tar#", ".tar/")) for s in samples]  # a shard counts as a folder
         paths = paths if suffix else [path.with_suffix("") for path in paths]
         return [(*path.parts[-parts:], s.start, s.end) for path, s in zip(paths, samples)]
 
-    found = whole = [keys(samples, longest, suffix=True) for samples in lists]
+    found = full = [keys(samples, longest, suffix=True) for samples in lists]
     for suffix, parts in product((False, True), range(1, longest + 1)):
         found = [keys(samples, parts, suffix) for samples in lists]
-        if [len({*side}) for side in found] == [len({*side}) for side in whole]:
+        if [len({*side}) for side in found] == [len({*side}) for side in full]:
             break
     return found
 
 
 def check_labels(a: Evaluation, b: Evaluation, rows_a: Sequence[int], rows_b: Sequence[int]) -> None:
-    """Raise ValueError unless there are videos, with common label sets and the same label in each of these."""
+    """Raise ValueError without common videos or label sets, or if the labels of a video differ."""
     if not rows_a:
         shown = ", ".join(e.samples[0].path if e.samples else "no video" for e in (a, b))
         raise ValueError(f"no video was measured in both (the first ones: {shown}); evaluate both on the same list")
@@ -205,10 +209,10 @@ def check_labels(a: Evaluation, b: Evaluation, rows_a: Sequence[int], rows_b: Se
 def difference(
     right_a: np.ndarray, right_b: np.ndarray, files: np.ndarray, *, resamples: int, rng: np.random.Generator
 ) -> Difference:
-    """From (N,) bool each, and the file (N,) int that each video is part of.
+    """Bootstrap the difference from (N,) bool answers of A and B and the number (N,) int of each video's file.
 
-    Files are drawn with replacement. All files with as many videos and the same difference between A and B are alike,
-    so how often each kind is drawn is one multinomial draw: the same bootstrap, thousands of times faster.
+    Files are drawn with replacement. Files with the same number of videos and the same difference between A and B are
+    interchangeable, so one multinomial draw counts each kind: the same bootstrap, thousands of times faster.
     """
     better = right_b.astype(np.int64) - right_a
     per_file = np.stack([np.bincount(files), np.bincount(files, weights=better)], axis=1)
@@ -230,7 +234,7 @@ def difference(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact two-sided p: of n fair coins, heads as rare as the smaller count, or tails."""
+    """Return the exact two-sided p: n fair coins show heads, or tails, at most as often as the smaller count."""
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
     return min(2 * tail / 2**n, 1.0) if n else 1.0

@@ -1,1 +1,1 @@
-"""HTML pages: a run, its clips, a study."""
+"""HTML pages of runs, evaluations, training clips and studies."""

@@ -1,1 +1,1 @@
-"""The paper's three analyses on one's own videos: rows.py says what is compared, study.py runs it."""
+"""The paper's three analyses on your own videos: what they compare, running them, what follows."""

@@ -1,4 +1,4 @@
-"""What the paper's three analyses compare: rows of settings derived from one recipe, alike in all the rest."""
+"""Define the paper's three analyses: rows of settings that differ from one recipe in one thing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from ..config import Config, ModelConfig, replace
 from ..recipes.paper import COLUMNS
 
-NEEDS_INIT = "needs an image model to start from: --init vit.safetensors"
-QUICK = 3  # times shorter
+NEEDS_INIT = "it needs an image model: --init vit.safetensors"
+QUICK = 3  # factor by which --quick shortens training
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,24 @@ class Row:
     """One line of a table: a config without seed and folder, trained once for every seed."""
 
     name: str
-    """Of its folder."""
+    """The name of its folder."""
     title: str
     config: Config | None
-    """None if it cannot be run here."""
+    """None if the row cannot be run here; `why_not` says why."""
     why_not: str = ""
     paper: float | None = None
     """The paper's top-1 in percent."""
     network: str = ""
-    """Of PRIOR_ART, instead of a ViViT."""
+    """A key of PRIOR_ART; "" for a ViViT."""
     temporal_depth: int | None = None
-    """Where it lies on the curve of the temporal depth."""
+    """Its x value on the curve of the temporal depth; None if it is not on the curve."""
     view_curve: bool = False
-    """Whether it is tested with other numbers of views as well."""
+    """Whether it is also tested with other numbers of views."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A table, and what its columns mean."""
+    """A table of rows, and where it comes from."""
 
     name: str
     title: str
@@ -43,15 +43,15 @@ class Study:
     paper: str
     """Where the paper's numbers come from."""
     steps: bool
-    """Whether each row is also compared with the one before."""
+    """Whether each row is also compared with the row before."""
     views: tuple[int, ...] = ()
     """Temporal views of the curve."""
 
 
 def tokenisation(config: Config, *, quick: bool = False, cnn_epochs: float | None = None) -> Study:
-    """Table 1: how frames become tokens, and how the tubelets' kernel starts when the rest starts from an image model.
+    """Define table 1: how frames become tokens, and how the tubelets' kernel is initialised from an image model.
 
-    As many tokens in every row. Without `init` all is random, and only the tokens differ.
+    Every row has the same number of tokens. Without `init` all weights are random and only the tokens differ.
     """
     m = config.model
     t, h, w = (m.tubelet_size[0] if m.tubelet_size[0] > 1 else 2, *m.tubelet_size[1:])
@@ -61,8 +61,8 @@ def tokenisation(config: Config, *, quick: bool = False, cnn_epochs: float | Non
         return replace(config, model=model, kernel_init=kernel_init if config.init else "central_frame")
 
     def uniform() -> Config:
-        frames = {"tokenizer": "uniform_frames", "sampled_frames": m.num_frames // t, "tubelet_size": (1, h, w)}
-        return replace(config, model=replace(m, **frames), kernel_init="central_frame")
+        model = replace(m, tokenizer="uniform_frames", sampled_frames=m.num_frames // t, tubelet_size=(1, h, w))
+        return replace(config, model=model, kernel_init="central_frame")
 
     def inflated(kernel_init: str) -> Config:
         return tubelets(kernel_init) if config.init else unavailable(NEEDS_INIT)
@@ -77,14 +77,14 @@ def tokenisation(config: Config, *, quick: bool = False, cnn_epochs: float | Non
 
 
 def architecture(config: Config, *, quick: bool = False, cnn_epochs: float | None = None) -> Study:
-    """Table 2: Models 1 to 4, averaging over time, 3-D convolutions; temporal depth and number of views of Model 2.
+    """Define table 2: Models 1 to 4, averaging over time, 3-D CNNs; temporal depth and number of views of Model 2.
 
-    `cnn_epochs` cuts the training of the convolutions short, which cost many times more a clip.
+    `cnn_epochs` shortens the training of the CNNs, whose cost per clip is many times higher.
     """
     m = config.model
     depth = m.temporal_depth or 4
-    plain = {"temporal_skip": False}
-    mean = plain | {"pool": "mean"}
+    no_skip = {"temporal_skip": False}
+    mean = no_skip | {"pool": "mean"}
     curve = tuple(d for d in ((1, 2) if quick else (1, 2, 4)) if d != depth)
 
     def model(**changes: Any) -> Callable[[], Config]:
@@ -95,17 +95,17 @@ def architecture(config: Config, *, quick: bool = False, cnn_epochs: float | Non
         return model(encoder="factorised_encoder", temporal_depth=temporal_depth, **skip)
 
     def dot_product() -> Config:
-        heads = m.num_heads + m.num_heads % 2  # half of them see time, half space
+        heads = m.num_heads + m.num_heads % 2  # even: half attend over time, half over space
         return model(encoder="factorised_dot_product", num_heads=heads, **mean)()
 
-    def convolutions() -> Config:
+    def cnn() -> Config:
         epochs = min(cnn_epochs or config.optim.epochs / (10 * QUICK if quick else 1), config.optim.epochs)
         warmup = config.optim.warmup_epochs * epochs / config.optim.epochs
         optim = replace(config.optim, epochs=epochs, warmup_epochs=warmup, freeze=(), layer_decay=1.0)
         return replace(config, optim=optim, init=None, probe=False, result="last", kernel_init="central_frame")
 
     rows = (
-        row("model_1", "Model 1, spatio-temporal", model(encoder="spatiotemporal", **plain), paper=80.0),
+        row("model_1", "Model 1, spatio-temporal", model(encoder="spatiotemporal", **no_skip), paper=80.0),
         row(
             "model_2",
             f"Model 2, factorised encoder ({depth} over time)",
@@ -123,30 +123,30 @@ def architecture(config: Config, *, quick: bool = False, cnn_epochs: float | Non
         row("model_4", "Model 4, factorised dot-product", dot_product, paper=76.3),
         row("average", "Model 2, average over time", factorised(0), paper=75.8, temporal_depth=0),
         *(row(f"depth_{d}", f"Model 2, {d} over time", factorised(d), temporal_depth=d) for d in curve),
-        row("r3d_18", "R3D-18", convolutions, network="r3d_18"),
-        row("r2plus1d_18", "R(2+1)D-18", convolutions, network="r2plus1d_18"),
-        row("s3d", "S3D", convolutions, network="s3d"),
+        row("r3d_18", "R3D-18", cnn, network="r3d_18"),
+        row("r2plus1d_18", "R(2+1)D-18", cnn, network="r2plus1d_18"),
+        row("s3d", "S3D", cnn, network="s3d"),
     )
     views = (1, 2, 4) if quick else (1, 2, 4, 8)
     return Study("architecture", "Architecture", rows, "table 2: ViViT-B, Kinetics-400", steps=False, views=views)
 
 
 def regularisation(config: Config, *, quick: bool = False, cnn_epochs: float | None = None) -> Study:
-    """Table 4: one regulariser after the other, each on top of those before.
+    """Define table 4: one regulariser after the other, each added to those before.
 
-    Crops, scale jitter and flip are the recipe's throughout; the rest is as strong as in the recipe or, where that has
-    none, as in the paper's for EPIC-Kitchens. What the table does not have (cutmix, erasing, dropout) is off.
+    Crops, scale jitter and flip are those of the recipe in every row. The other strengths come from the recipe or,
+    where it has none, from the paper's EPIC-Kitchens column. Cutmix, erasing and dropout, which the table does not
+    have, are off.
     """
     paper, a, o, m = COLUMNS["epic_kitchens"], config.augment, config.optim, config.model
     layers, magnitude = paper.rand_augment
     if a.rand_augment_layers:
         layers, magnitude = a.rand_augment_layers, a.rand_augment_magnitude
-    colours = a.colour_jitter or COLUMNS["kinetics400"].colour_jitter
-    off = {"rand_augment_layers": 0, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0}
+    color_jitter = a.colour_jitter or COLUMNS["kinetics400"].colour_jitter
     base = replace(
         config,
         model=replace(m, drop_path=0.0, dropout=0.0),
-        augment=replace(a, colour_jitter=colours, **off),
+        augment=replace(a, colour_jitter=color_jitter, rand_augment_layers=0, mixup=0.0, cutmix=0.0, erasing=0.0),
         optim=replace(o, label_smoothing=0.0),
     )
     ladder: dict[str, tuple[str, float, Mapping[str, Mapping[str, Any]]]] = {
@@ -177,8 +177,8 @@ def regularisation(config: Config, *, quick: bool = False, cnn_epochs: float | N
     for name, (title, accuracy, changes) in ladder.items():
         base = replace(base, **{part: replace(getattr(base, part), **values) for part, values in changes.items()})
         rows.append(row(name, title, lambda rung=base: rung, paper=accuracy))
-    where = "table 4: Model 2, EPIC-Kitchens-100, action"
-    return Study("regularisation", "Regularisation", tuple(rows), where, steps=True)
+    source = "table 4: Model 2, EPIC-Kitchens-100, action"
+    return Study("regularisation", "Regularisation", tuple(rows), source, steps=True)
 
 
 STUDIES: dict[str, Callable[..., Study]] = {
@@ -189,7 +189,7 @@ STUDIES: dict[str, Callable[..., Study]] = {
 
 
 def row(name: str, title: str, make: Callable[[], Config], **more: Any) -> Row:
-    """A row whose settings `make` gives; if they do not go together, one that says why."""
+    """Make a row of the config that `make` returns; if it raises ValueError, a row that says why it is left out."""
     try:
         return Row(name, title, make(), **more)
     except ValueError as error:
@@ -197,11 +197,12 @@ def row(name: str, title: str, make: Callable[[], Config], **more: Any) -> Row:
 
 
 def unavailable(why: str) -> Config:
+    """Raise ValueError, for a row that cannot be run."""
     raise ValueError(why)
 
 
 def shorter(config: Config) -> Config:
-    """The quick version of a run: a third of the epochs, one look at the end, a single view of each test video."""
+    """Return the quick version of a config: a third of the epochs, one validation, a single view per test video."""
     epochs = config.optim.epochs / QUICK
     optim = replace(config.optim, epochs=epochs, warmup_epochs=config.optim.warmup_epochs / QUICK)
     test = replace(config.eval, temporal_views=1, spatial_views=1)
@@ -209,5 +210,6 @@ def shorter(config: Config) -> Config:
 
 
 def with_classes(config: Config, classes: Mapping[str, tuple[str, ...]]) -> Config:
+    """Return the config with the classes of its data."""
     model: ModelConfig = replace(config.model, classes=dict(classes))
     return replace(config, model=model)

@@ -1,4 +1,4 @@
-"""What a study's predictions say: means over seeds, and differences between rows with two kinds of interval."""
+"""Compute means over seeds, and differences between rows with two kinds of interval."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RESAMPLES = 10_000
 QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
-def student(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t."""
+def student_quantile(degrees: int) -> float:
+    """Return the 97.5 % quantile of Student's t."""
     if degrees <= len(QUANTILES):
         return QUANTILES[degrees - 1]
     z = 1.959964  # the normal's, corrected in powers of 1 / degrees (Abramowitz and Stegun, 26.7.5)
@@ -28,22 +28,22 @@ def student(degrees: int) -> float:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, and the 95 % interval of the mean over other seeds; of one seed there is none."""
+    """Compute the mean and its 95 % interval over other seeds; low and high are None for one seed."""
     mean = statistics.mean(values)
     if len(values) < 2:
         return {"mean": mean, "low": None, "high": None}
-    half = student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def main_label_set(evaluation: Evaluation) -> str:
-    """The one that a table shows first: all together, if there are several."""
+    """Return the label set that a table shows first: all together, if there are several."""
     names = [*evaluation.classes]
     return joint_name(names) if len(names) > 1 else names[0]
 
 
 def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set: str) -> dict[str, Any] | None:
-    """b - a in top-1, all views, over the seeds that both have; None without one, or without a video in common.
+    """Compute b - a in top-1, all views, over the seeds that both have; None without a common seed or video.
 
     low, high: 95 % over other seeds, paired: the same seed, order and augmentation. videos_low, videos_high: 95 % over
     other test videos, by a bootstrap over the videos that all of them could read.
@@ -51,7 +51,7 @@ def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set:
     seeds = [seed for seed in a if seed in b]
     if not seeds:
         return None
-    sides = [[hits(side[seed], label_set) for seed in seeds] for side in (a, b)]
+    sides = [[correct_videos(side[seed], label_set) for seed in seeds] for side in (a, b)]
     common = [video for video in sides[0][0] if all(video in one for side in sides for one in side)]
     if not common:
         return None
@@ -68,7 +68,7 @@ def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set:
     return {**over_seeds(per_seed), "videos_low": found.low, "videos_high": found.high, "seeds": len(seeds)}
 
 
-def hits(evaluation: Evaluation, label_set: str) -> dict[tuple[str, float | None, float | None], bool]:
-    """Whether the answer to each video is right, from all views."""
+def correct_videos(evaluation: Evaluation, label_set: str) -> dict[tuple[str, float | None, float | None], bool]:
+    """Tell for each video (path, start, end) whether its answer from all views is correct."""
     found = right(evaluation.multi, evaluation.labels, evaluation.classes)[label_set].tolist()
     return {(s.path, s.start, s.end): hit for s, hit in zip(evaluation.samples, found)}

@@ -2,7 +2,6 @@ import json
 import re
 from base64 import b64decode
 from dataclasses import replace
-from html import escape
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from markupsafe import escape
 
 from vivit.config import Config, EvalConfig, ModelConfig, OptimConfig, to_dict
 from vivit.data.sample import Sample
@@ -17,10 +17,12 @@ from vivit.engine.evaluation import Evaluation
 from vivit.engine.run import environment, write_json
 from vivit.inference.predict import Prediction
 from vivit.model.vivit import ViViT
-from vivit.report.html import jpeg, ticks
-from vivit.report.run import answers, chance, is_wrong, pick, proof, write_report
+from vivit.report.charts import ticks
+from vivit.report.examples import answers, choose_examples, confidence, is_wrong
+from vivit.report.html import jpeg
+from vivit.report.run import chance, explain_shuffling, write_report
 
-from .data.videos import counter_frames, write_video
+from ..data.videos import counter_frames, write_video
 
 NOUNS, VERBS = ("<b>&\"'", "cup", "door"), ("open", "clo</title>se")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -195,26 +197,28 @@ def test_shuffling_proves_motion_only_where_accuracy_falls(folder):
     noun, verb = (torch.nn.functional.one_hot(x) * 1.0 for x in labels.unbind(1))
     result = evaluation(folder, labels=labels, multi=torch.cat((noun, verb), 1))
     shuffled = evaluation(folder, labels=labels, multi=torch.cat((noun, torch.ones_like(verb)), 1))
-    assert proof(result, shuffled) == (
+    assert explain_shuffling(result, shuffled) == (
         "With the frames of each clip in random order, noun goes from 100.0% to 100.0%, so single frames are enough; "
         "verb falls from 100.0% to 50.0% (chance: 50.0%), so it is read from motion."
     )
-    assert "nothing" in proof(shuffled := replace(shuffled, multi=torch.ones(24, 5)), shuffled)
+    assert "nothing" in explain_shuffling(shuffled := replace(shuffled, multi=torch.ones(24, 5)), shuffled)
 
 
 def test_examples_show_errors_first_and_then_every_class(folder):
     result = evaluation(folder)
     errors = [is_wrong(answer) for answer in answers(result)]
-    chosen = pick(result)
+    chosen = choose_examples(result)
     assert len(set(chosen)) == 8
     assert [errors[i] for i in chosen] == [True] * 4 + [False] * 4
-    assert pick(result) == chosen
+    confidences = [confidence(answer) for answer in answers(result)]
+    assert [confidences[i] for i in chosen[:4]] == sorted(confidences, reverse=True)[:4]
+    assert choose_examples(result) == chosen
     assert {result.samples[i].labels["noun"] for i in chosen[4:]} == set(NOUNS)
     one_wrong = evaluation(folder, right=1)
     one_wrong.multi[7, :3] = torch.tensor([5.0, 0.0, 0.0]).roll(int(one_wrong.labels[7, 0]) + 1)
-    assert pick(one_wrong)[0] == 7
-    assert not any(is_wrong(answers(one_wrong)[i]) for i in pick(one_wrong)[1:])
-    assert len(pick(evaluation(folder, right=0, videos=5))) == 5
+    assert choose_examples(one_wrong)[0] == 7
+    assert not any(is_wrong(answers(one_wrong)[i]) for i in choose_examples(one_wrong)[1:])
+    assert len(choose_examples(evaluation(folder, right=0, videos=5))) == 5
 
 
 def test_pictures_are_jpeg_files_close_to_their_pixels():

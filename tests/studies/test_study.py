@@ -1,4 +1,4 @@
-"""The paper's three analyses: what is compared, that runs are paired and go on, and what is concluded from them."""
+"""The paper's three analyses: what they compare, that runs are paired and resume, and the conclusions."""
 
 import json
 from functools import partial
@@ -19,15 +19,16 @@ from vivit.model.cnn_baselines import PRIOR_ART, PriorArt
 from vivit.model.cost import count
 from vivit.presets import preset
 from vivit.recipes import RECIPES
-from vivit.studies import jobs as jobs_module
+from vivit.studies import runner as runner_module
 from vivit.studies import study as study_module
 from vivit.studies.definitions import architecture, regularisation, tokenisation
-from vivit.studies.jobs import Job, run_all, work_together
-from vivit.studies.statistics import compare, over_seeds, student
+from vivit.studies.runner import StudyRun, run_all, run_in_parallel
+from vivit.studies.statistics import compare, over_seeds, student_quantile
 from vivit.studies.study import study
+from vivit.studies.table import format_difference, format_mean
 
-from .engine import tiny
-from .engine.tiny import assert_equal_runs, tiny_config, write_table
+from ..engine import tiny
+from ..engine.tiny import assert_equal_runs, tiny_config, write_table
 
 KINETICS = {"action": tuple(str(i) for i in range(400))}
 
@@ -43,7 +44,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def config(table, tmp_path, monkeypatch):
-    """One step, one view, and times that are not worth much."""
+    """One step, one view, and speeds of two steps each."""
     monkeypatch.setattr(study_module, "speed", partial(study_module.speed, seconds=0.0))
     config = tiny_config(table, tmp_path / "study", eval_every=1, save_every=1)
     optim = replace(config.optim, epochs=0.5, warmup_epochs=0, ema=None)
@@ -103,7 +104,7 @@ def test_settings_that_do_not_go_together_leave_one_row_out():
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 10, 11, 19, 200])
 def test_the_quantiles_of_student_are_right(degrees):
-    assert student(degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), abs=1e-3)
+    assert student_quantile(degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), abs=1e-3)
 
 
 def test_the_mean_of_seeds_has_students_interval():
@@ -112,6 +113,15 @@ def test_the_mean_of_seeds_has_students_interval():
     low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((np.mean(values), low, high), abs=1e-4)
     assert over_seeds([0.5]) == {"mean": 0.5, "low": None, "high": None}
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_an_interval_needs_three_seeds(seeds):
+    found = over_seeds([0.5, 0.52, 0.51][:seeds])
+    assert ("±" in format_mean(found, seeds)) == (seeds == 3)
+    difference = found | {"seeds": seeds, "videos_low": -0.01, "videos_high": 0.02}
+    assert (format_difference(difference)[1] == "too few seeds") == (seeds < 3)
+    assert format_difference(difference)[2] == "[-1.0, +2.0]"
 
 
 @pytest.mark.parametrize("name", PRIOR_ART)
@@ -142,7 +152,7 @@ class Small(PriorArt):
         return nn.Sequential(*layers), 4
 
 
-def test_prior_art_goes_on_as_if_never_stopped_and_loads_what_it_saved(table, tmp_path, monkeypatch):
+def test_prior_art_resumes_as_if_never_stopped_and_loads_what_it_saved(table, tmp_path, monkeypatch):
     a, b = (tiny_config(table, tmp_path / name) for name in "ab")
     train(a, build=Small)
     monkeypatch.setattr(tiny, "train_in", partial(train_in, build=Small))
@@ -156,9 +166,7 @@ def test_prior_art_goes_on_as_if_never_stopped_and_loads_what_it_saved(table, tm
         PRIOR_ART["r3d_18"].load(Path(a.run) / "weights")
 
 
-def test_a_failing_row_is_shown_the_rest_goes_on_and_the_same_command_does_only_what_is_left(
-    config, monkeypatch, capsys
-):
+def test_a_failing_row_is_shown_the_others_run_and_the_same_command_completes_it(config, monkeypatch, capsys):
     trained = []
 
     def train_unless_mixed(job_config, **how):
@@ -167,7 +175,7 @@ def test_a_failing_row_is_shown_the_rest_goes_on_and_the_same_command_does_only_
         trained.append(job_config.run)
         return train(job_config, **how)
 
-    monkeypatch.setattr(jobs_module, "train", train_unless_mixed)
+    monkeypatch.setattr(runner_module, "train", train_unless_mixed)
     results = study("regularisation", config, recipe="tiny", seeds=2)
     assert results["failed"] == 2
     assert len(trained) == 8
@@ -177,7 +185,9 @@ def test_a_failing_row_is_shown_the_rest_goes_on_and_the_same_command_does_only_
     assert rows["label_smoothing"]["top1"]
     out = capsys.readouterr().out
     assert "+ mixup, seed 1 FAILED: RuntimeError: no memory for mixup" in out
+    assert "too few seeds" in out
     page = Path(config.run) / "report.html"
+    assert "too few seeds" in page.read_text()
     assert "no memory for mixup" in page.read_text()
     assert not {"http:", "https:", "<script"} & set(page.read_text().split('"'))
 
@@ -209,11 +219,11 @@ def test_processes_of_their_own_do_the_same_and_name_the_run_that_fails(config):
     good = replace(config, run=f"{config.run}/good")
     bad = replace(config, run=f"{config.run}/bad", data=replace(config.data, root="nowhere"))
     later = replace(config, run=f"{config.run}/later")
-    jobs = [Job("bad", bad), Job("good", good), Job("later", later)]
-    errors = work_together(jobs, 1, lambda line: None)
+    jobs = [StudyRun("bad", bad), StudyRun("good", good), StudyRun("later", later)]
+    errors = run_in_parallel(jobs, 1, lambda line: None)
     assert list(errors) == [Path(bad.run)]
     assert "nowhere" in errors[Path(bad.run)]
-    assert run_all([replace_run(jobs[1], f"{config.run}/here")], num_jobs=1, say=lambda line: None) == {}
+    assert run_all([replace_run(jobs[1], f"{config.run}/here")], num_jobs=1, log_line=lambda line: None) == {}
     a, b, c = (load_evaluation(Path(config.run) / name / "predictions.npz") for name in ("good", "later", "here"))
     assert torch.equal(a.multi, b.multi)
     assert torch.equal(a.multi, c.multi)
@@ -221,7 +231,7 @@ def test_processes_of_their_own_do_the_same_and_name_the_run_that_fails(config):
 
 
 def replace_run(job, run):
-    return Job(job.title, replace(job.config, run=run))
+    return StudyRun(job.title, replace(job.config, run=run))
 
 
 def test_a_folder_with_other_settings_is_not_mixed_in(config):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 
 import pytest
 
@@ -14,10 +15,10 @@ from vivit.data.tools.check import check
 from vivit.engine import train as train_module
 from vivit.engine.train import train_in
 from vivit.errors import DataError
-from vivit.report.clips import clip_figure, show
+from vivit.report.clips import frame_strip, show
 from vivit.report.html import jpeg
 
-from .engine.tiny import ALONE, tiny_config, write_table
+from ..engine.tiny import ALONE, tiny_config, write_table
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_each_class_has_its_clip_and_the_draws_that_training_shows(root, tmp_pat
     for sample, colour in ((2, "red"), (0, "green")):
         assert f"<h2>{colour} · bright" in page
         for epoch in range(3):
-            assert page.count(jpeg(clip_figure(clips[epoch, sample], 2))) == 1
+            assert page.count(jpeg(frame_strip(clips[epoch, sample].video, 2))) == 1
     assert page.count("<img ") == 2 * (1 + 3) + 2
     assert re.search(r"cutmix: \d+% green, \d+% red", page)
     assert "augment.rand_augment_layers: 0 -&gt; 2" in page
@@ -86,7 +87,7 @@ def test_the_page_shows_the_clips_of_training_also_with_a_manifest_and_official_
     assert [clips.samples[i].labels["colour"] for i in first] == ["red", "green"]
     for index in first:
         for epoch in range(2):
-            assert page.count(jpeg(clip_figure(clips[epoch, index], 4))) == 1
+            assert page.count(jpeg(frame_strip(clips[epoch, index].video, 4))) == 1
     assert page.index("<h2>red") < page.index("<h2>green")
     assert "broken-train0.mp4" in page
 
@@ -106,4 +107,4 @@ def test_names_on_the_page_are_text_and_no_markup(tmp_path):
     page = show(tiny_config(root, tmp_path / "run"), output=str(tmp_path / "page.html")).read_text()
     assert "<img src=x" not in page
     assert "\x1b" not in page
-    assert "&lt;img src=x onerror=&quot;1&quot;&gt;\\x1b[31m" in page
+    assert '<img src=x onerror="1">\\x1b[31m' in unescape(page)
