@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vivit.data.datasets.folder import read_folder
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.sample_table import class_names, encode_labels, list_hash
 from vivit.errors import DataError
@@ -31,7 +31,7 @@ def table(folder: Path, text: str, *videos: str, name: str = "labels.csv") -> Pa
 
 def problems(root: Path, split: str = "train") -> str:
     with pytest.raises(DataError) as error:
-        read("folder", str(root), split)
+        read_samples("folder", str(root), split)
     return str(error.value)
 
 
@@ -102,9 +102,9 @@ def test_a_folder_where_nothing_can_be_held_out_says_what_to_do(tmp_path):
 def test_an_unset_or_missing_root_and_an_unknown_reader_say_so(tmp_path):
     assert "does not exist" in problems(tmp_path / "nowhere")
     with pytest.raises(DataError, match="data.root is not set"):
-        read("folder", "", "train")
+        read_samples("folder", "", "train")
     with pytest.raises(DataError, match="unknown dataset 'foldr'; did you mean 'folder'"):
-        read("foldr", str(tmp_path), "train")
+        read_samples("foldr", str(tmp_path), "train")
 
 
 # Tables

@@ -251,7 +251,7 @@ def test_absurd_stamps_give_every_frame_a_finite_rate_and_rising_times(tmp_path)
     ],
 )
 def test_stamps_are_made_to_rise(stamps, expected):
-    got, parts = rising_stamps(stamps, tick=0.001, rate=25, longest_gap=10)
+    got, parts = rising_stamps(stamps, time_base=0.001, rate=25, longest_gap=10)
     np.testing.assert_allclose(got / parts, expected, atol=1)
     assert (np.diff(got) > 0).all()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.sample_table import encode_labels
 from vivit.errors import DataError
 
@@ -34,7 +34,7 @@ def test_without_a_number_it_is_the_first_division_and_val_is_its_test_list(tmp_
         assert found(dataset, root, "train") == found(dataset, root, "train1") != found(dataset, root, "train2")
         assert found(dataset, root, "val") == found(dataset, root, "test") == found(dataset, root, "test1")
         with pytest.raises(DataError, match="unknown split 'train4'"):
-            read(dataset, str(root), "train4")
+            read_samples(dataset, str(root), "train4")
 
 
 def test_classes_are_in_the_official_order(tmp_path):
@@ -42,7 +42,7 @@ def test_classes_are_in_the_official_order(tmp_path):
     hmdb51(tmp_path / "hmdb51")
     classes = official_classes("ucf101", str(tmp_path / "ucf101"))
     assert classes == {"action": ("HandstandPushups", "Archery")}  # classInd.txt
-    assert encode_labels(read("ucf101", str(tmp_path / "ucf101"), "test"), classes).tolist() == [[1], [0]]
+    assert encode_labels(read_samples("ucf101", str(tmp_path / "ucf101"), "test"), classes).tolist() == [[1], [0]]
     assert official_classes("hmdb51", str(tmp_path / "hmdb51")) == {"action": ("brush_hair", "wave")}
 
 

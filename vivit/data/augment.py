@@ -1,4 +1,4 @@
-"""Colour, RandAugment and erasing: one draw per clip, the same for all its frames. Clips are (T, 3, H, W) uint8.
+"""Color, RandAugment and erasing: one draw per clip, the same for all its frames. Clips are (T, 3, H, W) uint8.
 
 Speed comes from doing each kind of thing once: what maps levels to levels becomes one table of 256 entries a channel,
 what mixes the channels one 3 x 3 matrix and a shift, what moves pixels one gather. All of it works in place.
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 
-GREY = np.array([0.299, 0.587, 0.114])
+GRAY = np.array([0.299, 0.587, 0.114])
 """How much red, green and blue give to the grey level: the Y of YIQ."""
-TO_YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+TO_YIQ = np.array([GRAY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 BRIGHTNESS, CONTRAST, HUE = 32.0, 0.4, 0.2  # largest change: in levels, as a factor 1 ± x, in turns
 MAX_LEVEL = 10  # the official code's scale of magnitudes, on which the paper's 15 and 20 lie beyond the end
 CUTOUT, TRANSLATE, FILL = 40 / 224, 100 / 224, 128  # half a box and a step as shares of the side; a grey level
@@ -34,7 +34,7 @@ def augment_clip(clip: Tensor, augment: AugmentConfig, rng: np.random.Generator)
     jitter = augment.colour_jitter > 0 and rng.uniform() < augment.colour_jitter
     drop = augment.colour_drop > 0 and rng.uniform() < augment.colour_drop
     if jitter or drop:
-        recolour(clip, random_colour(rng) if jitter else colour(), drop=drop)
+        recolor(clip, random_color(rng) if jitter else color(), drop=drop)
     if augment.rand_augment_layers:
         names = OFFICIAL + GEOMETRIC if augment.rand_augment_geometry else OFFICIAL
         chosen = [names[i] for i in rng.integers(len(names), size=augment.rand_augment_layers)]
@@ -44,7 +44,7 @@ def augment_clip(clip: Tensor, augment: AugmentConfig, rng: np.random.Generator)
     return clip
 
 
-class Colour(NamedTuple):
+class ColorChange(NamedTuple):
     """rgb becomes matrix · rgb + shift + of_mean · (mean grey level of the frame)."""
 
     matrix: np.ndarray
@@ -52,38 +52,38 @@ class Colour(NamedTuple):
     of_mean: float
 
 
-def random_colour(rng: np.random.Generator) -> Colour:
+def random_color(rng: np.random.Generator) -> ColorChange:
     """A change of brightness by up to 32 levels, saturation and contrast by 0.6 to 1.4, hue by up to 0.2 turns."""
     brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS)
     saturation, contrast = (rng.uniform(1 - CONTRAST, 1 + CONTRAST) for _ in range(2))
-    return colour(brightness=brightness, saturation=saturation, contrast=contrast, hue=rng.uniform(-HUE, HUE))
+    return color(brightness=brightness, saturation=saturation, contrast=contrast, hue=rng.uniform(-HUE, HUE))
 
 
-def colour(*, brightness: float = 0.0, saturation: float = 1.0, contrast: float = 1.0, hue: float = 0.0) -> Colour:
+def color(*, brightness: float = 0.0, saturation: float = 1.0, contrast: float = 1.0, hue: float = 0.0) -> ColorChange:
     """Brightness (levels added), saturation, contrast (factors) and hue (turns), in this order, as one matrix.
 
-    The order, the ranges of `random_colour` and contrast about the mean of each frame are those of the official code
+    The order, the ranges of `random_color` and contrast about the mean of each frame are those of the official code
     (DeepMind video readers, color_default_augm). Clamping comes once at the end, there too; torchvision clamps and
     rounds in between. Saturation blends with the grey level and hue turns the colour plane of YIQ, both of which keep
     the grey level, where the official code scales and turns in HSV; contrast is about the mean grey level, there
     about each channel's mean.
     """
-    blend = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), GREY)
+    blend = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), GRAY)
     c, s = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
     turn = np.linalg.inv(TO_YIQ) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ TO_YIQ
-    return Colour(contrast * turn @ blend, brightness, 1 - contrast)
+    return ColorChange(contrast * turn @ blend, brightness, 1 - contrast)
 
 
-def recolour(clip: Tensor, change: Colour, *, drop: bool = False) -> None:
+def recolor(clip: Tensor, change: ColorChange, *, drop: bool = False) -> None:
     """Change each frame, with rounding and clamping; `drop` leaves the grey level of the result."""
-    matrix = np.outer(np.ones(3), GREY @ change.matrix) if drop else change.matrix
+    matrix = np.outer(np.ones(3), GRAY @ change.matrix) if drop else change.matrix
     weights = torch.from_numpy(matrix).float()
-    grey = torch.from_numpy(GREY).float()
+    gray = torch.from_numpy(GRAY).float()
     before = torch.empty(3, clip.shape[-2] * clip.shape[-1])  # one frame at a time stays in the cache
     after = torch.empty_like(before)
     for frame in clip.flatten(2):
         before.copy_(frame)
-        shift = change.shift + (change.of_mean * float(grey @ before.mean(1)) if change.of_mean else 0.0)
+        shift = change.shift + (change.of_mean * float(gray @ before.mean(1)) if change.of_mean else 0.0)
         torch.addmm(torch.tensor(shift + 0.5, dtype=torch.float32), weights, before, out=after)
         np.copyto(frame.numpy(), after.clamp_(0, 255).numpy(), casting="unsafe")  # six times as fast as copy_
 
@@ -168,7 +168,7 @@ def _contrast(strength: float, look: Look) -> np.ndarray:
     clip = look()
     means = clip.sum((2, 3), dtype=np.uint64).mean(0) / clip[0, 0].size
     factor = _factor(strength)
-    return _levels(factor * LEVELS + (1 - factor) * float(GREY @ means))
+    return _levels(factor * LEVELS + (1 - factor) * float(GRAY @ means))
 
 
 def _auto_contrast(strength: float, look: Look) -> np.ndarray:
@@ -206,7 +206,7 @@ def _factor(strength: float) -> float:
 
 
 def _color(clip: Tensor, strength: float, rng: np.random.Generator) -> None:
-    recolour(clip, colour(saturation=_factor(strength)))
+    recolor(clip, color(saturation=_factor(strength)))
 
 
 def _sharpness(clip: Tensor, strength: float, rng: np.random.Generator) -> None:

@@ -25,13 +25,13 @@ from .clips import clip_frames, frame_range, random_start, view_starts
 from .sample import Sample
 from .shards import is_url, read_packed
 from .transforms import (
+    center_box,
     crop,
-    directed,
+    draw_train_crop,
     eval_boxes,
-    middle_part,
+    has_direction,
     resize_for_eval,
     shuffle_frames,
-    train_cut,
 )
 from .video.decoder import Video
 from .video.frame_folder import FrameFolder, open_video
@@ -41,7 +41,7 @@ MAX_TICKS = 2**22  # of the even clock of clip_seconds: 46 hours at 25 a second
 
 
 @dataclass(frozen=True)
-class Clip:
+class Item:
     """What the model is fed for one sample, or why there is nothing."""
 
     index: int
@@ -56,7 +56,7 @@ class Clip:
     """Training: for chance inside the model, a pure function of (seed, epoch, index)."""
 
 
-class TrainDataset(Dataset[Clip]):
+class TrainDataset(Dataset[Item]):
     """One random clip of a sample per epoch; indexed by (epoch, index) or, for its copies, (epoch, index, repeat)."""
 
     def __init__(
@@ -72,9 +72,9 @@ class TrainDataset(Dataset[Clip]):
         self.samples, self.labels = samples, labels
         self.model, self.data, self.augment, self.seed = model, data, augment, seed
         mirrors = augment.flip_directed or not model.classes
-        self.unflipped = torch.zeros(len(labels), dtype=torch.bool) if mirrors else directed(labels, model.classes)
+        self.unflipped = torch.zeros(len(labels), dtype=torch.bool) if mirrors else has_direction(labels, model.classes)
 
-    def __getitem__(self, key: tuple[int, ...]) -> Clip:
+    def __getitem__(self, key: tuple[int, ...]) -> Item:
         epoch, index, repeat = key if len(key) == 3 else (*key, 0)
         sample = self.samples[index]
         try:
@@ -83,17 +83,17 @@ class TrainDataset(Dataset[Clip]):
                 with time_limit(sample.path, seconds=self.data.video_timeout):
                     video = self._clip(index, np.random.default_rng((self.seed, epoch, index, 2 * repeat)))
         except VideoError as error:
-            return Clip(index, None, self.labels[index], str(error))
+            return Item(index, None, self.labels[index], str(error))
         seed = np.random.default_rng((self.seed, epoch, index, 2 * repeat + 1)).integers(2**32)
-        return Clip(index, video, self.labels[index], seed=int(seed))
+        return Item(index, video, self.labels[index], seed=int(seed))
 
     def _clip(self, index: int, rng: np.random.Generator) -> Tensor:
         sample = self.samples[index]
         video = open_sample(sample)
-        clock, frame_stride = timeline(video, sample, self.model)
+        frame_ids, frame_stride = candidate_frames(video, sample, self.model)
         how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
-        start = random_start(len(clock), **how, u=rng.uniform())
-        box, fit = train_cut(
+        start = random_start(len(frame_ids), **how, u=rng.uniform())
+        box, fit = draw_train_crop(
             video.height,
             video.width,
             image_size=self.model.image_size,
@@ -102,7 +102,7 @@ class TrainDataset(Dataset[Clip]):
             flip=0.0 if self.unflipped[index] else self.augment.flip,
             rng=rng,
         )
-        frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist(), box=box, transform=fit)
+        frames = video.frames(frame_ids[clip_frames(start, len(frame_ids), **how)].tolist(), box=box, transform=fit)
         return augment_clip(frames, self.augment, rng)
 
 
@@ -114,7 +114,7 @@ def open_sample(sample: Sample) -> Video | FrameFolder:
         return Video(sample.path, data=read_packed(sample.path, sample.offset, sample.index.size), index=sample.index)
 
 
-def sample_frames(video: Video | FrameFolder, sample: Sample) -> range:
+def segment_frames(video: Video | FrameFolder, sample: Sample) -> range:
     """The numbers of the frames of the sample's part of its video. Raises VideoError if there are none."""
     frames = frame_range(video.times, video.duration, sample.start, sample.end)
     if frames:
@@ -159,7 +159,7 @@ def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
         time.sleep(min(5.0, seconds / 10))
 
 
-class EvalDataset(Dataset[Clip]):
+class EvalDataset(Dataset[Item]):
     """All views of a test video; see `eval_views`."""
 
     def __init__(self, samples: Sequence[Sample], labels: Tensor, *, model: ModelConfig, protocol: EvalConfig):
@@ -169,14 +169,14 @@ class EvalDataset(Dataset[Clip]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
         try:
             with as_video_error(sample.path), time_limit(sample.path, seconds=EVAL_TIMEOUT):
                 views = eval_views(sample, self.model, self.protocol, seed=index)
         except VideoError as error:
-            return Clip(index, None, self.labels[index], str(error))
-        return Clip(index, views, self.labels[index])
+            return Item(index, None, self.labels[index], str(error))
+        return Item(index, views, self.labels[index])
 
 
 def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int = 0) -> Tensor:
@@ -191,15 +191,15 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
 
 def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int) -> Tensor:
     video = open_sample(sample)
-    clock, frame_stride = timeline(video, sample, model)
+    frame_ids, frame_stride = candidate_frames(video, sample, model)
     how = {"num_frames": model.num_frames, "frame_stride": frame_stride}
     protocols = [(1, 1), (protocol.temporal_views, protocol.spatial_views)]
-    starts = [view_starts(len(clock), **how, views=views) for views, _ in protocols]
-    clips = [[clock[clip_frames(s, len(clock), **how)] for s in group] for group in starts]
+    starts = [view_starts(len(frame_ids), **how, views=views) for views, _ in protocols]
+    clips = [[frame_ids[clip_frames(s, len(frame_ids), **how)] for s in group] for group in starts]
 
     needed, where = np.unique(np.concatenate([np.concatenate(group) for group in clips]), return_inverse=True)
     size = {"image_size": model.image_size, "crop_fraction": model.preprocessing.crop_fraction}
-    box = middle_part(video.height, video.width, image_size=model.image_size)
+    box = center_box(video.height, video.width, image_size=model.image_size)
     frames = video.frames(needed.tolist(), box=box, transform=partial(resize_for_eval, **size))
     positions = iter(where.reshape(-1, model.num_frames))
     rng = np.random.default_rng(seed)
@@ -213,14 +213,14 @@ def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: 
     return torch.stack(views[:1] if protocols[1] == (1, 1) else views)
 
 
-def timeline(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
+def candidate_frames(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
     """The numbers of the sample's frames on the model's clock, and the stride of a clip on it.
 
     Frames are counted as they stand in the file; with `clip_seconds` the clock ticks evenly at the mean frame rate and
     shows the frame of that time, so that a clip lasts as long whatever the (variable) rate.
     """
     p, times = model.preprocessing, video.times
-    frames = sample_frames(video, sample)
+    frames = segment_frames(video, sample)
     if p.clip_seconds is None:
         return np.arange(frames.start, frames.stop), p.frame_stride
     seconds = float(times[frames[-1]] - times[frames[0]])
@@ -229,5 +229,5 @@ def timeline(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> 
         reason = f"{len(frames)} frames spread over {seconds:.4g} s, at {video.fps:.4g} a second"
         raise VideoError(sample.path, reason, f"at most {MAX_TICKS} ticks of the clock that clip_seconds needs")
     ticks = np.arange(round(num_ticks)) / video.fps + times[frames[0]]
-    clock = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
-    return np.clip(clock, frames[0], frames[-1]), p.clip_seconds * video.fps / model.num_frames
+    frame_ids = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
+    return np.clip(frame_ids, frames[0], frames[-1]), p.clip_seconds * video.fps / model.num_frames

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import WorkerDied
-from .dataset import Clip, EvalDataset, TrainDataset
+from .dataset import EvalDataset, Item, TrainDataset
 from .tools.process_pool import cores
 
 T = TypeVar("T")
-MOST_WORKERS = 12  # unless more are asked for
+MAX_WORKERS = 12  # unless more are asked for
 GRACE = 2.0  # seconds in which a worker may finish what it does before it is killed
 
 
@@ -77,37 +77,39 @@ def train_loader(
     if augment.mixes and batch_size == augment.repeats > 1:
         raise ValueError(f"{given} is one video {augment.repeats} times, which would be mixed with itself; take more")
     share = -(-batch_size // (group * ranks)) * group
-    keys = _Steps(len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks, group, augment.repeats)
+    keys = _BatchKeys(
+        len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks, group, augment.repeats
+    )
     workers = num_workers(clips.data.workers)
     return DataLoader(
-        _Watched(clips, skipped or {}, workers),
+        _TrackedDataset(clips, skipped or {}, workers),
         batch_sampler=keys,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=partial(collate, size=share, shape=(model.num_frames, 3, *model.image_size)),
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
 
 
 def eval_loader(
     videos: EvalDataset, *, workers: int | None, first: int = 0, skipped: Mapping[str, str] | None = None
-) -> DataLoader[Clip]:
+) -> DataLoader[Item]:
     """One test video with all its views after the other, in the order of the list, from the video `first` on."""
     workers = num_workers(workers)
     return DataLoader(
-        _Watched(videos, skipped or {}, workers),
+        _TrackedDataset(videos, skipped or {}, workers),
         batch_size=None,
         sampler=range(first, len(videos)),
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=_ignore_signals,
     )
 
 
 def num_workers(asked: int | None) -> int:
-    """`asked`, or without it a process for each core of this process's share of the machine, at most MOST_WORKERS."""
+    """`asked`, or without it a process for each core of this process's share of the machine, at most MAX_WORKERS."""
     if asked is not None:
         return asked
-    return max(min(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MOST_WORKERS), 1)
+    return max(min(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MAX_WORKERS), 1)
 
 
 @contextmanager
@@ -123,13 +125,13 @@ def open_loader(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
         with _no_child_signals() as child_signals:
             yield _until_a_worker_dies(iterator, workers, loader.dataset, child_signals)
     finally:
-        _end(iterator, [process for process in multiprocessing.active_children() if process not in others])
+        _stop_workers(iterator, [process for process in multiprocessing.active_children() if process not in others])
 
 
 @contextmanager
 def eval_clips(
     videos: EvalDataset, *, workers: int | None, skipped: dict[str, str] | None = None
-) -> Iterator[Iterator[Clip]]:
+) -> Iterator[Iterator[Item]]:
     """All test videos in the order of the list, with workers that have ended when the block ends.
 
     A video whose worker is killed comes without views, as one that cannot be read. Its path is added to `skipped`: the
@@ -139,7 +141,7 @@ def eval_clips(
         yield clips
 
 
-def _eval_clips(videos: EvalDataset, workers: int | None, skipped: dict[str, str]) -> Generator[Clip, None, None]:
+def _eval_clips(videos: EvalDataset, workers: int | None, skipped: dict[str, str]) -> Generator[Item, None, None]:
     done = 0
     while done < len(videos):
         try:
@@ -157,7 +159,7 @@ def sample_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Steps:
+class _BatchKeys:
     """The keys of TrainDataset for each step, as DataLoader wants them: an iterable of lists with a length.
 
     Groups of `group` neighbours in the step's batch go to the processes in turn.
@@ -190,18 +192,18 @@ class _Steps:
             yield keys
 
 
-class _Watched(Dataset[Clip]):
+class _TrackedDataset(Dataset[Item]):
     """The same clips, with a note of the sample that each worker is reading. Paths in `skipped` are not opened."""
 
     def __init__(self, clips: TrainDataset | EvalDataset, skipped: Mapping[str, str], workers: int):
         self.clips, self.skipped = clips, skipped
         self.reading = torch.full((max(workers, 1), 2), -1).share_memory_()  # process id, sample
 
-    def __getitem__(self, key: Any) -> Clip:
+    def __getitem__(self, key: Any) -> Item:
         index = key if isinstance(key, int) else key[1]
         path = self.clips.samples[index].path
         if path in self.skipped:
-            return Clip(index, None, self.clips.labels[index], f"{path}: {self.skipped[path]}")
+            return Item(index, None, self.clips.labels[index], f"{path}: {self.skipped[path]}")
         if worker := get_worker_info():
             self.reading[worker.id] = torch.tensor([os.getpid(), index])
         return self.clips[key]  # type: ignore[index]
@@ -223,14 +225,14 @@ def _until_a_worker_dies(
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:
-            problems = dataset.files_of(_killed(workers, seconds=0 if isinstance(error, RuntimeError) else 1))
+            problems = dataset.files_of(_crashed_pids(workers, seconds=0 if isinstance(error, RuntimeError) else 1))
             if not problems:
                 raise
             raise WorkerDied(problems) from error
         yield item
 
 
-def _killed(workers: Sequence[BaseProcess], *, seconds: float) -> list[int | None]:
+def _crashed_pids(workers: Sequence[BaseProcess], *, seconds: float) -> list[int | None]:
     """The ids of those that were killed. A connection may break a moment before its process has ended."""
     for sentinel in wait([worker.sentinel for worker in workers], timeout=seconds):
         next(worker for worker in workers if worker.sentinel == sentinel).join(1)
@@ -262,10 +264,10 @@ def _no_child_signals() -> Iterator[Any]:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def _end(iterator: Any, workers: Sequence[BaseProcess]) -> None:
+def _stop_workers(iterator: Any, workers: Sequence[BaseProcess]) -> None:
     """End these worker processes: those that have not ended by themselves after GRACE seconds are killed.
 
-    They ignore SIGTERM (see `_leave_signals_to_the_main_process`), so that PyTorch and Python would wait for ever for
+    They ignore SIGTERM (see `_ignore_signals`), so that PyTorch and Python would wait for ever for
     one that hangs.
     """
     if not workers:
@@ -283,7 +285,7 @@ def _end(iterator: Any, workers: Sequence[BaseProcess]) -> None:
             worker.join(GRACE)
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach every process; the training loop is the one to finish its step and save.
 
     Workers end when it tells them to, or when it is gone.
@@ -292,7 +294,7 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def collate(clips: Sequence[Clip], *, size: int, shape: tuple[int, ...]) -> Batch:
+def collate(clips: Sequence[Item], *, size: int, shape: tuple[int, ...]) -> Batch:
     """Clips of `shape` → batch of `size`; what could not be read is listed and, like padding, black of weight 0.
 
     The batch lies in memory as its clips do, with the colours of a pixel side by side or apart: copying is then cheap.

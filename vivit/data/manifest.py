@@ -24,15 +24,15 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_write
 from ..text import printable
-from .datasets.common import is_hidden, outside
+from .datasets.common import escapes_root, is_hidden
 from .sample import Classes, Sample
-from .sample_table import Columns, Files, SampleTable, StringColumn, encode, numbers_or_nan
+from .sample_table import FileColumns, SampleColumns, SampleTable, StringColumn, encode_strings, numbers_or_nan
 
 FORMAT = 2
 READABLE = (
     1,
     FORMAT,
-)  # by `parse`; a manifest beside data is used in the present format only, an index of shards in both
+)  # by `parse_manifest`; a manifest beside data is used in the present format only, an index of shards in both
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 ANNOTATIONS = (".csv", ".json", ".jsonl", ".txt")
 SAMPLE_COLUMNS = ("file", "split", "start", "end", "fps")  # and the label sets
@@ -78,7 +78,7 @@ def base_of(root: str) -> str:
     return os.path.dirname(root) if os.path.isfile(root) else root
 
 
-def write(
+def write_manifest(
     path: Path,
     *,
     dataset: str,
@@ -120,7 +120,7 @@ def write(
         file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows())
 
 
-def read_facts(path: Path) -> dict[str, FileInfo]:
+def read_file_info(path: Path) -> dict[str, FileInfo]:
     """What a manifest says of each file, by path; {} if there is none that can be used."""
     try:
         head, _, body = path.read_text(encoding="ascii").partition("\n")
@@ -135,7 +135,7 @@ def read_facts(path: Path) -> dict[str, FileInfo]:
 
 class Manifest(NamedTuple):
     header: dict[str, Any]
-    columns: Columns
+    columns: SampleColumns
     split: np.ndarray
     """(n,) which of header["splits"] each sample is in."""
 
@@ -145,7 +145,7 @@ class Manifest(NamedTuple):
         return SampleTable(self.columns, rows.astype(np.int32))
 
 
-def parse(text: str, *, base: str, name: str) -> Manifest:
+def parse_manifest(text: str, *, base: str, name: str) -> Manifest:
     """The manifest with this text; `base`: what its paths are relative to. Raises DataError."""
     try:
         head, _, body = text.partition("\n")
@@ -155,7 +155,7 @@ def parse(text: str, *, base: str, name: str) -> Manifest:
         lines = body.split("\n")
         f = _file_columns(header, lines)
         s = _sample_columns(header, lines)
-        known = Files(
+        known = FileColumns(
             base,
             StringColumn.of(f["path"]),
             np.array([size or 0 for size in f["bytes"]], np.int64),
@@ -164,11 +164,11 @@ def parse(text: str, *, base: str, name: str) -> Manifest:
             np.array(f["offset"], np.int64) if f["offset"] and f["offset"][0] is not None else None,
             {i: p or "unreadable" for i, (p, count) in enumerate(zip(f["problem"], f["num_frames"])) if not count},
         )
-        names, codes = encode(
+        names, codes = encode_strings(
             {name: s[name] for name in header["sample_columns"][len(SAMPLE_COLUMNS) :]}, len(s["file"])
         )
         places = {split: i for i, split in enumerate(header["splits"])}
-        columns = Columns(
+        columns = SampleColumns(
             known,
             np.array(s["file"], np.int32),
             names,
@@ -205,7 +205,7 @@ def _file_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, 
     if len({value is None for value in columns["offset"]}) > 1:
         raise ValueError("only some files have an offset")
     for path in columns["path"]:
-        if not path or "\0" in path or outside(path):
+        if not path or "\0" in path or escapes_root(path):
             raise ValueError(f"the path {path!r} is not inside the data set")
     "".join(columns["path"]).encode("utf-8", "surrogateescape")  # a UnicodeEncodeError is a ValueError
     if len(set(columns["path"])) < n:
@@ -230,7 +230,7 @@ def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str
         raise ValueError("fields of the header have other types")
     if not all(isinstance(line, str) for rows in (*missing.values(), labels) for line in rows):
         raise ValueError("fields of the header have other types")
-    if any("\0" in name or outside(name) for name in stamps):
+    if any("\0" in name or escapes_root(name) for name in stamps):
         raise ValueError("a stamp of a file that is not inside the data set")
     columns = _columns(lines[n : n + m], names)
     _check(columns, "file", {int}, 0, n - 1)
@@ -268,18 +268,18 @@ def _check(
             raise ValueError(f"{name} holds {next(v for v in numbers if not low <= v <= high)!r}")
 
 
-def load(path: Path, root: str) -> Manifest:
+def load_manifest(path: Path, root: str) -> Manifest:
     """The manifest in a file; read once while the file stays as it is."""
-    facts = path.stat()
-    return _load(str(path), base_of(root), facts.st_size, facts.st_mtime_ns)
+    info = path.stat()
+    return _load(str(path), base_of(root), info.st_size, info.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
 def _load(path: str, base: str, size: int, mtime_ns: int) -> Manifest:
-    return parse(Path(path).read_text(encoding="utf-8", errors="replace"), base=base, name=path)
+    return parse_manifest(Path(path).read_text(encoding="utf-8", errors="replace"), base=base, name=path)
 
 
-def find(
+def find_in_manifest(
     dataset: str, root: str, split: str, manifest: str = "", labels: Sequence[str] = ()
 ) -> tuple[SampleTable, list[str]] | None:
     """(samples, missing rows) of a split from the manifest; None where there is none that fits the data.
@@ -291,10 +291,10 @@ def find(
         if manifest:
             raise DataError(f"no manifest {path}; vivit data check {dataset} {root} --manifest {path} writes it")
         return None
-    found = load(path, root)
+    found = load_manifest(path, root)
     if found.header["dataset"] != dataset:
         raise DataError(f"{path} is a manifest of {printable(found.header['dataset'])}, not of {dataset}")
-    changed = next(changes(found.header["stamps"], root), None)
+    changed = next(changed_paths(found.header["stamps"], root), None)
     why = f"{printable(changed)} has changed since" if changed else ""
     if found.header["manifest"] != FORMAT:
         why = "it is of an older version"
@@ -326,14 +326,14 @@ def _recheck(samples: SampleTable) -> SampleTable:
     return SampleTable(replace(samples.columns, files=replace(files, unreadable=unreadable)), samples.rows)
 
 
-def stamps(dataset: str, root: str, paths: Sequence[str]) -> dict[str, list]:
+def take_fingerprints(dataset: str, root: str, paths: Sequence[str]) -> dict[str, list]:
     """Of every annotation file size and date, of every folder that may hold videos the date or the names in it.
 
     `paths` are those of the videos, relative to the data set. By these stamps a manifest knows that it still fits.
     """
     base = base_of(root)
     if os.path.isfile(root):
-        return {name: _stamp(base, name) for name in (os.path.basename(root), "classes.json")}
+        return {name: _fingerprint(base, name) for name in (os.path.basename(root), "classes.json")}
     folders = {""}
     if dataset == "folder":
         videos = set(paths)
@@ -346,13 +346,13 @@ def stamps(dataset: str, root: str, paths: Sequence[str]) -> dict[str, list]:
         while folder not in folders and not os.path.isabs(folder):
             folders.add(folder)
             folder = os.path.dirname(folder)
-    return {name: _stamp(base, name) for name in sorted({*folders, "classes.json", *_annotations(base, folders)})}
+    return {name: _fingerprint(base, name) for name in sorted({*folders, "classes.json", *_annotations(base, folders)})}
 
 
-def changes(stamps: Mapping[str, list], root: str) -> Iterator[str]:
+def changed_paths(stamps: Mapping[str, list], root: str) -> Iterator[str]:
     """What is no longer as it was when the stamps were taken."""
     base = base_of(root)
-    return (os.path.join(base, name) for name, stamp in stamps.items() if _stamp(base, name) != stamp)
+    return (os.path.join(base, name) for name, stamp in stamps.items() if _fingerprint(base, name) != stamp)
 
 
 def _annotations(base: str, folders: set[str], folder: str = "", depth: int = 2) -> Iterator[str]:
@@ -367,13 +367,13 @@ def _annotations(base: str, folders: set[str], folder: str = "", depth: int = 2)
             yield from _annotations(base, folders, name, depth - 1)
 
 
-def _stamp(base: str, name: str) -> list:
+def _fingerprint(base: str, name: str) -> list:
     path = os.path.join(base, name)
     try:
         if not name:  # the manifest itself may be written here, which changes the folder's date
             names = sorted(n for n in os.listdir(path or ".") if not n.startswith((".", "manifest.")))
             return [len(names), hashlib.sha256("/".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]]
-        facts = os.stat(path)
+        info = os.stat(path)
     except OSError:
         return []
-    return [0 if os.path.isdir(path) else facts.st_size, facts.st_mtime_ns]
+    return [0 if os.path.isdir(path) else info.st_size, info.st_mtime_ns]

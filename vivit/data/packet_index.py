@@ -36,13 +36,13 @@ class FrameIndex:
     """The number of the video's stream in the container."""
     height: int
     width: int
-    tick: float
+    time_base: float
     """Seconds."""
     start: float
     """Seconds from the container's earliest stamp, of sound too, to the first frame."""
-    last: float
+    last_duration: float
     """Seconds for which the last frame is shown."""
-    counted: bool
+    pts_unordered: bool
     """The stamps do not order the frames: a frame's name is its place in what the decoder gives."""
     seek_early: int
     """How far before a key frame's stamp a seek must aim, in ticks."""
@@ -67,13 +67,17 @@ class FrameIndex:
             named = dict(zip((field.name for field in fields(cls)), values, strict=True))
             named["pts"] = unpack(named["pts"], size)
             named["keys"] = unpack(named["keys"], size).tolist()
-            survey = cls(**named)
-            return survey if survey._is_possible(size) else None
+            index = cls(**named)
+            return index if index._is_possible(size) else None
         except (ValueError, TypeError, OverflowError, LookupError):
             return None
 
     def _is_possible(self, size: int) -> bool:
-        seconds = (self.tick, self.last, float(self.pts[-1] - self.pts[0]) * self.tick + self.start + self.last)
+        seconds = (
+            self.time_base,
+            self.last_duration,
+            float(self.pts[-1] - self.pts[0]) * self.time_base + self.start + self.last_duration,
+        )
         keys = np.array(self.keys)
         return (
             all(0 < value < float("inf") for value in seconds)

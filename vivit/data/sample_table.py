@@ -59,7 +59,7 @@ class StringColumn:
 
 
 @dataclass(frozen=True)
-class Files:
+class FileColumns:
     """What is known of the files of a data set, by their number."""
 
     base: str
@@ -78,10 +78,10 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Columns:
+class SampleColumns:
     """The samples of all splits."""
 
-    files: Files
+    files: FileColumns
     file: np.ndarray
     """(n,) int32."""
     names: dict[str, tuple[str, ...]]
@@ -96,9 +96,9 @@ class Columns:
 
 
 class SampleTable(Sequence[Sample]):
-    """Some rows of `Columns`: a sequence of samples that takes about 20 bytes a row beside the names of the files."""
+    """A sequence of samples, stored as rows of `SampleColumns`: about 20 bytes a row, plus the file names."""
 
-    def __init__(self, columns: Columns, rows: np.ndarray):
+    def __init__(self, columns: SampleColumns, rows: np.ndarray):
         self.columns, self.rows = columns, rows
 
     @classmethod
@@ -111,7 +111,7 @@ class SampleTable(Sequence[Sample]):
         first = {number: s for s, number in zip(reversed(samples), reversed(file))}
         known = [first[i].index for i in range(len(numbers))]
         offsets = [first[i].offset for i in range(len(numbers))]
-        files = Files(
+        files = FileColumns(
             "",
             StringColumn.of(list(numbers)),
             np.array([index.size if index else 0 for index in known], np.int64),
@@ -121,8 +121,8 @@ class SampleTable(Sequence[Sample]):
         )
         label_sets = dict.fromkeys(name for s in samples for name in s.labels)
         labels = {name: [s.labels.get(name, "") for s in samples] for name in label_sets}
-        names, codes = encode(labels, len(samples))
-        columns = Columns(
+        names, codes = encode_strings(labels, len(samples))
+        columns = SampleColumns(
             files,
             np.array(file, np.int32),
             names,
@@ -228,7 +228,7 @@ def unify(name: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def encode(labels: Mapping[str, Sequence[str]], n: int) -> tuple[dict[str, tuple[str, ...]], np.ndarray]:
+def encode_strings(labels: Mapping[str, Sequence[str]], n: int) -> tuple[dict[str, tuple[str, ...]], np.ndarray]:
     """Columns of labels → the sorted names of each, and (n, L) int32 places in them."""
     names = {name: tuple(sorted(set(column))) for name, column in labels.items()}
     codes = np.empty((n, len(labels)), np.int32)

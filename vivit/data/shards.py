@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import DataError, VideoError
 from ..files import atomic_write
-from .manifest import FileInfo, Manifest, parse, write
+from .manifest import FileInfo, Manifest, parse_manifest, write_manifest
 from .sample import Classes, Sample
 from .sample_table import SampleTable
 
@@ -100,7 +100,7 @@ def pack(
                 packed[i] = files[i]._replace(path=member, mtime_ns=0, offset=offset)
     kept = [i for i in range(len(files)) if packed[i].offset is not None]
     place = {i: k for k, i in enumerate(kept)}
-    write(
+    write_manifest(
         dest / INDEX,
         dataset="shards",
         files=[packed[i] for i in kept],
@@ -132,11 +132,11 @@ def _write_tar(
     """Write one tar file, whole or not at all; returns where each video begins."""
     offsets = []
     with atomic_write(path, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for facts, i in zip(files, numbers):
-            data = Path(base, facts.path).read_bytes()
-            _add(tar, facts.path, data)
+        for info, i in zip(files, numbers):
+            data = Path(base, info.path).read_bytes()
+            _add(tar, info.path, data)
             offsets.append(tar.offset - -(-len(data) // BLOCK) * BLOCK)  # type: ignore[attr-defined]
-            _add(tar, f"{os.path.splitext(facts.path)[0]}.json", json.dumps({"samples": rows[i]}).encode())
+            _add(tar, f"{os.path.splitext(info.path)[0]}.json", json.dumps({"samples": rows[i]}).encode())
     return offsets
 
 
@@ -151,10 +151,10 @@ def _index(root: str) -> Manifest:
     if is_url(root):
         return _remote_index(root, path)
     try:
-        facts = os.stat(path)
+        info = os.stat(path)
     except OSError as error:
         raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
-    return _local_index(root, path, facts.st_size, facts.st_mtime_ns)
+    return _local_index(root, path, info.st_size, info.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
@@ -175,7 +175,7 @@ def _remote_index(root: str, path: str) -> Manifest:
 def _parse(content: bytes, root: str, path: str) -> Manifest:
     """The index with this content, every entry of which lies inside a tar file below `root`. Raises DataError."""
     try:
-        manifest = parse(content.decode(), base=root, name=path)
+        manifest = parse_manifest(content.decode(), base=root, name=path)
         _check_index(manifest)
         return manifest
     except DataError:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..config import DataConfig
 from ..errors import DataError
 from ..text import listing
-from .datasets.registry import known_classes, read
+from .datasets.registry import known_classes, read_samples
 from .sample import Classes
 from .sample_table import SampleTable, class_names, encode_labels
 
@@ -35,7 +35,7 @@ def load_split(data: DataConfig, split: str, *, classes: Classes | None = None, 
 
     Raises DataError for labels outside the classes, and for a training split in which no file is readable.
     """
-    samples = read(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
+    samples = read_samples(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
     if classes is None:
         classes = known_classes(data) or class_names(samples)
     readable, unreadable = samples.readable()

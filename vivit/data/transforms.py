@@ -51,7 +51,7 @@ def random_box(
     return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
 
 
-def train_cut(
+def draw_train_crop(
     height: int,
     width: int,
     *,
@@ -65,13 +65,13 @@ def train_cut(
     box = random_box(
         height, width, image_size=image_size, crop_fraction=crop_fraction, scale_jitter=scale_jitter, rng=rng
     )
-    return box, partial(fit, image_size=image_size, mirrored=rng.uniform() < flip)
+    return box, partial(resize_and_flip, image_size=image_size, flip=rng.uniform() < flip)
 
 
-def fit(frames: Tensor, *, image_size: tuple[int, int], mirrored: bool) -> Tensor:
+def resize_and_flip(frames: Tensor, *, image_size: tuple[int, int], flip: bool) -> Tensor:
     """(n, C, H', W') → (n, C, H, W): resized and perhaps mirrored, colours side by side in memory as they came."""
     frames = resize(frames, image_size)
-    return frames.flip(-1) if mirrored else frames
+    return frames.flip(-1) if flip else frames
 
 
 def resize(frames: Tensor, size: Sequence[int]) -> Tensor:
@@ -86,7 +86,7 @@ def resize(frames: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(frames, tuple(size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def directed(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
+def has_direction(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
     """Which samples have a class of any label set whose name says left or right: labels (N, L) → (N,) bool.
 
     Mirrored, these would show another class. In Something-Something v2 they are six: "Pulling" and "Pushing something
@@ -98,7 +98,7 @@ def directed(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
     return found
 
 
-def middle_part(height: int, width: int, *, image_size: tuple[int, int]) -> Box:
+def center_box(height: int, width: int, *, image_size: tuple[int, int]) -> Box:
     """The part of a test frame that is resized: all of it, or the middle of one that is extremely wide or tall."""
     scale = cover_scale(height, width, image_size)
     h, w = (min(have, max(round(MAX_ASPECT * want / scale), 1)) for want, have in zip(image_size, (height, width)))
@@ -116,11 +116,11 @@ def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction:
 def eval_boxes(height: int, width: int, *, image_size: tuple[int, int], views: int) -> list[Box]:
     """One centre crop, or three along the axis with more room: first, centre and last."""
     room = height - image_size[0], width - image_size[1]
-    centre = [math.ceil(r / 2) for r in room]
+    center = [math.ceil(r / 2) for r in room]
     axis = 0 if room[0] > room[1] else 1
     corners = []
-    for offset in {1: (centre[axis],), 3: (0, centre[axis], room[axis])}[views]:
-        corner = list(centre)
+    for offset in {1: (center[axis],), 3: (0, center[axis], room[axis])}[views]:
+        corner = list(center)
         corner[axis] = offset
         corners.append(corner)
     return [Box(top, left, *image_size) for top, left in corners]

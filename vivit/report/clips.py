@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import AugmentConfig, Config, differences, replace
-from ..data.dataset import Clip, TrainDataset
+from ..data.dataset import Item, TrainDataset
 from ..data.splits import load_split
 from ..engine.mix import draw, mixed
 from ..engine.run import skipped_files
@@ -44,7 +44,7 @@ def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws:
     for label in labels[:, 0].unique()[:classes].tolist():
         for index in (labels[:, 0] == label).nonzero()[:MOST_TRIED, 0].tolist():
             path = samples[index].path
-            skipped = Clip(index, None, labels[index], f"{path}: {not_opened.get(path)}")
+            skipped = Item(index, None, labels[index], f"{path}: {not_opened.get(path)}")
             before = skipped if path in not_opened else plain[0, index]
             if before.video is not None:
                 break
@@ -75,21 +75,21 @@ def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws:
     return path
 
 
-def strip(clip: Clip, frames: int) -> str:
+def strip(clip: Item, frames: int) -> str:
     """Some frames of a clip, side by side, from its first to its last."""
     return (
         f'<img alt="clip" src="{jpeg(clip_figure(clip, frames))}">' if clip.video is not None else "<i>unreadable</i>"
     )
 
 
-def clip_figure(clip: Clip, frames: int) -> Tensor:
+def clip_figure(clip: Item, frames: int) -> Tensor:
     """(3, H, n·W) uint8."""
     assert clip.video is not None
     chosen = torch.linspace(0, len(clip.video) - 1, min(frames, len(clip.video))).round().long()
     return torch.cat([*enlarge(clip.video[chosen])], dim=-1)
 
 
-def mixed_rows(clips: Sequence[Clip], config: Config, names: dict[str, tuple[str, ...]], frames: int) -> str:
+def mixed_rows(clips: Sequence[Item], config: Config, names: dict[str, tuple[str, ...]], frames: int) -> str:
     """Neighbours mixed as in the first step, with the shares of their labels."""
     rows, (first, *_) = "", names.values()
     for pair, (a, b) in enumerate(zip(clips[::2], clips[1::2])):
@@ -101,7 +101,7 @@ def mixed_rows(clips: Sequence[Clip], config: Config, names: dict[str, tuple[str
         one, other = (first[int(clip.labels[0])] for clip in (a, b))
         kind = "mixup" if how.box is None else "cutmix"
         title = f"{kind}: {how.share:.0%} {one}, {1 - how.share:.0%} {other}; and the other way round"
-        strips = "".join(strip(Clip(0, video, a.labels), frames) for video in both)
+        strips = "".join(strip(Item(0, video, a.labels), frames) for video in both)
         rows += f"<section><h2>{escape(title)}</h2>{strips}</section>"
     return rows
 

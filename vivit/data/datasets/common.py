@@ -266,7 +266,7 @@ def csv_rows(lines: Iterable[str], table: Path) -> Iterator[tuple[int, dict[str,
         yield reader.line_num, row
 
 
-def seconds(
+def parse_number(
     value: Any, name: str, wrong: list[str], *, what: str = "seconds, 0 or more", least: float = 0.0
 ) -> float | None:
     """A number of a row, None for an empty cell; anything else is added to `wrong`."""
@@ -284,25 +284,27 @@ def seconds(
     return number
 
 
-def part(start: Any, end: Any, wrong: list[str], names: tuple[str, str] = ("start", "end")) -> list[float | None]:
+def parse_segment(
+    start: Any, end: Any, wrong: list[str], names: tuple[str, str] = ("start", "end")
+) -> list[float | None]:
     """[start, end] in seconds; what is wrong with them is added to `wrong`."""
-    first, last = seconds(start, names[0], wrong), seconds(end, names[1], wrong)
+    first, last = parse_number(start, names[0], wrong), parse_number(end, names[1], wrong)
     if first is not None and last is not None and first >= last:
         wrong.append(f"{names[1]} {last} is not after {names[0]} {first}")
     return [first, last]
 
 
-def empty(names: Sequence[str], cells: Sequence[str]) -> list[str]:
+def empty_fields(names: Sequence[str], cells: Sequence[str]) -> list[str]:
     """What is wrong with cells that must not be empty."""
     return [] if all(cells) else [f"{name} is empty" for name, cell in zip(names, cells) if not cell]
 
 
-def outside(path: str) -> bool:
+def escapes_root(path: str) -> bool:
     """Whether a relative path leaves the folder it starts from."""
     return os.path.isabs(path) or (".." in path and os.path.normpath(path).split(os.sep)[0] == "..")
 
 
-def unknown(what: str, label: str, classes: Iterable[str]) -> str:
+def unknown_label(what: str, label: str, classes: Iterable[str]) -> str:
     """What is wrong with a label outside a class list."""
     classes = list(classes)
     return f"{what} {label!r} is not among the {len(classes)} classes{suggestion(label, classes)}"

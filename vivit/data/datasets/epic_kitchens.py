@@ -14,14 +14,14 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
     find_file,
     is_file_name,
     labelled_split,
     name_of,
-    part,
+    parse_segment,
     table_rows,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -48,13 +48,13 @@ def read_epic_kitchens(root: Path, split: str, missing: list[str]) -> list[Sampl
     pairs: dict[tuple[str, ...], dict[str, str]] = {}
     for where, cells in table_rows(table, COLUMNS, found.problems):
         narration_id, video_id, start, stop, *numbers = cells
-        wrong = empty(COLUMNS, cells)
-        first, last = part(_seconds(start), _seconds(stop), wrong, ("start_timestamp", "stop_timestamp"))
+        wrong = empty_fields(COLUMNS, cells)
+        first, last = parse_segment(_seconds(start), _seconds(stop), wrong, ("start_timestamp", "stop_timestamp"))
         if os.sep in video_id:
             wrong.append(f"video_id {video_id!r} lies outside {root}")
         for label_set, number in zip(LABEL_SETS, numbers):
             if number and number not in classes[label_set] and classes[label_set]:
-                wrong.append(unknown(f"{label_set}_class", number, classes[label_set]))
+                wrong.append(unknown_label(f"{label_set}_class", number, classes[label_set]))
         path = videos.get(video_id)
         if path and video_id not in rates:
             rates[video_id] = None if is_file_name(path) else _rate(path, video_id, info.get(video_id))

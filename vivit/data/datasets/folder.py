@@ -15,7 +15,7 @@ from ...text import listing
 from ..sample import Sample
 from ..sample_table import unify
 from .common import VIDEO_SUFFIXES, find_videos, is_hidden, split_name, usual_split
-from .label_table import read_samples, read_table
+from .label_table import read_table, table_samples
 
 LABEL_SET = "label"  # the name of the only label set of a folder
 HELD_OUT = 5  # where no split is given, about one video of this many, per class, is held out
@@ -211,7 +211,7 @@ def _refuse_deeper(root: Path, name: str, paths: Sequence[str]) -> None:
 
 
 def _read_table(table: Path, split: str, labels: Sequence[str]) -> list[Sample]:
-    samples, splits = read_samples(table, read_table(table, labels, tuple(folder_classes(table))))
+    samples, splits = table_samples(table, read_table(table, labels, tuple(folder_classes(table))))
     if not any(splits):
         return _without_held_out(samples, split_name(split))
     chosen = [s for s, name in zip(samples, splits) if name == split]

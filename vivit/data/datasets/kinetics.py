@@ -9,13 +9,13 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
     find_file,
     name_of,
-    part,
+    parse_segment,
     split_name,
     table_rows,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -42,12 +42,12 @@ def read_kinetics(root: Path, split: str, missing: list[str]) -> list[Sample]:
     labels: dict[str, dict[str, str]] = {}
     for where, cells in table_rows(table, COLUMNS, found.problems):
         label, youtube_id, start, end = cells
-        wrong = empty(COLUMNS, cells)
-        first, last = part(start, end, wrong, ("time_start", "time_end"))
+        wrong = empty_fields(COLUMNS, cells)
+        first, last = parse_segment(start, end, wrong, ("time_start", "time_end"))
         if os.sep in youtube_id:
             wrong.append(f"youtube_id {youtube_id!r} lies outside {root}")
         if known is not None and label and label not in known:
-            wrong.append(unknown("label", label, known))
+            wrong.append(unknown_label("label", label, known))
         clip = f"{youtube_id}_{int(first or 0):06d}_{int(last or 0):06d}"
         found.add(where, clip, videos.get(clip), labels.setdefault(label, {LABEL_SET: label}), wrong)
     return found.checked()

@@ -20,7 +20,7 @@ from ...errors import DataError
 from ...text import listing
 from ..sample import Sample
 from ..sample_table import unify
-from .common import empty, has_images, part, seconds, usual_split
+from .common import empty_fields, has_images, parse_number, parse_segment, usual_split
 
 SPECIAL = ("path", "start", "end", "fps", "split")
 LABEL_NAMES = {
@@ -113,7 +113,7 @@ def choose_labels(
     return chosen, f"label columns: {', '.join(chosen)} ({why}){rest}"
 
 
-def read_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str]]:
+def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str]]:
     """(samples, split of each, "" without splits). Raises DataError that lists every row that cannot be used."""
     has_splits = any(_text(row, "split") for _, row in read.rows)
     required = ("path", *read.label_sets, *(["split"] if has_splits else []))
@@ -126,15 +126,15 @@ def read_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str]
     for number, row in read.rows:
         where = f"{table.name}:{number}"
         cells = [_text(row, name) for name in required]
-        wrong = empty(required, cells)
+        wrong = empty_fields(required, cells)
         if None in row:
             wrong.append(f"more fields than the {len(read.columns)} columns of the header")
         wrong += [f"{name} is not UTF-8: {c!r}" for name, c in zip(required[1:], cells[1:]) if not _encodes(c)]
-        start, end = part(row.get("start"), row.get("end"), wrong)
+        start, end = parse_segment(row.get("start"), row.get("end"), wrong)
         path, is_file = find(cells[0], wrong)
         fps = None
         if not is_file:  # a file knows its own rate
-            fps = seconds(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
+            fps = parse_number(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
         first = where if wrong else places.setdefault((path, start, end), where)
         if first != where:
             wrong.append(f"the same part of the same video as {first}")

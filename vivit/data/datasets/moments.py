@@ -9,12 +9,12 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
+    escapes_root,
     find_file,
     labelled_split,
-    outside,
     table_rows,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -38,11 +38,11 @@ def read_moments(root: Path, split: str, missing: list[str]) -> list[Sample]:
     for where, (path, label) in table_rows(table, ("file", "class"), found.problems, header=False):
         if where.endswith(":1") and path in ("filename", "file", "path"):  # copies with a header
             continue
-        wrong = empty(("file", "class"), (path, label))
-        if outside(path):
+        wrong = empty_fields(("file", "class"), (path, label))
+        if escapes_root(path):
             wrong.append(f"{path} lies outside {base}")
         if label and labels and label not in labels:
-            wrong.append(unknown("class", label, labels))
+            wrong.append(unknown_label("class", label, labels))
         found.add(where, path, videos.get(os.path.splitext(path)[0]), labels.get(label, {}), wrong)
     return found.checked()
 

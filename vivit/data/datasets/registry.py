@@ -9,7 +9,7 @@ from pathlib import Path
 from ...config import DataConfig, suggestion
 from ...errors import DataError
 from ...text import printable
-from ..manifest import find
+from ..manifest import find_in_manifest
 from ..sample import Classes, Sample
 from ..sample_table import SampleTable
 from ..shards import read_shards, shard_classes
@@ -57,7 +57,7 @@ def known_classes(data: DataConfig) -> Classes:
     return {name: classes[name] for name in data.labels if name in classes} if data.labels else classes
 
 
-def read(dataset: str, root: str, split: str, *, manifest: str = "", labels: Sequence[str] = ()) -> SampleTable:
+def read_samples(dataset: str, root: str, split: str, *, manifest: str = "", labels: Sequence[str] = ()) -> SampleTable:
     """The samples of one split, in a fixed order. Raises DataError when there are none or any of them is wrong.
 
     They come from the manifest of `vivit data check` where there is one that fits (at `manifest`, or beside the data),
@@ -66,7 +66,9 @@ def read(dataset: str, root: str, split: str, *, manifest: str = "", labels: Seq
     """
     if dataset == "shards":
         return choose_labels(read_shards(root, split), labels, root)
-    samples, missing = find(dataset, root, split, manifest, labels) or read_annotations(dataset, root, split, labels)
+    samples, missing = find_in_manifest(dataset, root, split, manifest, labels) or read_annotations(
+        dataset, root, split, labels
+    )
     if missing:
         share = len(missing) / (len(samples) + len(missing))
         logging.getLogger("vivit").warning(
@@ -91,7 +93,7 @@ def choose_labels(samples: Sequence[Sample], labels: Sequence[str], root: str) -
 
 
 def left_out(dataset: str, root: str, split: str) -> list[str]:
-    """Every row of an official list that `read` leaves out because its video is not there: file, line, name."""
+    """Every row of an official list that `read_samples` leaves out because its video is not there: file, line, name."""
     return [] if dataset == "folder" else read_annotations(dataset, root, split)[1]
 
 

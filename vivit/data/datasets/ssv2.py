@@ -9,12 +9,12 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
     find_file,
     json_rows,
     labelled_split,
     name_of,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -36,11 +36,11 @@ def read_ssv2(root: Path, split: str, missing: list[str]) -> list[Sample]:
     for where, row in json_rows(file, found.problems):
         video, template = (str(row.get(key, "")).strip() for key in ("id", "template"))
         label = template.replace("[", "").replace("]", "")
-        wrong = empty(("id", "template"), (video, template))
+        wrong = empty_fields(("id", "template"), (video, template))
         if "/" in video:
             wrong.append(f"id {video!r} lies outside {root}")
         if label and labels and label not in labels:
-            wrong.append(unknown("template", label, labels))
+            wrong.append(unknown_label("template", label, labels))
         found.add(where, video, videos.get(video), labels.get(label, {}), wrong)
     return found.checked()
 

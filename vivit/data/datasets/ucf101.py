@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..sample import Sample
-from .common import SampleCollector, checked_classes, name_of, outside, split_name, unknown, videos_by
+from .common import SampleCollector, checked_classes, escapes_root, name_of, split_name, unknown_label, videos_by
 
 LABEL_SET = "action"
 UCF101_LAYOUTS = (
@@ -37,9 +37,9 @@ def read_ucf101(root: Path, split: str, missing: list[str]) -> list[Sample]:
     videos = videos_by(lambda path: name_of(path).lower(), root)
     for where, (path, *number) in _lines(folder / f"{name}list0{division}.txt", found.problems):
         label, stem = os.path.dirname(path), os.path.splitext(name_of(path))[0]
-        wrong = [f"{path} lies outside {root}"] if outside(path) else []
+        wrong = [f"{path} lies outside {root}"] if escapes_root(path) else []
         if labels and label not in labels:
-            wrong.append(unknown("class", label, labels))
+            wrong.append(unknown_label("class", label, labels))
         elif labels and number and number != [numbers[label]]:
             wrong.append(f"number {' '.join(number)} is not that of {label}, {numbers[label]}")
         found.add(where, path, videos.get(stem.lower()), labels.get(label, {}), wrong)

@@ -21,16 +21,16 @@ from ...errors import DataError, VideoError
 from ...text import printable, shorten_list
 from ..clips import frame_range
 from ..dataset import time_limit
-from ..datasets.common import find_videos, outside, usual_split
+from ..datasets.common import escapes_root, find_videos, usual_split
 from ..datasets.label_table import read_table
 from ..datasets.registry import known_classes, read_annotations
-from ..manifest import FileInfo, base_of, default_path, read_facts, stamps, write
+from ..manifest import FileInfo, base_of, default_path, read_file_info, take_fingerprints, write_manifest
 from ..packet_index import PacketIndex
 from ..sample import Classes, Sample
 from ..sample_table import SampleTable, class_names
 from ..video.decoder import Video
 from ..video.frame_folder import FrameFolder, open_video
-from .process_pool import cores, in_processes
+from .process_pool import cores, map_in_processes
 
 MOST = 10  # of one kind, on the terminal
 FEW_CLASSES = 50  # as many as are shown one by one
@@ -89,7 +89,7 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        return sum(facts.duration for facts in self.files)
+        return sum(info.duration for info in self.files)
 
     def __str__(self) -> str:
         lines = [f"{n} videos in {split}" for split, n in self.videos.items()]
@@ -99,13 +99,16 @@ class Report:
         lines += ["", *self._files()]
         if self.short:
             lines += ["", f"{len(self.short)} shorter than {self.clip}: a clip of them starts over at the beginning"]
-            lines += shortened(self.short, most=3)
+            lines += shorten_list(self.short, 3, indent="  ")
         for title, kinds, several in (("warnings", WARNINGS, self.warnings), ("problems", PROBLEMS, self.problems)):
             if several or kinds is PROBLEMS:
                 lines += ["", f"{len(several)} {title}"]
             for kind, what in kinds.items():
                 if self.found.get(kind):
-                    lines += [f"{kind} ({len(self.found[kind])}): {what}", *shortened(self.found[kind])]
+                    lines += [
+                        f"{kind} ({len(self.found[kind])}): {what}",
+                        *shorten_list(self.found[kind], MOST, indent="  "),
+                    ]
         if self.manifest:
             lines += ["", f"written to {self.manifest}"]
         return "\n".join(map(printable, lines))
@@ -142,11 +145,6 @@ class Report:
         return lines
 
 
-def shortened(lines: Sequence[str], most: int = MOST) -> list[str]:
-    """The first `most` lines, indented, and how many more there are."""
-    return [f"  {line}" for line in shorten_list(lines, most)]
-
-
 def check(
     root: str,
     /,
@@ -181,8 +179,10 @@ def check(
         raise DataError(f"{refused}; give another place with --manifest")
 
     base = base_of(root)
-    jobs = {s.path: Job(s.path, relative(s.path, base), s.fps, thorough) for rows in samples.values() for s in rows}
-    files, opened = look_at_files(list(jobs.values()), read_facts(path), workers)
+    jobs = {
+        s.path: CheckJob(s.path, relative(s.path, base), s.fps, thorough) for rows in samples.values() for s in rows
+    }
+    files, opened = probe_files(list(jobs.values()), read_file_info(path), workers)
     files = add_hashes(files, base, workers)
     number = {path: i for i, path in enumerate(jobs)}
 
@@ -199,14 +199,14 @@ def check(
 
     if not refused:
         try:
-            write(
+            write_manifest(
                 path,
                 dataset=dataset,
                 files=files,
                 samples=samples,
                 classes=classes,
                 missing=missing,
-                stamps=stamps(dataset, root, [facts.path for facts in files]),
+                stamps=take_fingerprints(dataset, root, [info.path for info in files]),
                 number=number,
                 labels=labels,
             )
@@ -263,10 +263,10 @@ def read_splits(
 def relative(path: str, base: str) -> str:
     """`path` as it stands in the manifest: relative to the data set where it lies inside."""
     inside = os.path.relpath(path, base or ".")
-    return os.path.abspath(path) if outside(inside) else inside
+    return os.path.abspath(path) if escapes_root(inside) else inside
 
 
-class Job(NamedTuple):
+class CheckJob(NamedTuple):
     """A file to look at."""
 
     path: str
@@ -277,16 +277,18 @@ class Job(NamedTuple):
     """Whether to decode every frame."""
 
 
-def look_at_files(jobs: Sequence[Job], known: Mapping[str, FileInfo], workers: int) -> tuple[list[FileInfo], int]:
+def probe_files(jobs: Sequence[CheckJob], known: Mapping[str, FileInfo], workers: int) -> tuple[list[FileInfo], int]:
     """What each file is, and how many had to be opened because size or date are not those in `known`."""
-    files = {job: unopened(job, known.get(job.name)) for job in jobs}
-    todo = [job for job, facts in files.items() if facts is None]
-    for job, facts in in_processes(look, todo, workers=workers, title="reading videos", killed=killed, timeout=HANGS):
-        files[job] = facts
-    return [facts for facts in files.values() if facts is not None], len(todo)
+    files = {job: unchanged_info(job, known.get(job.name)) for job in jobs}
+    todo = [job for job, info in files.items() if info is None]
+    for job, info in map_in_processes(
+        probe_video, todo, workers=workers, title="reading videos", on_crash=crash_info, timeout=HANGS
+    ):
+        files[job] = info
+    return [info for info in files.values() if info is not None], len(todo)
 
 
-def unopened(job: Job, before: FileInfo | None) -> FileInfo | None:
+def unchanged_info(job: CheckJob, before: FileInfo | None) -> FileInfo | None:
     """What can be said of a file without opening it: that it is as it was, or is not there."""
     try:
         now = os.stat(job.path)
@@ -297,12 +299,12 @@ def unopened(job: Job, before: FileInfo | None) -> FileInfo | None:
     return before if before and same and before.thorough >= job.thorough else None
 
 
-def look(job: Job) -> FileInfo:
+def probe_video(job: CheckJob) -> FileInfo:
     """Open a video, decode its first and last frame, or every frame; whatever goes wrong is its problem."""
-    facts = FileInfo(job.name, thorough=job.thorough)
+    info = FileInfo(job.name, thorough=job.thorough)
     try:
         now = os.stat(job.path)
-        facts = facts._replace(bytes=0 if stat.S_ISDIR(now.st_mode) else now.st_size, mtime_ns=now.st_mtime_ns)
+        info = info._replace(bytes=0 if stat.S_ISDIR(now.st_mode) else now.st_size, mtime_ns=now.st_mtime_ns)
         with time_limit(job.path, seconds=TIMEOUT):
             video = open_video(job.path, fps=job.fps)
             video.frames([0, video.num_frames - 1])
@@ -311,10 +313,10 @@ def look(job: Job) -> FileInfo:
             with time_limit(job.path, seconds=TIMEOUT + 10 * video.duration):
                 damage = video.damage() if isinstance(video, Video) else damaged_images(video)
     except VideoError as error:
-        return facts._replace(problem=f"{error.reason}; expected {error.expected}")
+        return info._replace(problem=f"{error.reason}; expected {error.expected}")
     except Exception as error:  # of any library: one file must not end the check of all
-        return facts._replace(problem=f"cannot be read ({type(error).__name__}: {error}); expected a video")
-    return facts._replace(
+        return info._replace(problem=f"cannot be read ({type(error).__name__}: {error}); expected a video")
+    return info._replace(
         duration=round(video.duration, 6),
         width=video.width,
         height=video.height,
@@ -336,7 +338,7 @@ def damaged_images(folder: FrameFolder) -> str | None:
     return ", ".join(shorten_list(problems, most=3)) or None
 
 
-def killed(job: Job) -> FileInfo:
+def crash_info(job: CheckJob) -> FileInfo:
     """What is said of a file whose worker ended."""
     reason = "reading it ends the process (a crash in the decoder)"
     try:
@@ -348,14 +350,14 @@ def killed(job: Job) -> FileInfo:
 
 def add_hashes(files: Sequence[FileInfo], base: str, workers: int) -> list[FileInfo]:
     """The same files with the hash of the content of those that share their size with another."""
-    sizes = Counter(facts.bytes for facts in files if facts.bytes)
+    sizes = Counter(info.bytes for info in files if info.bytes)
     todo = [
-        os.path.join(base, facts.path)
-        for facts in files
-        if facts.bytes and sizes[facts.bytes] > 1 and facts.sha256 is None
+        os.path.join(base, info.path) for info in files if info.bytes and sizes[info.bytes] > 1 and info.sha256 is None
     ]
-    hashes = dict(in_processes(sha256, todo, workers=workers, title="comparing equal sizes", killed=lambda path: ""))
-    return [facts._replace(sha256=hashes.get(os.path.join(base, facts.path), facts.sha256)) for facts in files]
+    hashes = dict(
+        map_in_processes(sha256, todo, workers=workers, title="comparing equal sizes", on_crash=lambda path: "")
+    )
+    return [info._replace(sha256=hashes.get(os.path.join(base, info.path), info.sha256)) for info in files]
 
 
 def sha256(path: str) -> str:
@@ -368,9 +370,9 @@ def sha256(path: str) -> str:
 
 
 def note_files(files: Sequence[FileInfo], found: dict[str, list[str]]) -> None:
-    for facts in files:
-        if facts.problem:
-            found["damaged" if facts.num_frames else "unreadable"].append(f"{facts.path}: {facts.problem}")
+    for info in files:
+        if info.problem:
+            found["damaged" if info.num_frames else "unreadable"].append(f"{info.path}: {info.problem}")
 
 
 def note_duplicates(
@@ -385,9 +387,9 @@ def note_duplicates(
         for s in rows:
             splits[number[s.path]].add(split)
     same: defaultdict[str, list[int]] = defaultdict(list)
-    for i, facts in enumerate(files):
-        if facts.sha256:
-            same[facts.sha256].append(i)
+    for i, info in enumerate(files):
+        if info.sha256:
+            same[info.sha256].append(i)
     for group in same.values():
         if len(group) > 1:
             leak = len(set.union(*(splits[i] for i in group))) > 1
@@ -433,7 +435,7 @@ def note_classes(counts: Mapping[str, Mapping[str, Counter[str]]], found: dict[s
                 note(label_set, list(names), "classes whose names differ in capitals, spaces or dashes only")
 
 
-def note_passed_over(dataset: str, root: str, jobs: Collection[Job], found: dict[str, list[str]]) -> None:
+def note_passed_over(dataset: str, root: str, jobs: Collection[CheckJob], found: dict[str, list[str]]) -> None:
     """Files below the data set that are no videos, by suffix; of class folders also videos that are in no class."""
     if os.path.isfile(root):
         return
@@ -473,17 +475,17 @@ def note_parts(
     short: list[tuple[int, str]] = []
     for rows in samples.values():
         for s in rows:
-            facts = files[number[s.path]]
-            if not facts.num_frames:
+            info = files[number[s.path]]
+            if not info.num_frames:
                 continue
-            name, frames = facts.path, facts.num_frames
+            name, frames = info.path, info.num_frames
             if s.start is not None or s.end is not None:
-                name += f" from {s.start or 0:g} to {facts.duration if s.end is None else s.end:g} s"
-                times = frame_times(s.path, s.fps, PacketIndex(facts.bytes or 0, facts.mtime_ns, facts.packets))
-                frames = len(frame_range(times, facts.duration, s.start, s.end))
+                name += f" from {s.start or 0:g} to {info.duration if s.end is None else s.end:g} s"
+                times = frame_times(s.path, s.fps, PacketIndex(info.bytes or 0, info.mtime_ns, info.packets))
+                frames = len(frame_range(times, info.duration, s.start, s.end))
                 if not frames:
                     late = f"shows frames from {times[0]:.2f} s to" if times[0] > 0 else "lasts"
-                    found["outside"].append(f"{s.where or name}: {name}, which {late} {facts.duration:.2f} s")
+                    found["outside"].append(f"{s.where or name}: {name}, which {late} {info.duration:.2f} s")
             if frames < span:
                 short.append((frames, f"{name}: {frames} frames"))
     return [line for _, line in sorted(short)]

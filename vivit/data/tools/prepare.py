@@ -25,16 +25,16 @@ from av.video.reformatter import Interpolation
 from ...config import AugmentConfig, DataConfig, ModelConfig
 from ...errors import DataError, VideoError, as_video_error
 from ...files import atomic_write, exclusive_lock
-from ...text import listing
+from ...text import listing, shorten_list
 from ..clips import GRACE, frame_range
-from ..dataset import TrainDataset, open_sample, sample_frames
-from ..datasets.registry import official_classes, read
+from ..dataset import TrainDataset, open_sample, segment_frames
+from ..datasets.registry import official_classes, read_samples
 from ..manifest import base_of
 from ..sample import Sample
 from ..sample_table import SampleTable, class_names
 from ..shards import pack
-from .check import Report, check, frame_times, read_splits, relative, shortened
-from .process_pool import cores, in_processes
+from .check import MOST, Report, check, frame_times, read_splits, relative
+from .process_pool import cores, map_in_processes
 
 MAX_STEM = 255 - len(".mp4.part")  # bytes of a name without its suffixes; file systems allow 255
 MIN_FPS = 1e-6  # a frame in 11 days
@@ -45,7 +45,7 @@ SECONDS = 10.0  # that a measurement takes at most
 
 
 @dataclass(frozen=True)
-class Form:
+class EncodingOptions:
     """What the videos become."""
 
     short_side: int = 320
@@ -84,11 +84,17 @@ class Prepared:
         if slow and fast:
             lines.append(f"{slow:.1f} clips/s before, {fast:.1f} after ({fast / slow:.1f} x), in one process")
         if self.problems:
-            lines += [f"{len(self.problems)} problems in the annotations", *shortened(self.problems)]
+            lines += [
+                f"{len(self.problems)} problems in the annotations",
+                *shorten_list(self.problems, MOST, indent="  "),
+            ]
         if self.missing:
-            lines += [f"{len(self.missing)} videos of the official list are not there", *shortened(self.missing)]
+            lines += [
+                f"{len(self.missing)} videos of the official list are not there",
+                *shorten_list(self.missing, MOST, indent="  "),
+            ]
         if self.bad:
-            lines += [f"bad files, all in {self.table.parent / 'bad.txt'}", *shortened(self.bad)]
+            lines += [f"bad files, all in {self.table.parent / 'bad.txt'}", *shorten_list(self.bad, MOST, indent="  ")]
         lines.append(f"next: vivit train … --data.root {self.table}")
         if self.shards:
             place = self.table.parent / "shards"
@@ -98,13 +104,13 @@ class Prepared:
         return "\n".join(lines)
 
 
-class Job(NamedTuple):
+class PrepareJob(NamedTuple):
     """One video to write."""
 
     sample: Sample
     """With start and end where only this part is wanted."""
     dest: str
-    form: Form
+    encoding: EncodingOptions
 
 
 def prepare(
@@ -113,7 +119,7 @@ def prepare(
     /,
     dataset: str = "folder",
     splits: tuple[str, ...] = ("train", "val"),
-    form: Form = Form(),  # noqa: B008
+    encoding: EncodingOptions = EncodingOptions(),  # noqa: B008
     segments: bool = False,
     shard_mib: int = 0,
     workers: int | None = None,
@@ -128,26 +134,26 @@ def prepare(
         dest: A folder for the result.
         dataset: The reader of the annotations.
         splits: The splits to prepare.
-        form: What the videos become.
+        encoding: What the videos become.
         segments: Write each labelled part of a long video into a file of its own.
         shard_mib: Also pack the result into tar files of this many MiB, in DEST/shards; 0 for none.
         workers: Processes; one per core if not given.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
     samples, _ = read_splits(dataset, root, splits, found)
-    samples |= {split: read(dataset, root, split) for split in samples}  # by the manifest, where there is one
+    samples |= {split: read_samples(dataset, root, split) for split in samples}  # by the manifest, where there is one
     place, workers = Path(dest), workers or cores()
     with exclusive_lock(place, what="vivit data prepare"):
-        check_same_form(place, form, segments)
+        check_same_settings(place, encoding, segments)
         names = destinations(samples, base_of(root), segments)
         jobs = {
-            name: Job(s if segments else replace(s, start=None, end=None), str(place / name), form)
+            name: PrepareJob(s if segments else replace(s, start=None, end=None), str(place / name), encoding)
             for split in samples
             for s in samples[split]
             for name in [names[segment_key(s, segments)]]
         }
         todo = [job for job in jobs.values() if not up_to_date(job)]
-        outcomes = in_processes(write_video, todo, workers=workers, title="writing videos", killed=killed)
+        outcomes = map_in_processes(write_video, todo, workers=workers, title="writing videos", on_crash=crash_message)
         bad = {job.dest: problem for job, problem in outcomes if problem}
         with atomic_write(place / "bad.txt", errors="surrogateescape") as file:
             file.writelines(f"{line}\n" for line in bad.values())
@@ -169,17 +175,22 @@ def prepare(
             kept=len(jobs) - len(todo),
             bad=sorted(bad.values()),
             before=sum(os.path.getsize(p) for p in {job.sample.path for job in jobs.values()} if os.path.isfile(p)),
-            after=sum(facts.bytes or 0 for facts in report.files),
-            speed=speeds(kept, {name: str(place / path) for name, path in names.items()}, segments, table),
+            after=sum(info.bytes or 0 for info in report.files),
+            speed=measure_speedup(kept, {name: str(place / path) for name, path in names.items()}, segments, table),
             shards=shards(place, table, report, shard_mib) if shard_mib else [],
             problems=[line for kind, lines in found.items() if kind != "missing" for line in lines],
             missing=list(found.get("missing", ())),
         )
 
 
-def check_same_form(place: Path, form: Form, segments: bool) -> None:
+def check_same_settings(place: Path, encoding: EncodingOptions, segments: bool) -> None:
     """Raise ValueError if the folder was begun with other settings, else note them there."""
-    settings = {"short_side": form.short_side, "max_fps": form.max_fps, "crf": form.crf, "segments": segments}
+    settings = {
+        "short_side": encoding.short_side,
+        "max_fps": encoding.max_fps,
+        "crf": encoding.crf,
+        "segments": segments,
+    }
     path = place / "settings.json"
     begun = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else json.dumps(settings)
     if begun != json.dumps(settings):
@@ -227,18 +238,18 @@ def utf8(name: str, most: int | None = None) -> str:
     return name.encode("utf-8", "surrogateescape")[:most].decode("utf-8", "ignore")
 
 
-def up_to_date(job: Job) -> bool:
+def up_to_date(job: PrepareJob) -> bool:
     try:
         return os.path.getmtime(job.dest) >= os.path.getmtime(job.sample.path)
     except OSError:
         return False
 
 
-def killed(job: Job) -> str:
+def crash_message(job: PrepareJob) -> str:
     return f"{job.sample.path}: reading it ends the process (a crash in the decoder)"
 
 
-def write_video(job: Job) -> str | None:
+def write_video(job: PrepareJob) -> str | None:
     """Write one video, whole or not at all; returns what is wrong with its source."""
     os.makedirs(os.path.dirname(job.dest), exist_ok=True)
     part = f"{job.dest}.part"
@@ -256,19 +267,19 @@ def write_video(job: Job) -> str | None:
     return None
 
 
-def _encode(job: Job, part: str) -> None:
+def _encode(job: PrepareJob, part: str) -> None:
     """Write the job's video, as H.264 in mp4, to the file `part`."""
     video = open_sample(job.sample)
-    sample_frames(video, job.sample)  # raises where there are none
+    segment_frames(video, job.sample)  # raises where there are none
     start, end = job.sample.start, job.sample.end
     try:
-        rate, shown = schedule(video.times, video.duration, max_fps=job.form.max_fps, start=start, end=end)
+        rate, shown = schedule(video.times, video.duration, max_fps=job.encoding.max_fps, start=start, end=end)
     except ValueError as error:
         raise VideoError(job.sample.path, str(error), "time stamps of a usual recording") from error
-    size = scaled(video.height, video.width, job.form.short_side)
+    size = scaled_size(video.height, video.width, job.encoding.short_side)
     try:
         with av.open(f"file:{part}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            options = {"preset": "fast", "crf": str(job.form.crf), "threads": "1"}
+            options = {"preset": "fast", "crf": str(job.encoding.crf), "threads": "1"}
             stream = container.add_stream("libx264", rate=rate, options=options)
             stream.height, stream.width = size
             stream.pix_fmt, stream.gop_size = "yuv420p", KEY_EVERY
@@ -317,7 +328,7 @@ def even_rate(fps: float, max_fps: float) -> Fraction:
     return Fraction(rate).limit_denominator(1001) if rate > 1 else 1 / Fraction(1 / rate).limit_denominator(1001)
 
 
-def scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Even sizes whose smaller is at most `short_side`, in the old proportion."""
     scale = min(short_side / min(height, width), 1.0)
     return max(round(height * scale / 2) * 2, 2), max(round(width * scale / 2) * 2, 2)
@@ -359,13 +370,13 @@ def part_in_new(sample: Sample) -> tuple[float | None, float | None]:
 
 
 def shards(place: Path, table: Path, report: Report, shard_mib: int) -> list[str]:
-    samples = {split: read("folder", str(table), split) for split in report.videos}
-    number = {str(place / facts.path): i for i, facts in enumerate(report.files)}
+    samples = {split: read_samples("folder", str(table), split) for split in report.videos}
+    number = {str(place / info.path): i for i, info in enumerate(report.files)}
     how = {"samples": samples, "number": number, "classes": report.classes, "shard_mib": shard_mib}
     return pack(place / "shards", base=str(place), files=report.files, **how)
 
 
-def speeds(
+def measure_speedup(
     kept: Mapping[str, Sequence[Sample]], new: Mapping[Key, str], segments: bool, table: Path
 ) -> tuple[float, float]:
     """Training clips a second of the same videos, as they were and as they are now."""
@@ -374,7 +385,7 @@ def speeds(
     after = {}
     for split in kept:
         if kept[split]:
-            after |= {(s.path, s.start, s.end): s for s in read("folder", str(table), split)}
+            after |= {(s.path, s.start, s.end): s for s in read_samples("folder", str(table), split)}
     wanted = [(new[segment_key(s, segments)], *((None, None) if segments else part_in_new(s))) for s in chosen]
     return clips_per_second(chosen), clips_per_second([after[key] for key in wanted if key in after])
 

@@ -25,7 +25,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .process_pool import cores, in_processes
+from .process_pool import cores, map_in_processes
 
 Floats = NDArray[np.floating]
 
@@ -111,7 +111,7 @@ def render(
     across = (dx * np.cos(angle) + dy * np.sin(angle)) / radius
     along = (dy * np.cos(angle) - dx * np.sin(angle)) / radius
     cover = np.clip(0.5 - SHAPES[params["noun"]](across, along) * radius, 0, 1)[..., None]
-    frames += cover.astype(np.float32) * (colour(params["hue"] / HUES, params["saturation"], 1.0) - frames)
+    frames += cover.astype(np.float32) * (color(params["hue"] / HUES, params["saturation"], 1.0) - frames)
     return np.rint(frames * 255).astype(np.uint8), params
 
 
@@ -126,11 +126,11 @@ def background(rng: np.random.Generator, num_frames: int, size: tuple[int, int],
     rows = np.exp(1j * (phase[:, None] + np.outer(np.arange(height), ky))).astype(np.complex64)
     columns = np.exp(1j * np.outer(kx, np.arange(width))).astype(np.complex64)
     texture = (rows @ columns).real / np.float32(np.sqrt(2 * waves))
-    dark, light = (colour(rng.uniform(), 0.5, level) for level in (0.08, 0.33))
+    dark, light = (color(rng.uniform(), 0.5, level) for level in (0.08, 0.33))
     return dark + np.clip(0.5 + 0.3 * texture, 0, 1)[..., None] * (light - dark)
 
 
-def colour(hue: float, saturation: float, level: float) -> Floats:
+def color(hue: float, saturation: float, level: float) -> Floats:
     """(3,) red, green, blue in 0..1."""
     wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return (level * (1 - saturation * (1 - wheel))).astype(np.float32)
@@ -177,7 +177,7 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
     if len(keys) < WORTH_PROCESSES:
         rows = [write(key) for key in keys]
     else:
-        made = in_processes(write, keys, workers=cores(), title="writing videos", killed=_killed)
+        made = map_in_processes(write, keys, workers=cores(), title="writing videos", on_crash=_killed)
         rows = [row for _, row in made]
     with table.with_suffix(".part").open("w", newline="") as file:
         writer = csv.writer(file)

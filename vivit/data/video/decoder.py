@@ -95,14 +95,14 @@ class Video:
             known = FrameIndex.from_text(index.text, self._size)
         survey = known or self._survey()
         self._index = survey
-        self._pts, self._keys, self._counted = survey.pts, survey.keys, survey.counted
+        self._pts, self._keys, self._pts_unordered = survey.pts, survey.keys, survey.pts_unordered
         self._track, self._seek_early = survey.track, survey.seek_early
         self.height, self.width, self.problem, self.note = survey.height, survey.width, survey.problem, survey.note
         self.num_frames = len(self._pts)
-        self.times = (self._pts - self._pts[0]) * survey.tick + survey.start
-        self.duration = float(self.times[-1]) + survey.last
+        self.times = (self._pts - self._pts[0]) * survey.time_base + survey.start
+        self.duration = float(self.times[-1]) + survey.last_duration
         shown = float(self.times[-1] - self.times[0])
-        self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / survey.last
+        self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / survey.last_duration
         if self.problem and known is None:
             logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
 
@@ -200,7 +200,7 @@ class Video:
 
         A frame counts as shown from a microsecond before its stamp, so that i / fps finds frame i despite rounding.
         """
-        return self.frames(shown_at(seconds, self.times, self.path))
+        return self.frames(frame_ids_at(seconds, self.times, self.path))
 
     def damage(self) -> str | None:
         """Decode every frame; return what is damaged ("frames 60 to 139 of 200 do not decode", …) or None.
@@ -281,7 +281,7 @@ class Video:
         """Yield (index, frame) in the decoder's order; -1 for a frame that the index does not have."""
         for count, frame in enumerate(decode_frames(container, stream, seek)):
             self.frames_decoded += 1
-            if self._counted:
+            if self._pts_unordered:
                 yield (count if count < len(self._pts) else -1), frame
                 continue
             index = int(np.searchsorted(self._pts, frame.pts)) if frame.pts is not None else len(self._pts)
@@ -301,22 +301,22 @@ class Video:
             scan = scan_packets(container, stream, self._size)
             if container.format.name == "gif" and len(scan.stamps) == 1:
                 raise VideoError(self.path, "is a still image")
-        self._counted, self._seek_early = not scan.trusted, scan.seek_early
-        counted = self._count_frames(scan) if self._counted else None
+        self._pts_unordered, self._seek_early = not scan.trusted, scan.seek_early
+        counted = self._count_frames(scan) if self._pts_unordered else None
         if counted is None:
-            self._counted, dropped, parts = False, self._index_stamps(scan), 1
+            self._pts_unordered, dropped, parts = False, self._index_stamps(scan), 1
             first_stamp, problem = int(self._pts[0]), _problem(scan, len(self._pts), dropped)
         else:
             first_stamp, parts, problem = counted
-        lead = first_stamp * scan.tick - scan.start
+        lead = first_stamp * scan.time_base - scan.start
         return FrameIndex(
             track=self._track,
             height=self.height,
             width=self.width,
-            tick=scan.tick / parts,
+            time_base=scan.time_base / parts,
             start=lead if 1e-5 < lead < LONGEST_GAP else 0.0,  # the container's start is rounded to microseconds
-            last=scan.last_duration * scan.tick or 1 / scan.rate,
-            counted=self._counted,
+            last_duration=scan.last_duration * scan.time_base or 1 / scan.rate,
+            pts_unordered=self._pts_unordered,
             seek_early=self._seek_early,
             pts=self._pts,
             keys=self._keys,
@@ -350,7 +350,7 @@ class Video:
         damaged |= scan.presentation and lost > len(scan.stamps) / 20
         if not scan.presentation:
             stamps = [*scan.stamps, *[None] * len(stamps)][: len(stamps)]
-        self._pts, parts = rising_stamps(stamps, tick=scan.tick, rate=scan.rate, longest_gap=scan.longest_gap)
+        self._pts, parts = rising_stamps(stamps, time_base=scan.time_base, rate=scan.rate, longest_gap=scan.longest_gap)
         self._keys = [0]
         return stamps[0] or 0, parts, _problem(scan, len(stamps), 0) if damaged else None
 
@@ -433,7 +433,7 @@ def _ranges(numbers: np.ndarray, most: int = 5) -> str:
     return f"frames {', '.join(names)}" + (f" and {rest} more" if rest else "")
 
 
-def shown_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int]:
+def frame_ids_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int]:
     """The numbers of the frames, which appear at `times`, that are shown at these seconds; see `Video.frames_at`."""
     moments = np.array([float(second) for second in seconds], dtype=np.float64)
     if np.isnan(moments).any():

@@ -20,12 +20,12 @@ from ...errors import VideoError
 from ..datasets.common import IMAGE_SUFFIXES
 from ..packet_index import PacketIndex
 from .container import MAX_PIXELS, MAX_SIDE
-from .decoder import Video, shown_at
+from .decoder import Video, frame_ids_at
 from .frame_names import NUMBER, order_images
 
 FPS = 25.0  # of a folder whose rate nobody says
 MIN_FPS, MAX_FPS = 1e-6, 1e6
-TURNS = {  # by the EXIF orientation: what brings the picture upright
+EXIF_TRANSPOSE = {  # by the EXIF orientation: what brings the picture upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -51,7 +51,7 @@ class FrameFolder:
             raise ValueError(f"got fps {fps} for {path}; allowed are {MIN_FPS:g} to {MAX_FPS:g} images a second")
         self.path, self.fps = os.fsdecode(path), float(fps)
         try:
-            self._names, numbers = _index(self.path, os.stat(self.path).st_mtime_ns)
+            self._names, numbers = _list_images(self.path, os.stat(self.path).st_mtime_ns)
         except OSError as error:
             raise VideoError(self.path, f"cannot be listed ({error.strerror})", f"a folder of {IMAGES}") from error
         self.num_frames = len(numbers)
@@ -111,7 +111,7 @@ class FrameFolder:
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
         """The frames shown at these times, as `Video.frames_at` gives them."""
-        return self.frames(shown_at(seconds, self.times, self.path))
+        return self.frames(frame_ids_at(seconds, self.times, self.path))
 
     @cached_property
     def _size(self) -> tuple[int, int]:
@@ -151,7 +151,7 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     """`pixels`, turned and mirrored as the EXIF orientation of `image` says; unchanged where there is none."""
     turn = None
     with suppress(Exception):  # damaged EXIF data are no damage of the picture
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = EXIF_TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return pixels if turn is None else pixels.transpose(turn)
 
 
@@ -167,7 +167,7 @@ def open_video(
     return FrameFolder(path, fps=fps or FPS) if os.path.isdir(path) else Video(path)
 
 
-class _Names:
+class _ImageNames:
     """Image names by index; counted ones as a pattern, for a worker may know many folders of 100 000 images."""
 
     def __init__(self, names: list[str], numbers: Sequence[int] | None):
@@ -187,7 +187,7 @@ class _Names:
 
 
 @lru_cache(maxsize=2048)
-def _index(path: str, changed: int) -> tuple[_Names, Sequence[int]]:
+def _list_images(path: str, changed: int) -> tuple[_ImageNames, Sequence[int]]:
     """Names and numbers of the images of a folder, in order. `changed` makes a changed folder be read again."""
     names = [n for n in os.listdir(path) if n[0] != "." and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
     if not names:
@@ -200,7 +200,7 @@ def _index(path: str, changed: int) -> tuple[_Names, Sequence[int]]:
     except ValueError as error:
         raise VideoError(path, str(error), IMAGES) from error
     if numbers is None:
-        return _Names(names, None), range(len(names))
+        return _ImageNames(names, None), range(len(names))
     if numbers[-1] - numbers[0] == len(numbers) - 1:
         numbers = range(numbers[0], numbers[-1] + 1)
-    return _Names(names, numbers), numbers
+    return _ImageNames(names, numbers), numbers

@@ -28,14 +28,14 @@ LONGEST_GAP_BROADCAST = 10.0  # in MPEG-TS, -PS and Ogg, whose stamps may jump a
 
 @dataclass(frozen=True)
 class Scan:
-    """What the packets of a video say without being decoded; all stamps in ticks of `tick` seconds."""
+    """What the packets of a video say without being decoded; all stamps in ticks of `time_base` seconds."""
 
     stamps: list[int | None]
     """When each packet's frame is shown, in the order of the file; in AVI and ASF, when it is decoded."""
     key_stamps: list[int]
     last_duration: int
     """Of the frame shown last, in ticks; 0 where it is unknown."""
-    tick: float
+    time_base: float
     rate: float
     """Frames per second according to the header."""
     start: float
@@ -66,7 +66,7 @@ class Scan:
 def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -> Scan:
     """Read all packets of a file of `size` bytes. Sound is read as well: it tells how far the file reaches."""
     rate = _frame_rate(stream)
-    tick = float(stream.time_base or 1 / rate)
+    time_base = float(stream.time_base or 1 / rate)
     guessed = _kind(container) == "matroska"  # which does not store when a packet is decoded
     broadcast = bool(container.format.flags & Flags.ts_discont.value)
     longest_gap = LONGEST_GAP_BROADCAST if broadcast else LONGEST_GAP
@@ -110,17 +110,17 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
     # Of FLV files put together FFmpeg reads the first, and says nothing.
     damaged |= _kind(container) == "flv" and size - read_until > size / 20 + 1000
     known = np.unique(np.array([s for s in stamps if s is not None], dtype=np.int64))
-    rising &= len(known) == len(stamps) and (len(known) < 2 or bool((np.diff(known) * tick).max() < longest_gap))
+    rising &= len(known) == len(stamps) and (len(known) < 2 or bool((np.diff(known) * time_base).max() < longest_gap))
     declared = _declared_seconds(container, stream)
     start = container.start_time / av.time_base if container.start_time is not None else math.inf
     return Scan(
         stamps=stamps,
         key_stamps=key_stamps,
-        last_duration=last_duration if 0 < last_duration * tick < longest_gap else 0,
-        tick=tick,
+        last_duration=last_duration if 0 < last_duration * time_base < longest_gap else 0,
+        time_base=time_base,
         rate=rate,
         start=start,
-        seek_early=early + round(SEEK_MARGIN / rate / tick) if broadcast else 0,
+        seek_early=early + round(SEEK_MARGIN / rate / time_base) if broadcast else 0,
         longest_gap=longest_gap,
         rising=rising,
         presentation=presentation,
@@ -181,14 +181,14 @@ def _note(container: InputContainer, stream: av.VideoStream) -> str | None:
 
 
 def rising_stamps(
-    stamps: Sequence[int | None], *, tick: float, rate: float, longest_gap: float
+    stamps: Sequence[int | None], *, time_base: float, rate: float, longest_gap: float
 ) -> tuple[np.ndarray, int]:
     """Make stamps rise that begin again, repeat, jump or are missing: (n,) int64, in parts of a tick, and how many.
 
     Where they begin again, or jump by more than `longest_gap` seconds, they continue one frame (1 / `rate`) after the
     frame before. Frames with equal stamps share the time until the next stamp evenly; hence the parts.
     """
-    step, gap, back = max(round(1 / rate / tick), 1), longest_gap / tick, OVERLAP / tick
+    step, gap, back = max(round(1 / rate / time_base), 1), longest_gap / time_base, OVERLAP / time_base
     values: list[int] = []
     offset, last = 0, next((stamp for stamp in stamps if stamp is not None), 0) - step
     for stamp in stamps:
