@@ -14,7 +14,8 @@ from vivit.data.manifest import default_path
 from vivit.data.sample_table import class_names, encode_labels, list_hash
 from vivit.data.tools import check as check_module
 from vivit.data.tools.check import check
-from vivit.data.video import decoder as decode
+from vivit.data.video import build_index
+from vivit.data.video.decoder import Video
 from vivit.errors import DataError
 
 from .videos import counter_frames, write_video
@@ -144,7 +145,7 @@ def test_with_a_manifest_no_file_is_read_through_or_asked_for(folder, monkeypatc
     plain = read_samples("folder", str(folder), "train")
     quick_check(folder)
     assert default_path("folder", str(folder)) == folder / "manifest.folder.jsonl"
-    monkeypatch.setattr(decode, "scan_packets", lambda *args: pytest.fail("a file was read through"))
+    monkeypatch.setattr(build_index, "scan_packets", lambda *args: pytest.fail("a file was read through"))
     monkeypatch.setattr(
         "vivit.data.datasets.registry.read_annotations", lambda *args: pytest.fail("annotations were read")
     )
@@ -154,7 +155,7 @@ def test_with_a_manifest_no_file_is_read_through_or_asked_for(folder, monkeypatc
     assert class_names(samples) == class_names(plain)
     assert encode_labels(samples, class_names(plain)).equal(encode_labels(plain, class_names(plain)))
     for sample in samples:
-        assert decode.Video(sample.path, index=sample.index).num_frames >= 10
+        assert Video(sample.path, index=sample.index).num_frames >= 10
 
 
 @pytest.mark.parametrize("change", ["new video", "new class", "table"])
@@ -233,7 +234,7 @@ def test_the_manifest_is_lines_of_json_with_the_names_of_its_columns(folder):
     truth = {s.path: s.labels for split in ("train", "val") for s in read_annotations("folder", str(folder), split)[0]}
     assert {str(folder / files[s["file"]]["path"]): {"label": s["label"]} for s in samples} == truth
     for facts in files:
-        video = decode.Video(folder / facts["path"])
+        video = Video(folder / facts["path"])
         assert (facts["num_frames"], facts["width"], facts["height"]) == (video.num_frames, 64, 48)
         assert facts["bytes"] == (folder / facts["path"]).stat().st_size
         assert facts["duration"] == pytest.approx(video.duration)

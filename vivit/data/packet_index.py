@@ -53,6 +53,15 @@ class FrameIndex:
     problem: str | None
     note: str | None
 
+    def number_of(self, position: int, pts: int | None) -> int:
+        """Return the number of the frame that the decoder gives as the `position`-th, with the time stamp `pts`.
+
+        -1 for a frame that is not in the index.
+        """
+        if self.pts_unordered:
+            return position if position < len(self.pts) else -1
+        return find_pts(self.pts, pts)
+
     def to_text(self) -> str:
         values = {**asdict(self), "pts": pack(self.pts), "keys": _runs(np.array(self.keys))}
         return json.dumps([FORMAT, *values.values()], separators=(",", ":"))
@@ -89,6 +98,14 @@ class FrameIndex:
             and keys[0] == 0
             and keys[-1] < len(self.pts)
         )
+
+
+def find_pts(pts: Ints, wanted: int | None) -> int:
+    """Return the place of a time stamp among ascending ones, -1 if it is not there."""
+    if wanted is None:
+        return -1
+    place = int(np.searchsorted(pts, wanted))
+    return place if place < len(pts) and pts[place] == wanted else -1
 
 
 def pack(stamps: Ints) -> list:

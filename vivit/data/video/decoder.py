@@ -23,7 +23,6 @@ What a damaged file does:
 * a frame that FFmpeg patches over damaged bytes: what FFmpeg makes of it when it reads the file from the start.
 """
 
-import importlib
 import logging
 import operator
 import os
@@ -32,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
 from itertools import islice, pairwise
-from typing import Literal, SupportsIndex, get_args
+from typing import SupportsIndex
 
 import av
 import numpy as np
@@ -42,11 +41,9 @@ from av.video.reformatter import VideoReformatter
 
 from ...errors import VideoError
 from ..packet_index import FrameIndex, PacketIndex
-from .container import choose_track, decode_frames, open_video_stream
-from .picture import upright_rgb, upright_size
-from .scan import LONGEST_GAP, Scan, rising_stamps, scan_packets
-
-Backend = Literal["pyav", "torchcodec"]
+from .build_index import build_index
+from .container import decode_frames, open_video_stream
+from .picture import upright_rgb
 
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
 CHUNK = 8  # frames that are kept at full size while they are made smaller
@@ -64,45 +61,34 @@ class Video:
     height, width: int     pixels, after the rotation or mirroring the file asks for
     problem: str | None    what is wrong with a file that has frames nevertheless
     note: str | None       what else to know: that there are several video tracks, and which one is used
-    frames_decoded: int    frames that this object has decoded so far, wanted or not (backend "pyav")
+    frames_decoded: int    frames that this object has decoded so far, wanted or not
 
     `len(video)`, `video[0]` (C, H, W) and `video[0:10]` (T, C, H, W) work as for torchcodec's decoder.
 
-    Raises VideoError for a file without frames, ImportError for a backend that cannot be imported.
+    Raises VideoError for a file without frames.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        data: bytes | None = None,
-        index: PacketIndex | None = None,
-        backend: Backend = "pyav",
-    ):
-        """`data`: the bytes of the file, where `path` is only a name. `index`: what an earlier Video found."""
-        if backend not in get_args(Backend):
-            raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(get_args(Backend))}")
-        if backend == "torchcodec":
-            _torchcodec_decoder()  # a missing package is said here, not in the first worker
+    def __init__(self, path: str | os.PathLike, *, data: bytes | None = None, index: PacketIndex | None = None):
+        """Open `path`, or read `data` as the bytes of a file called `path`; `index` saves reading all packets."""
         self.path = _regular_file(path) if data is None else os.fsdecode(path)
-        self.backend = backend
         self.frames_decoded = 0
         self._data = data
-        self._size, self._mtime_ns = _stamp(self.path) if data is None else (len(data), 0)
+        self._size, self._mtime_ns = _size_and_mtime(self.path) if data is None else (len(data), 0)
 
         known = None
         if index is not None and (index.size, index.mtime_ns) == (self._size, self._mtime_ns):
             known = FrameIndex.from_text(index.text, self._size)
-        survey = known or self._survey()
-        self._index = survey
-        self._pts, self._keys, self._pts_unordered = survey.pts, survey.keys, survey.pts_unordered
-        self._track, self._seek_early = survey.track, survey.seek_early
-        self.height, self.width, self.problem, self.note = survey.height, survey.width, survey.problem, survey.note
-        self.num_frames = len(self._pts)
-        self.times = (self._pts - self._pts[0]) * survey.time_base + survey.start
-        self.duration = float(self.times[-1]) + survey.last_duration
+        if known is None:
+            self._index, self.frames_decoded = build_index(self.path, data, self._size)
+        else:
+            self._index = known
+        found = self._index
+        self.height, self.width, self.problem, self.note = found.height, found.width, found.problem, found.note
+        self.num_frames = len(found.pts)
+        self.times = (found.pts - found.pts[0]) * found.time_base + found.start
+        self.duration = float(self.times[-1]) + found.last_duration
         shown = float(self.times[-1] - self.times[0])
-        self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / survey.last_duration
+        self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / found.last_duration
         if self.problem and known is None:
             logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
 
@@ -149,8 +135,6 @@ class Video:
         rows, columns = _slices(box or (0, 0, self.height, self.width))
         if transform is not None:
             return self._transformed(wanted, rows, columns, transform)
-        if self.backend == "torchcodec" and len(wanted):
-            return next(self._torchcodec_frames([wanted.tolist()]))[..., rows, columns]
         images = np.empty((len(wanted), rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
         for index, image in self.images(np.unique(wanted)):
             images[wanted == index] = image[rows, columns]
@@ -184,14 +168,11 @@ class Video:
 
     def _chunks(self, wanted: list[int], rows: slice, columns: slice) -> Iterator[torch.Tensor]:
         """Yield the parts of frames (n, C, H, W), at most CHUNK at a time."""
-        chunks = [wanted[first : first + CHUNK] for first in range(0, len(wanted), CHUNK)]
-        if self.backend == "torchcodec":
-            yield from (frames[..., rows, columns] for frames in self._torchcodec_frames(chunks))
-            return
         images = self.images(wanted)
-        for chunk in chunks:
-            parts = np.empty((len(chunk), rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
-            for part, (_, image) in zip(parts, islice(images, len(chunk))):
+        for first in range(0, len(wanted), CHUNK):
+            count = min(CHUNK, len(wanted) - first)
+            parts = np.empty((count, rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
+            for part, (_, image) in zip(parts, islice(images, count)):
                 part[:] = image[rows, columns]
             yield torch.from_numpy(parts).permute(0, 3, 1, 2)
 
@@ -225,8 +206,8 @@ class Video:
         that fails or lands late) is looked for from the start of the file.
         """
         with self._open() as (container, stream):
-            for run in _runs(wanted, self._keys):
-                key = self._keys[bisect_right(self._keys, run[0]) - 1]
+            for run in _split_runs(wanted, self._index.keys):
+                key = self._index.keys[bisect_right(self._index.keys, run[0]) - 1]
                 if key == 0:
                     yield from self._from_start(container, stream, run)
                     continue
@@ -245,7 +226,7 @@ class Video:
         Only the start of the file gives the decoder all that it may patch damage with.
         """
         position, key_decoded = 0, False
-        for index, frame in self._numbered(container, stream, int(self._pts[key]) - self._seek_early):
+        for index, frame in self._numbered(container, stream, int(self._index.pts[key]) - self._index.seek_early):
             key_decoded |= index == key
             if index > wanted[position] or (index >= key and (frame.is_corrupt or not key_decoded)):
                 return
@@ -279,118 +260,12 @@ class Video:
         self, container: InputContainer, stream: av.VideoStream, seek: int | None = None
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (index, frame) in the decoder's order; -1 for a frame that the index does not have."""
-        for count, frame in enumerate(decode_frames(container, stream, seek)):
+        for position, frame in enumerate(decode_frames(container, stream, seek)):
             self.frames_decoded += 1
-            if self._pts_unordered:
-                yield (count if count < len(self._pts) else -1), frame
-                continue
-            index = int(np.searchsorted(self._pts, frame.pts)) if frame.pts is not None else len(self._pts)
-            yield (index if index < len(self._pts) and self._pts[index] == frame.pts else -1), frame
+            yield self._index.number_of(position, frame.pts), frame
 
     def _open(self) -> AbstractContextManager[tuple[InputContainer, av.VideoStream]]:
-        return open_video_stream(self.path, self._data, self._track)
-
-    def _survey(self) -> FrameIndex:
-        """Read all packets and decode the first frame; decode the last ones of a file that ends early.
-
-        Where the stamps do not name the frames, decode all of the file.
-        """
-        with open_video_stream(self.path, self._data) as (container, _):
-            self._track = choose_track(container)
-        with self._open() as (container, stream):
-            scan = scan_packets(container, stream, self._size)
-            if container.format.name == "gif" and len(scan.stamps) == 1:
-                raise VideoError(self.path, "is a still image")
-        self._pts_unordered, self._seek_early = not scan.trusted, scan.seek_early
-        counted = self._count_frames(scan) if self._pts_unordered else None
-        if counted is None:
-            self._pts_unordered, dropped, parts = False, self._index_stamps(scan), 1
-            first_stamp, problem = int(self._pts[0]), _problem(scan, len(self._pts), dropped)
-        else:
-            first_stamp, parts, problem = counted
-        lead = first_stamp * scan.time_base - scan.start
-        return FrameIndex(
-            track=self._track,
-            height=self.height,
-            width=self.width,
-            time_base=scan.time_base / parts,
-            start=lead if 1e-5 < lead < LONGEST_GAP else 0.0,  # the container's start is rounded to microseconds
-            last_duration=scan.last_duration * scan.time_base or 1 / scan.rate,
-            pts_unordered=self._pts_unordered,
-            seek_early=self._seek_early,
-            pts=self._pts,
-            keys=self._keys,
-            problem=problem,
-            note=scan.note,
-        )
-
-    def _count_frames(self, scan: Scan) -> tuple[int, int, str | None] | None:
-        """Decode all of the file and name the frames by their place: (first stamp, parts of a tick, problem).
-
-        Returns None where the stamps turn out to name the frames after all.
-        """
-        stamps: list[int | None] = []
-        corrupt: list[bool] = []
-        with self._open() as (container, stream):
-            for frame in decode_frames(container, stream):
-                if not stamps:
-                    self.height, self.width = upright_size(frame)
-                stamps.append(frame.pts)
-                corrupt.append(frame.is_corrupt)
-        self.frames_decoded += len(stamps)
-        if scan.rising and not (scan.damaged or scan.corrupt or scan.cut) and stamps == scan.stamps:
-            return None
-        while (scan.cut or scan.damaged) and corrupt and corrupt[-1]:  # what is patched over a missing end
-            stamps.pop()
-            corrupt.pop()
-        if not stamps:
-            raise VideoError(self.path, "not one of its video packets decodes cleanly")
-        lost = len(scan.stamps) - len(stamps)
-        damaged = scan.damaged or scan.cut or (scan.corrupt and (any(corrupt) or lost != 0))
-        damaged |= scan.presentation and lost > len(scan.stamps) / 20
-        if not scan.presentation:
-            stamps = [*scan.stamps, *[None] * len(stamps)][: len(stamps)]
-        self._pts, parts = rising_stamps(stamps, time_base=scan.time_base, rate=scan.rate, longest_gap=scan.longest_gap)
-        self._keys = [0]
-        return stamps[0] or 0, parts, _problem(scan, len(stamps), 0) if damaged else None
-
-    def _index_stamps(self, scan: Scan) -> int:
-        """Name the frames by their stamps; return how many at the beginning do not decode."""
-        self._keep(np.unique(np.array(scan.stamps, dtype=np.int64)), scan.key_stamps)
-        with self._open() as (container, stream):
-            first, frame = next((found for found in self._numbered(container, stream) if found[0] >= 0), (0, None))
-        if frame is None:
-            raise VideoError(self.path, "not one of its video packets decodes")
-        self.height, self.width = upright_size(frame)
-        self._keep(self._pts[first:], scan.key_stamps)
-        return first
-
-    def _keep(self, pts: np.ndarray, key_stamps: Sequence[int]) -> None:
-        """Make the frames with these stamps (ascending) the index, and note the ones where decoding can begin."""
-        self._pts = pts
-        keys = np.searchsorted(pts, key_stamps)
-        self._keys = sorted({0, *keys[keys < len(pts)].tolist()})
-
-    def _torchcodec_frames(self, chunks: Sequence[list[int]]) -> Iterator[torch.Tensor]:
-        """The frames of each chunk, from one decoder."""
-        try:
-            decoder = _torchcodec_decoder()(self._data or self.path, num_ffmpeg_threads=1, device="cpu")
-            found = len(decoder)
-            if found == self.num_frames:
-                for indices in chunks:
-                    yield decoder.get_frames_at(indices).data
-                return
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise VideoError(self.path, f"torchcodec: {error}") from error
-        raise VideoError(self.path, f"torchcodec finds {found} frames", f'{self.num_frames}, as backend="pyav" finds')
-
-
-def _problem(scan: Scan, found: int, dropped: int) -> str | None:
-    if scan.cut and scan.declared_frames > found:
-        return f"truncated: {found} of {scan.declared_frames} frames"
-    if scan.cut or not scan.trusted:
-        return f"damaged packets: {found} frames are left"
-    return f"starts late: the first {dropped} frames do not decode" if dropped else None
+        return open_video_stream(self.path, self._data, self._index.track)
 
 
 def _regular_file(path: str | os.PathLike) -> str:
@@ -404,7 +279,7 @@ def _regular_file(path: str | os.PathLike) -> str:
     return name
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _size_and_mtime(path: str) -> tuple[int, int]:
     """Size in bytes and date of the last change in nanoseconds, of a file that is not empty."""
     try:
         facts = os.stat(path)
@@ -415,7 +290,7 @@ def _stamp(path: str) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
+def _split_runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
     """Split ascending frame numbers where going to the next one's key frame beats decoding on; keys[0] is 0."""
     runs = [[*wanted[:1]]] if wanted else []
     for before, index in pairwise(wanted):
@@ -445,13 +320,3 @@ def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
     """The rows and columns of (top, left, height, width)."""
     top, left, height, width = box
     return slice(top, top + height), slice(left, left + width)
-
-
-def _torchcodec_decoder():
-    try:
-        return importlib.import_module("torchcodec.decoders").VideoDecoder
-    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: no FFmpeg libraries that it can load
-        raise ImportError(
-            f"backend='torchcodec' needs torchcodec and a system FFmpeg: pip install 'vivit[torchcodec]'; or use "
-            f"backend='pyav', which brings its own ({error})"
-        ) from error
