@@ -12,7 +12,7 @@ import pytest
 from vivit.data.datasets.registry import read_annotations, read_samples
 from vivit.data.manifest import default_path
 from vivit.data.sample_table import class_names, encode_labels, list_hash
-from vivit.data.tools import check as check_module
+from vivit.data.tools import probe
 from vivit.data.tools.check import check
 from vivit.data.video import build_index
 from vivit.data.video.decoder import Video
@@ -65,12 +65,12 @@ def test_every_file_that_cannot_be_used_is_named(folder):
 
 
 def test_a_file_that_crashes_the_decoder_is_named_and_the_others_are_looked_at(folder, monkeypatch):
-    def open_video(path, *, plain=check_module.open_video, **how):
+    def open_video(path, *, plain=probe.open_video, **how):
         if path.endswith("train/cat/2.mp4"):
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(path, **how)
 
-    monkeypatch.setattr(check_module, "open_video", open_video)
+    monkeypatch.setattr(probe, "open_video", open_video)
     report = quick_check(folder)
     assert len(report.files) == 5
     assert report.problems == ["train/cat/2.mp4: reading it ends the process (a crash in the decoder)"]
@@ -126,9 +126,9 @@ def test_a_second_check_opens_only_what_has_changed(folder, monkeypatch):
     assert quick_check(folder).opened == 5
     opened = []
     monkeypatch.setattr(
-        check_module, "probe_video", lambda job, plain=check_module.probe_video: opened.append(job.name) or plain(job)
+        probe, "probe_video", lambda job, plain=probe.probe_video: opened.append(job.name) or plain(job)
     )
-    monkeypatch.setattr(check_module, "map_in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs))
+    monkeypatch.setattr(probe, "map_in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs))
     again = quick_check(folder)
     assert (again.opened, opened) == (0, [])
     write_video(folder / "train/cat/2.mp4", counter_frames(30))

@@ -10,7 +10,9 @@ import pytest
 from vivit.data.datasets.registry import read_samples
 from vivit.data.manifest import default_path
 from vivit.data.tools import check as check_module
-from vivit.data.tools.check import Report, check
+from vivit.data.tools import probe
+from vivit.data.tools.check import check
+from vivit.data.tools.check_report import Report
 from vivit.errors import DataError
 
 from .official import kinetics
@@ -122,12 +124,12 @@ def test_damage_in_the_middle_is_found_by_a_thorough_check_and_remembered(tmp_pa
     "error", [IndexError("list index out of range"), ZeroDivisionError("x"), RuntimeError("\x1b[31m")]
 )
 def test_any_exception_of_a_library_is_a_problem_of_its_file(folder, monkeypatch, error):  # noqa: F811
-    def open_video(path, *, plain=check_module.open_video, **how):
+    def open_video(path, *, plain=probe.open_video, **how):
         if path.endswith("train/cat/2.mp4"):
             raise error
         return plain(path, **how)
 
-    monkeypatch.setattr(check_module, "open_video", open_video)
+    monkeypatch.setattr(probe, "open_video", open_video)
     report = quick_check(folder)
     [line] = report.problems
     assert line.startswith(f"train/cat/2.mp4: cannot be read ({type(error).__name__}: ")

@@ -13,7 +13,8 @@ from vivit.data.clips import frame_range
 from vivit.data.dataset import open_sample, segment_frames
 from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.tools.check import check
-from vivit.data.tools.prepare import KEY_EVERY, EncodingOptions, even_rate, prepare, scaled_size, schedule
+from vivit.data.tools.encode import KEY_EVERY, EncodingOptions, even_rate, scaled_size, schedule
+from vivit.data.tools.prepare import prepare
 from vivit.data.video.decoder import Video
 from vivit.errors import DataError, FolderInUse
 from vivit.files import exclusive_lock
@@ -268,7 +269,7 @@ def test_a_full_disk_ends_the_command_and_is_no_fault_of_the_videos(root, tmp_pa
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vivit.data.tools.prepare._encode", full)
+    monkeypatch.setattr("vivit.data.tools.encode._encode", full)
     monkeypatch.setattr(
         "vivit.data.tools.prepare.map_in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs)
     )

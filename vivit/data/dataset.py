@@ -91,8 +91,9 @@ class TrainDataset(Dataset[Item]):
         sample = self.samples[index]
         video = open_sample(sample)
         frame_ids, frame_stride = candidate_frames(video, sample, self.model)
-        how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
-        start = random_start(len(frame_ids), **how, u=rng.uniform())
+        num_frames = self.model.num_frames
+        start = random_start(len(frame_ids), num_frames=num_frames, frame_stride=frame_stride, u=rng.uniform())
+        clip = clip_frames(start, len(frame_ids), num_frames=num_frames, frame_stride=frame_stride)
         box, fit = draw_train_crop(
             video.height,
             video.width,
@@ -102,7 +103,7 @@ class TrainDataset(Dataset[Item]):
             flip=0.0 if self.unflipped[index] else self.augment.flip,
             rng=rng,
         )
-        frames = video.frames(frame_ids[clip_frames(start, len(frame_ids), **how)].tolist(), box=box, transform=fit)
+        frames = video.frames(frame_ids[clip].tolist(), box=box, transform=fit)
         return augment_clip(frames, self.augment, rng)
 
 
@@ -192,15 +193,12 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
 def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int) -> Tensor:
     video = open_sample(sample)
     frame_ids, frame_stride = candidate_frames(video, sample, model)
-    how = {"num_frames": model.num_frames, "frame_stride": frame_stride}
     protocols = [(1, 1), (protocol.temporal_views, protocol.spatial_views)]
-    starts = [view_starts(len(frame_ids), **how, views=views) for views, _ in protocols]
-    clips = [[frame_ids[clip_frames(s, len(frame_ids), **how)] for s in group] for group in starts]
-
+    clips = [clips_of(frame_ids, temporal, model.num_frames, frame_stride) for temporal, _ in protocols]
     needed, where = np.unique(np.concatenate([np.concatenate(group) for group in clips]), return_inverse=True)
-    size = {"image_size": model.image_size, "crop_fraction": model.preprocessing.crop_fraction}
     box = center_box(video.height, video.width, image_size=model.image_size)
-    frames = video.frames(needed.tolist(), box=box, transform=partial(resize_for_eval, **size))
+    resize = partial(resize_for_eval, image_size=model.image_size, crop_fraction=model.preprocessing.crop_fraction)
+    frames = video.frames(needed.tolist(), box=box, transform=resize)
     positions = iter(where.reshape(-1, model.num_frames))
     rng = np.random.default_rng(seed)
     views = []
@@ -211,6 +209,13 @@ def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: 
                 view = crop(clip, box)
                 views.append(shuffle_frames(view, rng) if protocol.shuffle_frames else view)
     return torch.stack(views[:1] if protocols[1] == (1, 1) else views)
+
+
+def clips_of(frame_ids: np.ndarray, views: int, num_frames: int, frame_stride: float) -> list[np.ndarray]:
+    """Return the frame numbers, (num_frames,) each, of `views` evenly spaced clips of a video."""
+    n = len(frame_ids)
+    starts = view_starts(n, num_frames=num_frames, frame_stride=frame_stride, views=views)
+    return [frame_ids[clip_frames(s, n, num_frames=num_frames, frame_stride=frame_stride)] for s in starts]
 
 
 def candidate_frames(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:

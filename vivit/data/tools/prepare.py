@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import json
-import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
-import av
 import numpy as np
 import torch
-from av.error import FFmpegError
-from av.video.reformatter import Interpolation
 
 from ...config import AugmentConfig, DataConfig, ModelConfig
-from ...errors import DataError, VideoError, as_video_error
+from ...errors import DataError
 from ...files import atomic_write, exclusive_lock
 from ...text import listing, shorten_list
-from ..clips import GRACE, frame_range
-from ..dataset import TrainDataset, open_sample, segment_frames
+from ..dataset import TrainDataset
 from ..datasets.registry import official_classes, read_samples
 from ..manifest import base_of
 from ..sample import Sample
 from ..sample_table import SampleTable, class_names
 from ..shards import pack
-from .check import MOST, Report, check, frame_times, read_splits, relative
+from .check import check, frame_times, read_splits
+from .check_report import MAX_LINES, Report
+from .encode import EncodingOptions, PrepareJob, crash_message, up_to_date, write_video
+from .probe import relative
 from .process_pool import cores, map_in_processes
 
 MAX_STEM = 255 - len(".mp4.part")  # bytes of a name without its suffixes; file systems allow 255
-MIN_FPS = 1e-6  # a frame in 11 days
-MAX_FRAMES = 2**22  # that one video is given beyond twice its own: 46 hours at 25 a second
-KEY_EVERY = 32  # frames at most between two key frames
 CLIPS = 48  # of which the loading speed is measured
 SECONDS = 10.0  # that a measurement takes at most
-
-
-@dataclass(frozen=True)
-class EncodingOptions:
-    """What the videos become."""
-
-    short_side: int = 320
-    """Pixels; smaller videos keep their size."""
-    max_fps: float = 30.0
-    """A higher rate is divided by a whole number; every other frame of 60 a second is kept."""
-    crf: int = 20
-    """Quality of H.264: lower is better and larger."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +63,13 @@ class Prepared:
         slow, fast = self.speed
         if slow and fast:
             lines.append(f"{slow:.1f} clips/s before, {fast:.1f} after ({fast / slow:.1f} x), in one process")
-        if self.problems:
-            lines += [
-                f"{len(self.problems)} problems in the annotations",
-                *shorten_list(self.problems, MOST, indent="  "),
-            ]
-        if self.missing:
-            lines += [
-                f"{len(self.missing)} videos of the official list are not there",
-                *shorten_list(self.missing, MOST, indent="  "),
-            ]
-        if self.bad:
-            lines += [f"bad files, all in {self.table.parent / 'bad.txt'}", *shorten_list(self.bad, MOST, indent="  ")]
+        for title, items in (
+            (f"{len(self.problems)} problems in the annotations", self.problems),
+            (f"{len(self.missing)} videos of the official list are not there", self.missing),
+            (f"bad files, all in {self.table.parent / 'bad.txt'}", self.bad),
+        ):
+            if items:
+                lines += [title, *shorten_list(items, MAX_LINES, indent="  ")]
         lines.append(f"next: vivit train … --data.root {self.table}")
         if self.shards:
             place = self.table.parent / "shards"
@@ -102,15 +77,6 @@ class Prepared:
                 f"or:   vivit train … --data.dataset shards --data.root {place}  ({len(self.shards)} tar files)"
             )
         return "\n".join(lines)
-
-
-class PrepareJob(NamedTuple):
-    """One video to write."""
-
-    sample: Sample
-    """With start and end where only this part is wanted."""
-    dest: str
-    encoding: EncodingOptions
 
 
 def prepare(
@@ -177,7 +143,7 @@ def prepare(
             before=sum(os.path.getsize(p) for p in {job.sample.path for job in jobs.values()} if os.path.isfile(p)),
             after=sum(info.bytes or 0 for info in report.files),
             speed=measure_speedup(kept, {name: str(place / path) for name, path in names.items()}, segments, table),
-            shards=shards(place, table, report, shard_mib) if shard_mib else [],
+            shards=pack_shards(place, table, report, shard_mib) if shard_mib else [],
             problems=[line for kind, lines in found.items() if kind != "missing" for line in lines],
             missing=list(found.get("missing", ())),
         )
@@ -238,113 +204,6 @@ def utf8(name: str, most: int | None = None) -> str:
     return name.encode("utf-8", "surrogateescape")[:most].decode("utf-8", "ignore")
 
 
-def up_to_date(job: PrepareJob) -> bool:
-    try:
-        return os.path.getmtime(job.dest) >= os.path.getmtime(job.sample.path)
-    except OSError:
-        return False
-
-
-def crash_message(job: PrepareJob) -> str:
-    return f"{job.sample.path}: reading it ends the process (a crash in the decoder)"
-
-
-def write_video(job: PrepareJob) -> str | None:
-    """Write one video, whole or not at all; returns what is wrong with its source."""
-    os.makedirs(os.path.dirname(job.dest), exist_ok=True)
-    part = f"{job.dest}.part"
-    try:
-        with as_video_error(job.sample.path):
-            _encode(job, part)
-        os.replace(part, job.dest)
-    except VideoError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise DataError(f"{part} cannot be written ({error.__cause__.strerror})") from error
-        return str(error)
-    finally:
-        if os.path.exists(part):
-            os.unlink(part)
-    return None
-
-
-def _encode(job: PrepareJob, part: str) -> None:
-    """Write the job's video, as H.264 in mp4, to the file `part`."""
-    video = open_sample(job.sample)
-    segment_frames(video, job.sample)  # raises where there are none
-    start, end = job.sample.start, job.sample.end
-    try:
-        rate, shown = schedule(video.times, video.duration, max_fps=job.encoding.max_fps, start=start, end=end)
-    except ValueError as error:
-        raise VideoError(job.sample.path, str(error), "time stamps of a usual recording") from error
-    size = scaled_size(video.height, video.width, job.encoding.short_side)
-    try:
-        with av.open(f"file:{part}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            options = {"preset": "fast", "crf": str(job.encoding.crf), "threads": "1"}
-            stream = container.add_stream("libx264", rate=rate, options=options)
-            stream.height, stream.width = size
-            stream.pix_fmt, stream.gop_size = "yuv420p", KEY_EVERY
-            for number, image in enumerate(expand_repeats(video, shown)):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
-                    width=size[1], height=size[0], format="yuv420p", interpolation=Interpolation.BICUBIC
-                )
-                frame.pts, frame.time_base = number, 1 / rate
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-    except FFmpegError as error:
-        raise VideoError(job.sample.path, f"cannot be written as H.264 ({error.strerror})") from error
-
-
-def schedule(
-    times: np.ndarray, duration: float, *, max_fps: float, start: float | None = None, end: float | None = None
-) -> tuple[Fraction, np.ndarray]:
-    """The even rate of the new video, and for each of its frames the number of the old one shown at that time.
-
-    `times`: seconds of the old frames. A video of an even rate gives each of its frames in [start, end) once, or every
-    k-th. Raises ValueError for time stamps of which no video can be made.
-    """
-    frames = frame_range(times, duration, start, end)
-    if not frames:
-        return Fraction(1), np.empty(0, np.int64)
-    first, last = frames[0], frames[-1]
-    fps = (len(times) - 1) / float(times[-1] - times[0]) if len(times) > 1 else 1 / (duration - float(times[0]))
-    if not MIN_FPS <= fps < math.inf:
-        raise ValueError(f"{len(times)} frames spread over {duration - times[0]:.4g} s, {fps:.4g} a second")
-    rate = even_rate(fps, max_fps)
-    begin = float(times[first])
-    stop = max(duration, float(times[-1]) + 1 / fps) if last + 1 == len(times) else float(times[last + 1])
-    if start is not None and begin < start - GRACE:  # a still: no frame appears in the part
-        begin, stop = start, min(stop, math.inf if end is None else end)
-    count = math.ceil((stop - begin) * float(rate) - 0.01)
-    if count > max(MAX_FRAMES, 2 * len(frames)):
-        raise ValueError(f"{len(frames)} frames spread over {stop - begin:.4g} s, at {float(rate):.4g} a second")
-    ticks = np.arange(max(count, 1)) / float(rate) + begin
-    shown = np.searchsorted(times, ticks + 0.5 / fps, side="right") - 1
-    return rate, np.clip(shown, first, last)
-
-
-def even_rate(fps: float, max_fps: float) -> Fraction:
-    """`fps`, divided by a whole number if it is above `max_fps`, as a ratio of small numbers."""
-    rate = fps / max(math.ceil(fps / max_fps - 0.01), 1)
-    return Fraction(rate).limit_denominator(1001) if rate > 1 else 1 / Fraction(1 / rate).limit_denominator(1001)
-
-
-def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Even sizes whose smaller is at most `short_side`, in the old proportion."""
-    scale = min(short_side / min(height, width), 1.0)
-    return max(round(height * scale / 2) * 2, 2), max(round(width * scale / 2) * 2, 2)
-
-
-def expand_repeats(video, shown: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames with these ascending numbers, repeats and all."""
-    numbers, times = np.unique(shown, return_counts=True)
-    expected = iter(zip(numbers.tolist(), times.tolist()))
-    for number, image in video.images(numbers):
-        wanted, repeats = next(expected)
-        if number != wanted:
-            raise VideoError(video.path, f"frame {wanted} does not decode in its turn", "intact packets")
-        yield from (image for _ in range(repeats))
-
-
 def write_table(place: Path, kept: Mapping[str, Sequence[Sample]], names: Mapping[Key, str], segments: bool) -> Path:
     """Write DEST/labels.csv; its seconds count from the first frame of the new video."""
     label_sets = list(next((rows[0].labels for rows in kept.values() if rows), {}))
@@ -369,11 +228,16 @@ def part_in_new(sample: Sample) -> tuple[float | None, float | None]:
     return start, sample.end if sample.end is None else sample.end - late
 
 
-def shards(place: Path, table: Path, report: Report, shard_mib: int) -> list[str]:
-    samples = {split: read_samples("folder", str(table), split) for split in report.videos}
-    number = {str(place / info.path): i for i, info in enumerate(report.files)}
-    how = {"samples": samples, "number": number, "classes": report.classes, "shard_mib": shard_mib}
-    return pack(place / "shards", base=str(place), files=report.files, **how)
+def pack_shards(place: Path, table: Path, report: Report, shard_mib: int) -> list[str]:
+    return pack(
+        place / "shards",
+        base=str(place),
+        files=report.files,
+        samples={split: read_samples("folder", str(table), split) for split in report.videos},
+        number={str(place / info.path): i for i, info in enumerate(report.files)},
+        classes=report.classes,
+        shard_mib=shard_mib,
+    )
 
 
 def measure_speedup(
@@ -395,8 +259,14 @@ def clips_per_second(samples: Sequence[Sample], *, seconds: float = SECONDS) -> 
     if not samples:
         return 0.0
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)
-    how = {"model": ModelConfig(), "data": DataConfig(root=os.sep), "augment": AugmentConfig(), "seed": 0}
-    clips = TrainDataset(SampleTable.of(samples), labels, **how)
+    clips = TrainDataset(
+        SampleTable.of(samples),
+        labels,
+        model=ModelConfig(),
+        data=DataConfig(root=os.sep),
+        augment=AugmentConfig(),
+        seed=0,
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker of the loader
     try:

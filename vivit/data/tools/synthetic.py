@@ -25,6 +25,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import atomic_write
 from .process_pool import cores, map_in_processes
 
 Floats = NDArray[np.floating]
@@ -171,7 +172,8 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
         return table
     table.unlink(missing_ok=True)
     (root / "videos").mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps(wanted))
+    with atomic_write(settings) as file:
+        json.dump(wanted, file)
     keys = [(split, index) for split, count in zip(SPLITS, (train, val)) for index in range(count)]
     write = partial(_write_one, root, seed, num_frames)
     if len(keys) < WORTH_PROCESSES:
@@ -179,11 +181,10 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
     else:
         made = map_in_processes(write, keys, workers=cores(), title="writing videos", on_crash=_killed)
         rows = [row for _, row in made]
-    with table.with_suffix(".part").open("w", newline="") as file:
+    with atomic_write(table, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "noun", "verb", "split"])
         writer.writerows(rows)
-    os.replace(table.with_suffix(".part"), table)
     return table
 
 
