@@ -133,7 +133,7 @@ def test_every_wrong_row_is_listed_at_once_with_file_and_line(tmp_path):
         f"{table}:{first + 4}: noun_class 'plate' is not among the 3 classes; allowed: 0, 1, 2",
         f"{table}:{first + 5}: narration_id is empty",
         f"{table}:{first + 6}: P01_01_0 of P01_01 again, after {table}:2",
-        f"{table}:{first + 7}: video_id '../P01_01' lies outside {tmp_path}",
+        f"{table}:{first + 7}: video_id '../P01_01' is outside {tmp_path}",
         f"{table}:{first + 8}: 3 fields",
         f"{table}:{first + 9}: an empty row",
     ]

@@ -93,7 +93,7 @@ def test_every_wrong_row_is_listed_at_once_with_file_and_line(tmp_path):
         "time_start is '-1'; it takes seconds",
         "time_start is 'one'",
         "label 'zumbaa' is not among the 2 classes; did you mean 'zumba'?",
-        "youtube_id '../../etc/aaa' lies outside",
+        "youtube_id '../../etc/aaa' is outside",
         "vvvvvvvvvvv_000007_000017 again, after validate.csv:2",
         "2 fields, expected label,youtube_id,time_start,time_end,split",
         "label is empty",

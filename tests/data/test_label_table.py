@@ -73,7 +73,7 @@ def test_absolute_paths_through_a_link_to_the_folder_are_found(tmp_path):
 def test_no_path_leaves_the_folder_of_the_table(tmp_path, path):
     touch(tmp_path, "a.mp4")
     root = table(tmp_path / "t", f"path,label\n{path},x\n", "v/b.mp4")
-    assert f"{path} lies outside {tmp_path}/t" in problems(root).replace("\\\\", "\\")
+    assert f"{path} is outside {tmp_path}/t" in problems(root).replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
@@ -166,7 +166,7 @@ def test_a_file_knows_its_rate_whatever_the_table_says(tmp_path):
 @pytest.mark.parametrize(
     ("header", "labels", "message"),
     [
-        ("path,camera", (), "no label column beside path, camera; camera are not taken for labels"),
+        ("path,camera", (), "no label column besides path, camera; camera are not taken for labels"),
         ("path", (), "Where the label is the name of the video's folder, give that folder's parent"),
         ("path,verb,noun", ("nuon",), "data.labels names no column 'nuon'; there are verb, noun; did you mean 'noun'"),
     ],

@@ -117,7 +117,7 @@ def test_a_tar_file_that_is_gone_or_cut_is_an_error_that_names_the_video(packed,
 
 
 def test_a_root_without_an_index_or_a_split_is_an_error_that_says_what_is_there(packed, tmp_path):
-    with pytest.raises(DataError, match="no .*index.jsonl; data.root of the data set 'shards' is a folder or URL"):
+    with pytest.raises(DataError, match="no .*index.jsonl; data.root of the dataset 'shards' is a folder or URL"):
         read_samples("shards", str(tmp_path), "train")
     with pytest.raises(DataError, match="no split 'test'; there are train, val"):
         read_samples("shards", str(packed), "test")

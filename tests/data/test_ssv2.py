@@ -62,7 +62,7 @@ def test_every_wrong_entry_is_listed_at_once_with_file_and_line(tmp_path):
         f"{file}:3: id is empty",
         f"{file}:4: template is empty",
         f"{file}:5: template 'Droping something' is not among the 2 classes; did you mean 'Dropping something'?",
-        f"{file}:6: id '../10' lies outside {tmp_path}",
+        f"{file}:6: id '../10' is outside {tmp_path}",
         f"{file}:7: 3 again, after {file}:2",
         f"{file}:8: got 7; expected an object",
     ]

@@ -61,7 +61,7 @@ def test_every_wrong_row_of_ucf101_is_listed_at_once_with_file_and_line(tmp_path
         "classInd.txt:3: got 4 Bowling; expected 3 and a class",
         f"trainlist01.txt:{first}: class 'Archry' is not among the 3 classes; did you mean 'Archery'?",
         f"trainlist01.txt:{first + 1}: number 1 is not that of Archery, 2",
-        f"trainlist01.txt:{first + 2}: ../Archery/v_Archery_g06_c01.avi lies outside {tmp_path}",
+        f"trainlist01.txt:{first + 2}: ../Archery/v_Archery_g06_c01.avi is outside {tmp_path}",
         f"trainlist01.txt:{first + 2}: class '../Archery' is not among the 3 classes; did you mean 'Archery'?",
         f"trainlist01.txt:{first + 3}: Archery/v_Archery_g01_c01.avi again, after trainlist01.txt:1",
     ]
@@ -78,7 +78,7 @@ def test_every_wrong_row_of_hmdb51_is_listed_at_once_with_file_and_line(tmp_path
     expected = [
         f"wave_test_split1.txt:{first}: got 3 after the name; allowed are 1 (train), 2 (test), 0",
         f"wave_test_split1.txt:{first + 1}: got no number after the name; allowed are 1 (train), 2 (test), 0",
-        f"wave_test_split1.txt:{first + 2}: ../z.avi lies outside {tmp_path}",
+        f"wave_test_split1.txt:{first + 2}: ../z.avi is outside {tmp_path}",
         "run_test_split1.txt: no rows",
         f"brush_hair_test_split1.txt:{again}: brush_hair/{name} again, after brush_hair_test_split1.txt:3",
     ]

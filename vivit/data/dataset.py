@@ -1,4 +1,7 @@
-"""Sample → Video → frames → clip. What a sample becomes is a pure function of (seed, epoch, index)."""
+"""Turn a sample into the clip or views that the model gets.
+
+A training clip is a pure function of (seed, epoch, index).
+"""
 
 from __future__ import annotations
 
@@ -37,15 +40,15 @@ from .video.decoder import Video
 from .video.frame_folder import FrameFolder, open_video
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
-MAX_TICKS = 2**22  # of the even clock of clip_seconds: 46 hours at 25 a second
+MAX_TICKS = 2**22  # evenly spaced times for clip_seconds: 46 hours at 25 a second
 
 
 @dataclass(frozen=True)
 class Item:
-    """What the model is fed for one sample, or why there is nothing."""
+    """The model input for one sample, or the reason why there is none."""
 
     index: int
-    """Which sample of the list."""
+    """The number of the sample in the list."""
     video: Tensor | None
     """uint8; training: (T, C, H, W), test: (views, T, C, H, W)."""
     labels: Tensor
@@ -53,11 +56,11 @@ class Item:
     problem: str | None = None
     """Why `video` is None: the file and what is wrong with it."""
     seed: int = 0
-    """Training: for chance inside the model, a pure function of (seed, epoch, index)."""
+    """Training: seeds the randomness inside the model; a pure function of (seed, epoch, index)."""
 
 
 class TrainDataset(Dataset[Item]):
-    """One random clip of a sample per epoch; indexed by (epoch, index) or, for its copies, (epoch, index, repeat)."""
+    """One random clip of a sample per epoch, indexed by (epoch, index) or, for repeats, (epoch, index, repeat)."""
 
     def __init__(
         self,
@@ -108,7 +111,10 @@ class TrainDataset(Dataset[Item]):
 
 
 def open_sample(sample: Sample) -> Video | FrameFolder:
-    """The video of a sample: a file, a folder of images, or bytes inside a tar file. Raises VideoError."""
+    """Open the video of a sample: a file, a folder of images, or bytes inside a tar file.
+
+    The one door from a sample to its frames. Raises VideoError.
+    """
     with as_video_error(sample.path):
         if sample.offset is None or sample.index is None:
             return open_video(sample.path, fps=sample.fps, index=sample.index)
@@ -116,7 +122,7 @@ def open_sample(sample: Sample) -> Video | FrameFolder:
 
 
 def segment_frames(video: Video | FrameFolder, sample: Sample) -> range:
-    """The numbers of the frames of the sample's part of its video. Raises VideoError if there are none."""
+    """Return the numbers of the frames in the sample's segment. Raises VideoError if there are none."""
     frames = frame_range(video.times, video.duration, sample.start, sample.end)
     if frames:
         return frames
@@ -124,12 +130,12 @@ def segment_frames(video: Video | FrameFolder, sample: Sample) -> range:
     shown = f"the video lasts {video.duration:.2f} s"
     if video.times[0] > 0:
         shown = f"the video shows frames from {video.times[0]:.2f} s to {video.duration:.2f} s"
-    raise VideoError(sample.path, f"{part}; {shown}", "a part inside its video")
+    raise VideoError(sample.path, f"{part}; {shown}", "a segment inside its video")
 
 
 @contextmanager
 def time_limit(path: str, *, seconds: float) -> Iterator[None]:
-    """Raise VideoError if the body takes longer. Works in the main thread of a process, as in loader workers."""
+    """Raise VideoError if the block takes longer than `seconds`; only in the main thread, as in loader workers."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -149,7 +155,7 @@ def time_limit(path: str, *, seconds: float) -> Iterator[None]:
 
 
 def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
-    """Return at once unless data.root itself is gone, as when shared storage drops out; then wait for its return."""
+    """Return at once unless data.root itself is gone, as when shared storage drops out; then wait until it is back."""
     if is_url(root):  # fsspec tries again by itself
         return
     deadline = time.monotonic() + seconds
@@ -181,10 +187,11 @@ class EvalDataset(Dataset[Item]):
 
 
 def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int = 0) -> Tensor:
-    """The views (V, T, C, H, W) of a test video: first the single view (middle clip, centre crop), then the
-    temporal x spatial views, unless the protocol is the single view. Every frame is decoded and resized once.
+    """Return the views of a test video, (V, T, C, H, W) uint8.
 
-    `seed` matters only where the protocol shuffles the frames of each clip. Raises VideoError, whatever goes wrong.
+    The single view (middle clip, center crop) comes first, then the temporal x spatial views, unless the protocol is
+    the single view. Every frame is decoded and resized once. `seed` matters only if the protocol shuffles the frames
+    of each clip. Raises VideoError, whatever goes wrong.
     """
     with as_video_error(sample.path):
         return _eval_views(sample, model, protocol, seed)
@@ -219,10 +226,10 @@ def clips_of(frame_ids: np.ndarray, views: int, num_frames: int, frame_stride: f
 
 
 def candidate_frames(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
-    """The numbers of the sample's frames on the model's clock, and the stride of a clip on it.
+    """Return the frame numbers of which clips are made, in order of time, and the stride of a clip in this list.
 
-    Frames are counted as they stand in the file; with `clip_seconds` the clock ticks evenly at the mean frame rate and
-    shows the frame of that time, so that a clip lasts as long whatever the (variable) rate.
+    Without `clip_seconds` these are the frames of the sample's segment. With it they are the frames shown at evenly
+    spaced times, at the mean frame rate, so that a clip has the same duration whatever the (variable) frame rate.
     """
     p, times = model.preprocessing, video.times
     frames = segment_frames(video, sample)

@@ -1,7 +1,7 @@
-"""What reading all packets of a video found out, small enough to keep for every file of a data set.
+"""The frame index of a video, packed small enough to keep for every file.
 
-Stamps are stored as runs of equal steps; those that only rounding makes uneven (webm counts milliseconds) as a line.
-Key frames are stored as runs of equal distances.
+Time stamps are stored as runs of equal steps, or as a line if only rounding makes the steps uneven (webm counts
+milliseconds). Key frames are stored as runs of equal distances.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PacketIndex:
     size: int
     """Bytes."""
     mtime_ns: int
-    """Date of the last change; 0 for bytes inside a tar file."""
+    """Date of the last change in nanoseconds; 0 for bytes inside a tar file."""
     text: str
     """A `FrameIndex` as JSON."""
 
@@ -37,15 +37,15 @@ class FrameIndex:
     height: int
     width: int
     time_base: float
-    """Seconds."""
+    """Seconds per tick."""
     start: float
-    """Seconds from the container's earliest stamp, of sound too, to the first frame."""
+    """Seconds from the container's earliest time stamp, that of sound included, to the first frame."""
     last_duration: float
     """Seconds for which the last frame is shown."""
     pts_unordered: bool
-    """The stamps do not order the frames: a frame's name is its place in what the decoder gives."""
+    """The time stamps do not order the frames: a frame is named by its position in the decoder's output."""
     seek_early: int
-    """How far before a key frame's stamp a seek must aim, in ticks."""
+    """How far before a key frame's time stamp a seek must aim, in ticks."""
     pts: Ints
     """(num_frames,) int64, ascending, in ticks."""
     keys: list[int]
@@ -68,7 +68,7 @@ class FrameIndex:
 
     @classmethod
     def from_text(cls, text: str, size: int) -> FrameIndex | None:
-        """Read what `to_text` wrote of a file of `size` bytes; None for another format, or what cannot be true."""
+        """Read what `to_text` wrote for a file of `size` bytes; None for another format or impossible values."""
         try:
             form, *values = json.loads(text)
             if form != FORMAT:
@@ -109,14 +109,14 @@ def find_pts(pts: Ints, wanted: int | None) -> int:
 
 
 def pack(stamps: Ints) -> list:
-    """Ascending integers → ["line", first, slope, begin, n], or [first, step, times, step, times …]."""
+    """Pack ascending integers as ["line", first, slope, begin, n] or [first, step, times, step, times …]."""
     runs = _runs(stamps)
     line = _line(stamps) if len(runs) > 5 else None
     return line or runs
 
 
 def unpack(packed: Sequence, most: int = 2**31) -> Ints:
-    """The inverse of `pack`: (n,) int64. Raises ValueError for more than `most` numbers."""
+    """Unpack what `pack` returned: (n,) int64. Raises ValueError for more than `most` numbers."""
     number = packed[4] if packed[0] == "line" else sum(packed[2::2]) + 1
     if not 0 < number <= most:
         raise ValueError(f"got {number} packed numbers; allowed are 1 to {most}")
@@ -137,9 +137,10 @@ def _runs(stamps: Ints) -> list[int]:
 
 
 def _line(stamps: Ints) -> list | None:
-    """The line whose values, rounded down, are the stamps; None if there is none.
+    """Find a line whose values, rounded down, are the time stamps; None if there is none.
 
-    Where a line of some slope may begin is an interval; its width is concave in the slope, hence the search.
+    For each slope, the possible starts of the line form an interval whose width is concave in the slope: hence the
+    ternary search.
     """
     rises, places = stamps - stamps[0], np.arange(len(stamps))
 

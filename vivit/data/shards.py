@@ -1,8 +1,8 @@
-"""Videos packed into tar files: a few large files in place of many small ones, on a disk or behind a URL.
+"""Pack videos into tar files and read them from there, on a disk or behind a URL.
 
-The layout is WebDataset's: `train-000000.tar` holds videos/a.mp4 and videos/a.json, and so on. Beside them lies
-index.jsonl, a manifest (`vivit.data.manifest`) that says where in which tar file each video begins. So any sample can
-be read at any time with one request, and the order of training is the same function of the seed as with plain files.
+The layout is that of WebDataset: `train-000000.tar` holds videos/a.mp4 and videos/a.json, and so on. index.jsonl in the
+same folder is a manifest (`vivit.data.manifest`) that says where in which tar file each video begins. So one request
+reads any sample, and the order of training is the same function of the seed as with plain files.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ BLOCK = 512  # tar files are made of these
 
 
 def is_url(root: str) -> bool:
-    """Whether `root` is a place that fsspec opens, such as s3://bucket/folder."""
+    """Return whether fsspec must open `root`, such as s3://bucket/folder."""
     return "://" in root
 
 
 def read_shards(root: str, split: str) -> SampleTable:
-    """The samples of a split, as they were when they were packed."""
+    """Read the samples of a split, as they were when they were packed."""
     manifest = _index(root)
     if split not in manifest.header["splits"]:
         raise DataError(f"{root}: no split {split!r}; there are {', '.join(manifest.header['splits'])}")
@@ -43,12 +43,12 @@ def read_shards(root: str, split: str) -> SampleTable:
 
 
 def shard_classes(root: str) -> dict[str, tuple[str, ...]]:
-    """The classes and their order, as they were when the videos were packed."""
+    """Read the classes and their order, as they were when the videos were packed."""
     return {name: tuple(names) for name, names in _index(root).header["classes"].items()}
 
 
 def read_packed(path: str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` on of the tar file before "#" in `path`. Raises VideoError."""
+    """Read `size` bytes from `offset` on of the tar file named before "#" in `path`. Raises VideoError."""
     shard = path[: path.rindex(".tar#") + len(".tar")]
     try:
         if is_url(shard):
@@ -114,7 +114,7 @@ def pack(
 
 
 def _groups(mine: Sequence[int], files: Sequence[FileInfo], most: int) -> Iterator[list[int]]:
-    """Consecutive files of at most `most` bytes together, at least one."""
+    """Yield groups of consecutive files with at most `most` bytes in sum, or a single file."""
     group, size = list[int](), 0
     for i in mine:
         if group and size + (files[i].bytes or 0) > most:
@@ -129,7 +129,7 @@ def _groups(mine: Sequence[int], files: Sequence[FileInfo], most: int) -> Iterat
 def _write_tar(
     path: Path, base: str, files: Sequence[FileInfo], rows: Mapping[int, list[dict[str, Any]]], numbers: Sequence[int]
 ) -> list[int]:
-    """Write one tar file, whole or not at all; returns where each video begins."""
+    """Write one tar file atomically; return where each video begins."""
     offsets = []
     with atomic_write(path, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for info, i in zip(files, numbers):
@@ -153,7 +153,7 @@ def _index(root: str) -> Manifest:
     try:
         info = os.stat(path)
     except OSError as error:
-        raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
+        raise DataError(f"no {path}; data.root of the dataset 'shards' is a folder or URL with {INDEX}") from error
     return _local_index(root, path, info.st_size, info.st_mtime_ns)
 
 
@@ -168,12 +168,12 @@ def _remote_index(root: str, path: str) -> Manifest:
     try:
         content = filesystem.cat_file(place)
     except FileNotFoundError as error:
-        raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
+        raise DataError(f"no {path}; data.root of the dataset 'shards' is a folder or URL with {INDEX}") from error
     return _parse(content, root, path)
 
 
 def _parse(content: bytes, root: str, path: str) -> Manifest:
-    """The index with this content, every entry of which lies inside a tar file below `root`. Raises DataError."""
+    """Parse an index and check that every entry is inside a tar file below `root`. Raises DataError."""
     try:
         manifest = parse_manifest(content.decode(), base=root, name=path)
         _check_index(manifest)

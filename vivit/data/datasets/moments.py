@@ -1,4 +1,4 @@
-"""Moments in Time: CSV files without a header, and a list of categories with their numbers."""
+"""Read Moments in Time: CSV files without a header, and a list of numbered categories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYOUTS = (
 
 
 def read_moments(root: Path, split: str, missing: list[str]) -> list[Sample]:
-    """The videos of a split that are there, in the order of its CSV: class/file.mp4,class,votes …"""
+    """Read the videos of a split that are there, in the order of its CSV: class/file.mp4,class,votes …"""
     name = labelled_split(split, FILES)
     table_name, folder = FILES[name]
     found = SampleCollector(root, missing, LAYOUTS)
@@ -40,7 +40,7 @@ def read_moments(root: Path, split: str, missing: list[str]) -> list[Sample]:
             continue
         wrong = empty_fields(("file", "class"), (path, label))
         if escapes_root(path):
-            wrong.append(f"{path} lies outside {base}")
+            wrong.append(f"{path} is outside {base}")
         if label and labels and label not in labels:
             wrong.append(unknown_label("class", label, labels))
         found.add(where, path, videos.get(os.path.splitext(path)[0]), labels.get(label, {}), wrong)
@@ -48,7 +48,7 @@ def read_moments(root: Path, split: str, missing: list[str]) -> list[Sample]:
 
 
 def moments_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The categories in the order of their numbers."""
+    """Read the categories in the order of their numbers."""
     problems: list[str] = []
     return checked_classes({LABEL_SET: _classes(root, problems)}, problems, root)
 

@@ -1,4 +1,4 @@
-"""Look at a data set once, before training does: every label and every video, and keep what was found in a manifest."""
+"""Check all labels and videos of a dataset before training; write the manifest."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def check(
     """Read every label, open every video that has changed since the last check, write the manifest, report.
 
     Args:
-        root: The folder of the data set, or a .csv or .jsonl file.
+        root: The folder of the dataset, or a .csv or .jsonl file.
         dataset: The reader of the annotations.
         splits: The splits to look at.
-        labels: The label columns of a table, as data.labels; those whose names say so if not given.
+        labels: The label columns of a table, as data.labels; by their names if not given.
         thorough: Decode every frame, not only the first and the last: finds damage in the middle.
         workers: Processes that open videos; one per core if not given.
-        manifest: Where to write the manifest; beside the data if not given.
+        manifest: Where to write the manifest; in the folder of the data if not given.
         num_frames: Frames of a clip, to tell which videos are shorter.
-        frame_stride: Every which frame of the video a clip takes.
+        frame_stride: Distance of a clip's frames in the video.
     """
     workers = workers or cores()
     found: defaultdict[str, list[str]] = defaultdict(list)
@@ -114,7 +114,7 @@ def check(
 
 
 def why_not_writable(path: Path) -> str:
-    """Why no file can be written at this place; "" if one can."""
+    """Say why no file can be written at this place; "" if one can."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path.parent):
@@ -126,7 +126,7 @@ def why_not_writable(path: Path) -> str:
 def read_splits(
     dataset: str, root: str, splits: Sequence[str], found: dict[str, list[str]], labels: Sequence[str] = ()
 ) -> tuple[dict[str, SampleTable], dict[str, list[str]]]:
-    """The samples and missing rows of each split; what is wrong with annotations is noted, all of it."""
+    """Read the samples and missing rows of each split; all problems of the annotations go to `found`."""
     samples: dict[str, SampleTable] = {}
     missing: dict[str, list[str]] = {}
     for split in splits:
@@ -144,6 +144,7 @@ def read_splits(
 
 
 def note_files(files: Sequence[FileInfo], found: dict[str, list[str]]) -> None:
+    """Note unreadable and damaged files."""
     for info in files:
         if info.problem:
             found["damaged" if info.num_frames else "unreadable"].append(f"{info.path}: {info.problem}")
@@ -155,7 +156,7 @@ def note_duplicates(
     samples: Mapping[str, SampleTable],
     found: dict[str, list[str]],
 ) -> None:
-    """Files with the same bytes."""
+    """Note files with the same bytes."""
     splits: list[set[str]] = [set() for _ in files]
     for split, rows in samples.items():
         for s in rows:
@@ -172,6 +173,7 @@ def note_duplicates(
 
 
 def note_labels(samples: Mapping[str, SampleTable], classes: Classes, found: dict[str, list[str]]) -> None:
+    """Note labels that are not among the classes."""
     for table in samples.values():
         for name, names in classes.items():
             for i in (table.class_indices(name, names) < 0).nonzero()[0].tolist():
@@ -185,7 +187,7 @@ def note_labels(samples: Mapping[str, SampleTable], classes: Classes, found: dic
 
 
 def note_classes(counts: Mapping[str, Mapping[str, Counter[str]]], found: dict[str, list[str]]) -> None:
-    """Classes that training or the test sees too little of; the first split is that of training."""
+    """Note classes with too few videos for training or test; the first split is that of training."""
 
     def note(label_set: str, names: Sequence[str], what: str) -> None:
         if names:
@@ -210,7 +212,7 @@ def note_classes(counts: Mapping[str, Mapping[str, Counter[str]]], found: dict[s
 
 
 def note_passed_over(dataset: str, root: str, jobs: Collection[CheckJob], found: dict[str, list[str]]) -> None:
-    """Files below the data set that are no videos, by suffix; of class folders also videos that are in no class."""
+    """Note files below the dataset that are not videos, by suffix; for class folders also videos in no class."""
     if os.path.isfile(root):
         return
     counts: Counter[str] = Counter()
@@ -245,7 +247,7 @@ def note_segments(
     span: int,
     found: dict[str, list[str]],
 ) -> list[str]:
-    """Videos or parts of fewer frames than `span`, shortest first; parts outside their video are noted."""
+    """List videos or segments of fewer frames than `span`, shortest first; note segments outside their video."""
     short: list[tuple[int, str]] = []
     for rows in samples.values():
         for s in rows:
@@ -267,5 +269,5 @@ def note_segments(
 
 @lru_cache(maxsize=4)
 def frame_times(path: str, fps: float | None, index: PacketIndex | None) -> np.ndarray:
-    """When each frame of a video appears; the file is read for it only if there is no packet index."""
+    """Return when each frame of a video appears; the file is only read if there is no packet index."""
     return open_video(path, fps=fps, index=index if index and index.text else None).times

@@ -17,24 +17,24 @@ FEW_CLASSES = 50  # up to this many are shown one by one
 PROBLEMS = {
     "annotations": "labels that cannot be used",
     "unreadable": "files without a frame that decodes; training leaves them out",
-    "damaged": "files of which a part can be used",
+    "damaged": "files of which only a part can be used",
     "mislabelled": "labels that are not among the classes",
-    "outside": "parts in which their video shows nothing: after its end, or before its first frame",
+    "outside": "segments in which their video shows nothing: after its end, or before its first frame",
     "leak": "the same video in more than one split",
     "duplicated": "the same video more than once in a split",
-    "manifest": "what was found is not kept",
+    "manifest": "the manifest could not be written",
 }
 WARNINGS = {
     "missing": "in the official list, but not there; common, and left out",
     "classes": "classes that cannot be learned or measured well",
-    "passed over": "not read as videos of the data set",
-    "not kept": "the next check and training read everything again",
+    "passed over": "files that are not videos of the dataset",
+    "not kept": "no manifest: the next check and training read everything again",
 }
 
 
 @dataclass(frozen=True)
 class Report:
-    """Counts per split and class, and everything that is wrong."""
+    """What a check found: counts per split and class, warnings and problems."""
 
     videos: dict[str, int] = field(default_factory=dict)
     """By split."""
@@ -42,26 +42,26 @@ class Report:
     """Split → label set → class → videos."""
     classes: Classes = field(default_factory=dict)
     columns: str = ""
-    """Of a table: which columns are labels and why."""
+    """For a table: which columns are labels and why."""
     files: Sequence[FileInfo] = ()
     opened: int = 0
-    """How many files were opened; the others are as they were when the manifest was written."""
+    """How many files were opened; the others have not changed since the manifest was written."""
     found: dict[str, list[str]] = field(default_factory=dict)
     """What is wrong, by kind, see `PROBLEMS` and `WARNINGS`."""
     short: list[str] = field(default_factory=list)
-    """Videos shorter than a clip, shortest first. No fault: a clip of them starts over at the beginning."""
+    """Videos shorter than a clip, shortest first. Not a problem: a clip of them loops from the beginning."""
     clip: str = ""
     manifest: Path | None = None
     """Where the manifest was written."""
 
     @property
     def problems(self) -> list[str]:
-        """What is to be mended."""
+        """What must be fixed."""
         return [line for kind in PROBLEMS for line in self.found.get(kind, ())]
 
     @property
     def warnings(self) -> list[str]:
-        """What is worth knowing."""
+        """What is worth knowing but need not be fixed."""
         return [line for kind in WARNINGS for line in self.found.get(kind, ())]
 
     @property
@@ -75,7 +75,7 @@ class Report:
             lines += ["", *self._table(label_set, names)]
         lines += ["", *self._files()]
         if self.short:
-            lines += ["", f"{len(self.short)} shorter than {self.clip}: a clip of them starts over at the beginning"]
+            lines += ["", f"{len(self.short)} shorter than {self.clip}: a clip of them loops from the beginning"]
             lines += shorten_list(self.short, 3, indent="  ")
         for title, kinds, several in (("warnings", WARNINGS, self.warnings), ("problems", PROBLEMS, self.problems)):
             if several or kinds is PROBLEMS:
@@ -91,7 +91,7 @@ class Report:
         return "\n".join(map(printable, lines))
 
     def _table(self, label_set: str, names: Sequence[str]) -> list[str]:
-        """Videos of every class, or, of many classes, those with the most and the fewest."""
+        """Return a table of videos per class; of many classes, only those with the most and the fewest."""
         rows = [(name, [sets[label_set][name] for sets in self.counts.values()]) for name in names]
         lines = [f"{label_set:24}" + "".join(f"{split:>10}" for split in self.counts)]
         if len(rows) > FEW_CLASSES:

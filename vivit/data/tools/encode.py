@@ -1,4 +1,4 @@
-"""Encode one video again: small frames, frequent key frames, an even frame rate, no sound."""
+"""Encode one video for training: small frames, frequent key frames, an even rate."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ KEY_EVERY = 32  # frames at most between two key frames
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """What the videos become."""
+    """How the videos are encoded."""
 
     short_side: int = 320
     """Pixels; smaller videos keep their size."""
     max_fps: float = 30.0
-    """A higher rate is divided by a whole number; every other frame of 60 a second is kept."""
+    """A higher rate is divided by an integer: of 60 frames a second every other one is kept."""
     crf: int = 20
     """Quality of H.264: lower is better and larger."""
 
@@ -43,7 +43,7 @@ class PrepareJob(NamedTuple):
     """One video to write."""
 
     sample: Sample
-    """With start and end where only this part is wanted."""
+    """With start and end if only this segment is wanted."""
     dest: str
     encoding: EncodingOptions
 
@@ -60,7 +60,7 @@ def crash_message(job: PrepareJob) -> str:
 
 
 def write_video(job: PrepareJob) -> str | None:
-    """Write one video, whole or not at all; returns what is wrong with its source."""
+    """Write one video atomically; return what is wrong with its source, or None."""
     os.makedirs(os.path.dirname(job.dest), exist_ok=True)
     part = f"{job.dest}.part"
     try:
@@ -107,7 +107,7 @@ def _encode(job: PrepareJob, part: str) -> None:
 def schedule(
     times: np.ndarray, duration: float, *, max_fps: float, start: float | None = None, end: float | None = None
 ) -> tuple[Fraction, np.ndarray]:
-    """The even rate of the new video, and for each of its frames the number of the old one shown at that time.
+    """Return the even rate of the new video, and for each of its frames the number of the old frame shown then.
 
     `times`: seconds of the old frames. A video of an even rate gives each of its frames in [start, end) once, or every
     k-th. Raises ValueError for time stamps of which no video can be made.
@@ -133,19 +133,19 @@ def schedule(
 
 
 def even_rate(fps: float, max_fps: float) -> Fraction:
-    """`fps`, divided by a whole number if it is above `max_fps`, as a ratio of small numbers."""
+    """Return `fps`, divided by an integer if it is above `max_fps`, as a ratio of small numbers."""
     rate = fps / max(math.ceil(fps / max_fps - 0.01), 1)
     return Fraction(rate).limit_denominator(1001) if rate > 1 else 1 / Fraction(1 / rate).limit_denominator(1001)
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Even sizes whose smaller is at most `short_side`, in the old proportion."""
+    """Return an even height and width of the same aspect, the smaller one at most `short_side`."""
     scale = min(short_side / min(height, width), 1.0)
     return max(round(height * scale / 2) * 2, 2), max(round(width * scale / 2) * 2, 2)
 
 
 def expand_repeats(video: Video | FrameFolder, shown: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames with these ascending numbers, repeats and all."""
+    """Yield the frames with these ascending numbers, repeats included."""
     numbers, times = np.unique(shown, return_counts=True)
     expected = iter(zip(numbers.tolist(), times.tolist()))
     for number, image in video.images(numbers):

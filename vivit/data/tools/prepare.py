@@ -1,4 +1,4 @@
-"""Bring a data set into a form that trains fast: small frames, key frames near one another, an even rate, no sound."""
+"""Re-encode a dataset so that it loads fast in training; optionally pack it in shards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SECONDS = 10.0  # that a measurement takes at most
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was done."""
+    """What `prepare` did."""
 
     table: Path
     """labels.csv, to be given as data.root."""
@@ -47,7 +47,7 @@ class Prepared:
     """Files that an earlier run had written."""
     bad: list[str]
     before: int
-    """Bytes of the videos as they were."""
+    """Bytes of the original videos."""
     after: int
     speed: tuple[float, float]
     """Training clips that one process loads in a second, before and after."""
@@ -55,7 +55,7 @@ class Prepared:
     problems: list[str] = field(default_factory=list)
     """What is wrong with the annotations."""
     missing: list[str] = field(default_factory=list)
-    """Rows of an official list whose video is not there. No fault: such lists always lack some."""
+    """Rows of an official list whose video is not there. Not a problem: every copy lacks some."""
 
     def __str__(self) -> str:
         lines = [f"{self.written} videos written, {self.kept} already there, {len(self.bad)} bad"]
@@ -90,17 +90,17 @@ def prepare(
     shard_mib: int = 0,
     workers: int | None = None,
 ) -> Prepared:
-    """Write the videos of a data set anew below DEST, with DEST/labels.csv, a manifest, and the order of the classes.
+    """Re-encode the videos of a dataset into DEST, with DEST/labels.csv, a manifest, and the order of the classes.
 
-    A run that was interrupted is taken up again: what is there, and newer than its source, stays. Raises FolderInUse
-    while another process prepares the same folder, DataError if not one video could be written.
+    The same call resumes after an interruption: files that are there and newer than their source stay. Raises
+    FolderInUse while another process prepares the same folder, DataError if not one video could be written.
 
     Args:
-        root: The folder of the data set, or a .csv or .jsonl file.
+        root: The folder of the dataset, or a .csv or .jsonl file.
         dest: A folder for the result.
         dataset: The reader of the annotations.
         splits: The splits to prepare.
-        encoding: What the videos become.
+        encoding: How the videos are encoded.
         segments: Write each labelled part of a long video into a file of its own.
         shard_mib: Also pack the result into tar files of this many MiB, in DEST/shards; 0 for none.
         workers: Processes; one per core if not given.
@@ -150,7 +150,7 @@ def prepare(
 
 
 def check_same_settings(place: Path, encoding: EncodingOptions, segments: bool) -> None:
-    """Raise ValueError if the folder was begun with other settings, else note them there."""
+    """Raise ValueError if the folder was begun with other settings, else write them there."""
     settings = {
         "short_side": encoding.short_side,
         "max_fps": encoding.max_fps,
@@ -169,14 +169,14 @@ Key = tuple[str, float | None, float | None]
 
 
 def segment_key(sample: Sample, segments: bool) -> Key:
-    """What gets a file of its own."""
+    """Return the key of the file to write for a sample: one per video, or one per segment."""
     return (sample.path, sample.start, sample.end) if segments else (sample.path, None, None)
 
 
 def destinations(samples: Mapping[str, Sequence[Sample]], base: str, segments: bool) -> dict[Key, str]:
-    """Where each file goes, relative to the new folder: where it was, as .mp4, with letters that tar files like.
+    """Return the path of each new file, relative to the new folder: the old one as .mp4, with names that tar accepts.
 
-    A name that is taken, too long or not UTF-8 is shortened or mended, and ends in a hash of what it stands for.
+    A name that is taken, too long or not UTF-8 is shortened or repaired, and ends in a hash of the source.
     """
     names: dict[Key, str] = {}
     taken: set[str] = set()
@@ -200,7 +200,7 @@ def destinations(samples: Mapping[str, Sequence[Sample]], base: str, segments: b
 
 
 def utf8(name: str, most: int | None = None) -> str:
-    """The name without bytes that are not UTF-8, and without what exceeds `most` bytes."""
+    """Return the name without bytes that are not UTF-8, cut to `most` bytes."""
     return name.encode("utf-8", "surrogateescape")[:most].decode("utf-8", "ignore")
 
 
@@ -220,7 +220,7 @@ def write_table(place: Path, kept: Mapping[str, Sequence[Sample]], names: Mappin
 
 
 def part_in_new(sample: Sample) -> tuple[float | None, float | None]:
-    """Start and end of a sample's part in the new video, whose first frame is at 0 s."""
+    """Return start and end of a sample's segment in the new video, whose first frame is at 0 s."""
     if sample.start is None and sample.end is None:
         return None, None
     late = float(frame_times(sample.path, sample.fps, sample.index)[0])
@@ -229,6 +229,7 @@ def part_in_new(sample: Sample) -> tuple[float | None, float | None]:
 
 
 def pack_shards(place: Path, table: Path, report: Report, shard_mib: int) -> list[str]:
+    """Pack the new videos into tar files; return their names."""
     return pack(
         place / "shards",
         base=str(place),
@@ -243,7 +244,7 @@ def pack_shards(place: Path, table: Path, report: Report, shard_mib: int) -> lis
 def measure_speedup(
     kept: Mapping[str, Sequence[Sample]], new: Mapping[Key, str], segments: bool, table: Path
 ) -> tuple[float, float]:
-    """Training clips a second of the same videos, as they were and as they are now."""
+    """Measure training clips per second on the same videos, before and after."""
     rows = next((rows for rows in kept.values() if rows), [])
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(CLIPS, len(rows))).astype(int))]
     after = {}
@@ -255,7 +256,7 @@ def measure_speedup(
 
 
 def clips_per_second(samples: Sequence[Sample], *, seconds: float = SECONDS) -> float:
-    """How many training clips of 32 frames, 224 x 224, one process makes of these samples in a second; 0 for none."""
+    """Measure how many training clips of 32 frames, 224 x 224, one process loads per second; 0 without samples."""
     if not samples:
         return 0.0
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)

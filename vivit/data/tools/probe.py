@@ -1,4 +1,4 @@
-"""Open every video of a dataset that has changed since the last check, and hash those of equal size."""
+"""Open the videos of a dataset that have changed; hash those of equal size."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ HANG_TIMEOUT = 3 * TIMEOUT  # seconds after which a process that does not react 
 
 
 def relative(path: str, base: str) -> str:
-    """`path` as it stands in the manifest: relative to the data set where it lies inside."""
+    """Return `path` as in the manifest: relative to the dataset if it is inside, else absolute."""
     inside = os.path.relpath(path, base or ".")
     return os.path.abspath(path) if escapes_root(inside) else inside
 
 
 class CheckJob(NamedTuple):
-    """A file to look at."""
+    """A file to probe."""
 
     path: str
     name: str
@@ -40,7 +40,7 @@ class CheckJob(NamedTuple):
 
 
 def probe_files(jobs: Sequence[CheckJob], known: Mapping[str, FileInfo], workers: int) -> tuple[list[FileInfo], int]:
-    """What each file is, and how many had to be opened because size or date are not those in `known`."""
+    """Return what each file is, and how many had to be opened because size or date are not those in `known`."""
     files = {job: unchanged_info(job, known.get(job.name)) for job in jobs}
     todo = [job for job, info in files.items() if info is None]
     for job, info in map_in_processes(
@@ -51,7 +51,7 @@ def probe_files(jobs: Sequence[CheckJob], known: Mapping[str, FileInfo], workers
 
 
 def unchanged_info(job: CheckJob, before: FileInfo | None) -> FileInfo | None:
-    """What can be said of a file without opening it: that it is as it was, or is not there."""
+    """Return what is known about a file without opening it, if it is unchanged or missing; else None."""
     try:
         now = os.stat(job.path)
     except OSError as error:
@@ -62,7 +62,7 @@ def unchanged_info(job: CheckJob, before: FileInfo | None) -> FileInfo | None:
 
 
 def probe_video(job: CheckJob) -> FileInfo:
-    """Open a video, decode its first and last frame, or every frame; whatever goes wrong is its problem."""
+    """Open a video and decode its first and last frame, or every frame; any error becomes its `problem`."""
     info = FileInfo(job.name, thorough=job.thorough)
     try:
         now = os.stat(job.path)
@@ -90,7 +90,7 @@ def probe_video(job: CheckJob) -> FileInfo:
 
 
 def damaged_images(folder: FrameFolder) -> str | None:
-    """Which images of a folder cannot be read; None if all can."""
+    """Name the images of a folder that cannot be read; None if all can."""
     problems = []
     for index in range(folder.num_frames):
         try:
@@ -101,7 +101,7 @@ def damaged_images(folder: FrameFolder) -> str | None:
 
 
 def crash_info(job: CheckJob) -> FileInfo:
-    """What is said of a file whose worker ended."""
+    """Return what to say about a file that crashed the worker."""
     reason = "reading it ends the process (a crash in the decoder)"
     try:
         now = os.stat(job.path)
@@ -111,7 +111,7 @@ def crash_info(job: CheckJob) -> FileInfo:
 
 
 def add_hashes(files: Sequence[FileInfo], base: str, workers: int) -> list[FileInfo]:
-    """The same files with the hash of the content of those that share their size with another."""
+    """Add the hash of the content to files that share their size with another."""
     sizes = Counter(info.bytes for info in files if info.bytes)
     todo = [
         os.path.join(base, info.path) for info in files if info.bytes and sizes[info.bytes] > 1 and info.sha256 is None
@@ -123,7 +123,7 @@ def add_hashes(files: Sequence[FileInfo], base: str, workers: int) -> list[FileI
 
 
 def sha256(path: str) -> str:
-    """The hash of the content; "" for a file that cannot be read."""
+    """Hash the content of a file; "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

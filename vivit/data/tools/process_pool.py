@@ -1,4 +1,4 @@
-"""Work on many files in several processes, with a progress bar, and without losing all to one file that kills."""
+"""Work on many files in several processes, with a progress bar; survive crashes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -54,7 +54,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     job: int
-    """Which one it is at."""
+    """The number of its current job."""
     deadline: float
 
 
@@ -65,7 +65,7 @@ def _results(
     on_crash: Callable[[Job], Result],
     timeout: float,
 ) -> Iterator[Result]:
-    """Yield the results in order. Each worker has one job at a time, so that its death points at a single job."""
+    """Yield the results in order. Each worker has one job at a time, so that a crash points at a single job."""
     todo = iter(range(len(jobs)))
     done: dict[int, Result] = {}
     busy: list[_Worker] = []
@@ -143,7 +143,7 @@ def _ready(busy: Sequence[_Worker]) -> list[_Worker]:
 
 
 def _receive(worker: _Worker) -> tuple[Any, Exception | None] | None:
-    """(result, exception) of a worker; None of one that is dead or late."""
+    """Receive (result, exception) from a worker; None from one that is dead or late."""
     try:
         return worker.pipe.recv() if worker.pipe.poll() else None
     except (EOFError, OSError):

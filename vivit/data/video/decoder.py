@@ -1,24 +1,24 @@
-"""Video files in, uint8 RGB frames out: exactly the frames asked for, decoding little else.
+"""Decode the frames of a video file that are asked for, and little else.
 
-A `Video` is an index (which frames there are, when each is shown, where decoding may start) and no open file, so it can
-be pickled, kept, and used in forked or spawned workers. Frames are named by their presentation time stamps, which makes
-B-frames, edit lists and variable frame rates come out right; where stamps cannot be trusted (see
-`vivit.data.video.scan`), by their place in the file. Seconds count from the container's start, the earliest stamp of
-all its streams, as in a player and in `ffmpeg -i FILE -ss SECONDS`: where the picture begins after the sound, the first
-frame appears after 0. Pixels count as square. Interlaced frames are converted as progressive ones, both fields in one
-picture, as ffmpeg and torchcodec do by default; 8-bit video comes out bit-identical to theirs.
+A `Video` holds an index (which frames there are, when each is shown, where decoding may start) and no open file, so it
+can be pickled, kept, and used in forked or spawned workers. Frames are named by their presentation time stamps, which
+handles B-frames, edit lists and variable frame rates; if time stamps cannot be trusted (see `vivit.data.video.scan`),
+frames are named by their position in the file. Seconds count from the container's start, the earliest time stamp of all
+its streams, as in a player and in `ffmpeg -i FILE -ss SECONDS`: if the video begins after the sound, the first frame
+appears after 0. Pixels count as square. Interlaced frames are converted as progressive ones, both fields in one image,
+as ffmpeg and torchcodec do by default; 8-bit video comes out bit-identical to theirs.
 
-Making the index means reading all of the file once, which for an hour of video takes long. `Video.packet_index` gives
-it in a small form, which `vivit data check` keeps in its manifest; a Video that is given one reads nothing until frames
-are asked for. Where the file's size or date is no longer what it was, the index is put aside and the file read again.
+The index takes one pass over the file, which is slow for an hour of video. `Video.packet_index` returns it in a small
+form, which `vivit data check` keeps in its manifest; a Video that gets it reads nothing until frames are asked for. If
+the size or date of the file has changed, the index is ignored and built again.
 
-What a damaged file does:
+Damaged files:
 
-* no readable container, no picture, or not one frame that decodes: VideoError from the constructor;
+* no readable container, no video stream, or not one frame that decodes: VideoError from the constructor;
 * a file that ends early, or whose first frames lack what they refer to: the index holds the frames that decode,
   `problem` says what is missing, and logging.getLogger("vivit") warns once;
-* a file whose packets are damaged or that ends early is read from its start for every frame, so that all ways to a
-  frame give the same pixels;
+* a file whose packets are damaged or that ends early is read from its start for every frame, so that every access
+  gives the same pixels;
 * a frame further in that does not decode: VideoError when it is asked for, never another frame in its place;
 * a frame that FFmpeg patches over damaged bytes: what FFmpeg makes of it when it reads the file from the start.
 """
@@ -46,8 +46,8 @@ from .container import decode_frames, open_video_stream
 from .picture import upright_rgb
 
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
-CHUNK = 8  # frames that are kept at full size while they are made smaller
-SEEK_COST = 8  # a seek costs about as much as decoding this many frames in vain
+CHUNK = 8  # frames that are held in full size while they are resized
+SEEK_COST = 8  # a seek costs about as much as decoding this many frames
 
 
 class Video:
@@ -59,9 +59,9 @@ class Video:
     duration: float        the second at which the last frame ends
     fps: float             frames per second, averaged over `times`
     height, width: int     pixels, after the rotation or mirroring the file asks for
-    problem: str | None    what is wrong with a file that has frames nevertheless
-    note: str | None       what else to know: that there are several video tracks, and which one is used
-    frames_decoded: int    frames that this object has decoded so far, wanted or not
+    problem: str | None    what is wrong with a file that still has frames
+    note: str | None       that there are several video tracks, and which one is used
+    frames_decoded: int    frames that this object has decoded so far, returned or not
 
     `len(video)`, `video[0]` (C, H, W) and `video[0:10]` (T, C, H, W) work as for torchcodec's decoder.
 
@@ -96,7 +96,7 @@ class Video:
         return self.num_frames
 
     def __getitem__(self, index: SupportsIndex | slice) -> torch.Tensor:
-        """One frame (C, H, W), or those of a slice (T, C, H, W), counted from the end where negative; uint8 RGB."""
+        """Return one frame (C, H, W) or a slice (T, C, H, W), uint8 RGB; negative numbers count from the end."""
         if isinstance(index, slice):
             return self.frames(range(self.num_frames)[index])
         number = operator.index(index)
@@ -113,7 +113,7 @@ class Video:
         )
 
     def packet_index(self) -> PacketIndex:
-        """What this object knows of the file, to be kept and given to the next `Video` of it."""
+        """Return the index of the file, to be kept and passed to the next `Video` of it."""
         return PacketIndex(self._size, self._mtime_ns, self._index.to_text())
 
     def frames(
@@ -123,10 +123,10 @@ class Video:
         box: tuple[int, int, int, int] | None = None,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
+        """Decode the frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
         `box` (top, left, height, width) is the part of each frame that is kept. `transform` maps a few frames
-        (n, C, H, W) to what is kept of them, (n, …); then no more than CHUNK frames are held before it. Raises
+        (n, C, H, W) to what is kept of them, (n, …); then at most CHUNK frames are held in full size. Raises
         ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
         """
         wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
@@ -141,7 +141,7 @@ class Video:
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; little is held in memory.
+        """Yield (number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; one is held at a time.
 
         Raises VideoError if one does not decode.
         """
@@ -177,9 +177,9 @@ class Video:
             yield torch.from_numpy(parts).permute(0, 3, 1, 2)
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
-        """The frames shown at these times, (T, C, H, W) uint8 RGB: the last that appeared by then, clamped to the ends.
+        """Decode the frames shown at these times, clamped to the first and last frame: (T, C, H, W) uint8 RGB.
 
-        A frame counts as shown from a microsecond before its stamp, so that i / fps finds frame i despite rounding.
+        A frame counts as shown from a microsecond before its time stamp, so i / fps finds frame i despite rounding.
         """
         return self.frames(frame_ids_at(seconds, self.times, self.path))
 
@@ -202,8 +202,8 @@ class Video:
     def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (index, frame) for the frames of `wanted` (ascending) that decode, ascending.
 
-        Each run of near frames is read from its key frame; what that does not give (gradual refresh, damage, a seek
-        that fails or lands late) is looked for from the start of the file.
+        Each run of nearby frames is read from its key frame; frames that this does not give (gradual refresh, damage,
+        a seek that fails or arrives late) are read from the start of the file.
         """
         with self._open() as (container, stream):
             for run in _split_runs(wanted, self._index.keys):
@@ -223,7 +223,7 @@ class Video:
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (index, frame) for `wanted` after a seek to key frame `key`, until one is missing or damaged.
 
-        Only the start of the file gives the decoder all that it may patch damage with.
+        Only from the start of the file does the decoder patch damage in the same way each time.
         """
         position, key_decoded = 0, False
         for index, frame in self._numbered(container, stream, int(self._index.pts[key]) - self._index.seek_early):
@@ -239,7 +239,7 @@ class Video:
     def _from_start(
         self, container: InputContainer, stream: av.VideoStream, wanted: Sequence[int]
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, frame) for the `wanted` frames that a container just opened gives, ascending."""
+        """Yield (index, frame) for the `wanted` frames, ascending, from a container that was just opened."""
         members, position = set(wanted), 0
         waiting: list[tuple[int, int, av.VideoFrame]] = []  # a heap of the frames that came before an earlier one
         for count, (index, frame) in enumerate(self._numbered(container, stream)):
@@ -259,7 +259,7 @@ class Video:
     def _numbered(
         self, container: InputContainer, stream: av.VideoStream, seek: int | None = None
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, frame) in the decoder's order; -1 for a frame that the index does not have."""
+        """Yield (index, frame) in the decoder's order; -1 for a frame that is not in the index."""
         for position, frame in enumerate(decode_frames(container, stream, seek)):
             self.frames_decoded += 1
             yield self._index.number_of(position, frame.pts), frame
@@ -280,18 +280,18 @@ def _regular_file(path: str | os.PathLike) -> str:
 
 
 def _size_and_mtime(path: str) -> tuple[int, int]:
-    """Size in bytes and date of the last change in nanoseconds, of a file that is not empty."""
+    """Return size in bytes and date of the last change in nanoseconds, of a file that is not empty."""
     try:
         facts = os.stat(path)
     except OSError as error:
-        raise VideoError(path, f"cannot be looked at ({error.strerror})") from error
+        raise VideoError(path, f"cannot be opened ({error.strerror})") from error
     if facts.st_size == 0:
         raise VideoError(path, "is empty (0 bytes)")
     return facts.st_size, facts.st_mtime_ns
 
 
 def _split_runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
-    """Split ascending frame numbers where going to the next one's key frame beats decoding on; keys[0] is 0."""
+    """Split ascending frame numbers into runs, where a seek to the next key frame beats decoding on; keys[0] is 0."""
     runs = [[*wanted[:1]]] if wanted else []
     for before, index in pairwise(wanted):
         if keys[bisect_right(keys, index) - 1] > before + SEEK_COST:
@@ -301,7 +301,7 @@ def _split_runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
 
 
 def _ranges(numbers: np.ndarray, most: int = 5) -> str:
-    """Ascending frame numbers as "frames 3, 60 to 139"; after `most` ranges only how many frames follow."""
+    """Format ascending frame numbers as "frames 3, 60 to 139"; after `most` ranges only say how many frames follow."""
     groups = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     names = [f"{group[0]} to {group[-1]}" if len(group) > 1 else f"{group[0]}" for group in groups[:most]]
     rest = sum(len(group) for group in groups[most:])
@@ -309,7 +309,7 @@ def _ranges(numbers: np.ndarray, most: int = 5) -> str:
 
 
 def frame_ids_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int]:
-    """The numbers of the frames, which appear at `times`, that are shown at these seconds; see `Video.frames_at`."""
+    """Return the numbers of the frames shown at these seconds, given when each appears; see `Video.frames_at`."""
     moments = np.array([float(second) for second in seconds], dtype=np.float64)
     if np.isnan(moments).any():
         raise ValueError(f"got times {moments.tolist()} for {path}; allowed are seconds, without NaN")
@@ -317,6 +317,6 @@ def frame_ids_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list
 
 
 def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
-    """The rows and columns of (top, left, height, width)."""
+    """Return the slices of rows and columns of a box (top, left, height, width)."""
     top, left, height, width = box
     return slice(top, top + height), slice(left, left + width)

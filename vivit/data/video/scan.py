@@ -1,8 +1,8 @@
-"""Read all packets of a video: which frames there are, when each is shown, and where decoding may start.
+"""Read all packets of a video: frames, time stamps and key frames.
 
-Most containers store the stamp at which each frame is shown, which names it: a seek then leads near any frame. Where
-stamps cannot be trusted (files put together, damaged files, AVI and ASF with B-frames) a frame is named by its place in
-what the decoder gives from the start of the file, and every read starts there.
+Most containers store the time stamp at which each frame is shown, which names the frame: a seek then leads near any
+frame. If time stamps cannot be trusted (concatenated files, damaged files, AVI and ASF with B-frames), a frame is named
+by its position in the decoder's output from the start of the file, and every read starts there.
 """
 
 import math
@@ -21,20 +21,20 @@ from .container import read_packets, video_streams
 
 PRESENTATION_STAMPS = ("mov", "matroska", "mpegts", "mpeg", "flv", "ogg", "gif")  # the first word of FFmpeg's names
 SEEK_MARGIN = 8  # frames; in a container without an index, a seek finds roughly a packet decoded at a time
-OVERLAP = 0.1  # seconds by which stamps may run backwards before they count as beginning again, as in ffmpeg
+OVERLAP = 0.1  # seconds by which time stamps may run backwards before they count as a restart, as in ffmpeg
 LONGEST_GAP = 30 * 3600.0  # seconds between two frames, as in ffmpeg (-dts_error_threshold)
 LONGEST_GAP_BROADCAST = 10.0  # in MPEG-TS, -PS and Ogg, whose stamps may jump anywhere (-dts_delta_threshold)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the packets of a video say without being decoded; all stamps in ticks of `time_base` seconds."""
+    """What the packets of a video say without decoding; all time stamps in ticks of `time_base` seconds."""
 
     stamps: list[int | None]
     """When each packet's frame is shown, in the order of the file; in AVI and ASF, when it is decoded."""
     key_stamps: list[int]
     last_duration: int
-    """Of the frame shown last, in ticks; 0 where it is unknown."""
+    """Of the frame shown last, in ticks; 0 if unknown."""
     time_base: float
     rate: float
     """Frames per second according to the header."""
@@ -45,26 +45,26 @@ class Scan:
     longest_gap: float
     """Seconds without a new frame above which stamps count as having jumped."""
     rising: bool
-    """No stamp is missing, begins again, repeats or jumps."""
+    """No time stamp is missing, restarts, repeats or jumps."""
     presentation: bool
     """The container stores when frames are shown, not when they are decoded."""
     damaged: bool
-    """FFmpeg cannot read on, or the file lies."""
+    """FFmpeg cannot read further, or the file claims impossible things."""
     corrupt: bool
-    """FFmpeg doubts packets within the file; it also does so where intact files were put together."""
+    """FFmpeg marks packets within the file as corrupt; it also does so in concatenated intact files."""
     cut: bool
-    """The file ends before the picture's end according to the header."""
+    """The file ends before the end that the header gives for the video."""
     declared_frames: int
     note: str | None
 
     @property
     def trusted(self) -> bool:
-        """The stamps name the frames."""
+        """Whether the time stamps name the frames."""
         return self.presentation and self.rising and not (self.damaged or self.corrupt or self.cut)
 
 
 def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -> Scan:
-    """Read all packets of a file of `size` bytes. Sound is read as well: it tells how far the file reaches."""
+    """Read all packets of a file of `size` bytes, also those of sound, which tell how far the file reaches."""
     rate = _frame_rate(stream)
     time_base = float(stream.time_base or 1 / rate)
     guessed = _kind(container) == "matroska"  # which does not store when a packet is decoded
@@ -78,7 +78,7 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
     last_shown, last_duration, read_until = -math.inf, 0, 0
     try:
         for number, packet in enumerate(read_packets(container)):
-            if number > size:  # a packet has at least one byte: the file lies
+            if number > size:  # more packets than bytes
                 damaged = True
                 break
             read_until = max(read_until, (packet.pos or 0) + packet.size)
@@ -107,7 +107,7 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
     except FFmpegError:
         damaged = True
 
-    # Of FLV files put together FFmpeg reads the first, and says nothing.
+    # FFmpeg reads only the first of concatenated FLV files, without an error.
     damaged |= _kind(container) == "flv" and size - read_until > size / 20 + 1000
     known = np.unique(np.array([s for s in stamps if s is not None], dtype=np.int64))
     rising &= len(known) == len(stamps) and (len(known) < 2 or bool((np.diff(known) * time_base).max() < longest_gap))
@@ -133,7 +133,7 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
 
 
 def _kind(container: InputContainer) -> str:
-    """FFmpeg's first name of the container: "mov", "matroska", "avi" …"""
+    """Return FFmpeg's first name of the container: "mov", "matroska", "avi" …"""
     return container.format.name.split(",")[0]
 
 
@@ -143,16 +143,16 @@ def _frame_rate(stream: av.VideoStream) -> float:
 
 
 def _stores_presentation(container: InputContainer, stream: av.VideoStream) -> bool:
-    """Whether stamps say when a frame is shown, be it because the codec keeps the order of frames."""
+    """Return whether time stamps say when a frame is shown; true too for codecs that keep the order of frames."""
     codec = stream.codec_context
     may_reorder = bool(codec.codec.properties & Properties.REORDER.value)
-    # What H.264 and H.265 do later, the first frames do not always tell; other codecs declare it.
+    # H.264 and H.265 may reorder later frames without a sign in the first ones; other codecs declare it.
     reorders = may_reorder and (codec.has_b_frames or codec.name in ("h264", "hevc"))
     return _kind(container) in PRESENTATION_STAMPS or not reorders
 
 
 def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float | None:
-    """When the picture ends according to the header; None for containers whose header does not say it."""
+    """Return when the video ends according to the header; None for containers whose header does not say."""
     kind = _kind(container)
     if kind == "avi":
         return stream.frames / float(stream.average_rate or 25)
@@ -164,14 +164,14 @@ def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> floa
 
 
 def _clock(metadata: dict[str, str]) -> float | None:
-    """The seconds in the tag DURATION ("00:01:02.5") that FFmpeg and mkvmerge write for each track of Matroska."""
+    """Parse the tag DURATION ("00:01:02.5"), which FFmpeg and mkvmerge write for each track of Matroska, to seconds."""
     text = next((value for name, value in metadata.items() if re.fullmatch(r"DURATION(-\w+)?", name)), "")
     match = re.fullmatch(r"(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)", text)
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
 def _note(container: InputContainer, stream: av.VideoStream) -> str | None:
-    """What to tell of a file with several pictures."""
+    """Describe a file with several video tracks; None for other files."""
     streams = video_streams(container)
     if len(streams) < 2:
         return None
@@ -183,10 +183,10 @@ def _note(container: InputContainer, stream: av.VideoStream) -> str | None:
 def rising_stamps(
     stamps: Sequence[int | None], *, time_base: float, rate: float, longest_gap: float
 ) -> tuple[np.ndarray, int]:
-    """Make stamps rise that begin again, repeat, jump or are missing: (n,) int64, in parts of a tick, and how many.
+    """Repair time stamps that restart, repeat, jump or are missing: (n,) int64 in parts of a tick, and parts per tick.
 
-    Where they begin again, or jump by more than `longest_gap` seconds, they continue one frame (1 / `rate`) after the
-    frame before. Frames with equal stamps share the time until the next stamp evenly; hence the parts.
+    If they restart, or jump by more than `longest_gap` seconds, they continue one frame (1 / `rate`) after the frame
+    before. Frames with equal time stamps share the time until the next one evenly; hence the parts.
     """
     step, gap, back = max(round(1 / rate / time_base), 1), longest_gap / time_base, OVERLAP / time_base
     values: list[int] = []
