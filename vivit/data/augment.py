@@ -20,7 +20,7 @@ GRAY = np.array([0.299, 0.587, 0.114])
 """The weights of red, green and blue in the gray level: the Y of YIQ."""
 TO_YIQ = np.array([GRAY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 BRIGHTNESS, CONTRAST, HUE = 32.0, 0.4, 0.2  # largest change: in levels, as a factor 1 ± x, in turns
-MAX_LEVEL = 10  # the official code's scale of magnitudes, on which the paper's 15 and 20 lie beyond the end
+MAX_LEVEL = 10  # the official code's scale of magnitudes, on which the paper's 15 and 20 are beyond the end
 CUTOUT, TRANSLATE, FILL = 40 / 224, 100 / 224, 128  # half a box and a step as shares of the side; a grey level
 LEVELS = np.arange(256)
 REAL_LEVELS = LEVELS.astype(np.float32)

@@ -30,10 +30,7 @@ from .sample import Classes, Sample
 from .sample_table import FileColumns, SampleColumns, SampleTable, StringColumn, encode_strings, numbers_or_nan
 
 FORMAT = 2
-READABLE = (
-    1,
-    FORMAT,
-)  # by `parse_manifest`; a manifest beside data is used in the present format only, an index of shards in both
+READABLE = (1, FORMAT)  # formats of an index of shards; a manifest of an older format is not used
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 ANNOTATIONS = (".csv", ".json", ".jsonl", ".txt")
 SAMPLE_COLUMNS = ("file", "split", "start", "end", "fps")  # and the label sets
@@ -207,7 +204,7 @@ def _file_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, 
         raise ValueError("only some files have an offset")
     for path in columns["path"]:
         if not path or "\0" in path or escapes_root(path):
-            raise ValueError(f"the path {path!r} is not inside the data set")
+            raise ValueError(f"the path {path!r} is not inside the dataset")
     "".join(columns["path"]).encode("utf-8", "surrogateescape")  # a UnicodeEncodeError is a ValueError
     if len(set(columns["path"])) < n:
         raise ValueError("a path occurs twice")
@@ -232,7 +229,7 @@ def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str
     if not all(isinstance(line, str) for rows in (*missing.values(), labels) for line in rows):
         raise ValueError("fields of the header have other types")
     if any("\0" in name or escapes_root(name) for name in stamps):
-        raise ValueError("a stamp of a file that is not inside the data set")
+        raise ValueError("a stamp of a file that is not inside the dataset")
     columns = _columns(lines[n : n + m], names)
     _check(columns, "file", {int}, 0, n - 1)
     for name in ("start", "end", "fps"):
@@ -285,7 +282,7 @@ def find_in_manifest(
 ) -> tuple[SampleTable, list[str]] | None:
     """Return (samples, missing rows) of a split from the manifest; None if there is none that fits the data.
 
-    Raises DataError if `manifest` names a file that is not there or of another data set.
+    Raises DataError if `manifest` names a file that is not there or of another dataset.
     """
     path = Path(manifest) if manifest else default_path(dataset, root)
     if not path.is_file():

@@ -37,9 +37,9 @@ class StringColumn:
 
     @classmethod
     def of(cls, strings: Sequence[str]) -> StringColumn:
-        whole = "".join(strings)
-        blob = whole.encode("utf-8", "surrogateescape")  # names of files may be no UTF-8
-        if len(blob) == len(whole):
+        joined = "".join(strings)
+        blob = joined.encode("utf-8", "surrogateescape")  # names of files may be no UTF-8
+        if len(blob) == len(joined):
             lengths = map(len, strings)
         else:
             lengths = (len(s.encode("utf-8", "surrogateescape")) for s in strings)

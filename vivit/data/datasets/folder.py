@@ -113,11 +113,11 @@ def _splits(root: Path, videos: Mapping[str, Sequence[str]]) -> dict[str, Rows] 
     classes = {path.split("/")[0] for name in nested for path in videos[name] if "/" in path}
     split_like = [name for name in others if classes & {path.split("/")[0] for path in videos[name] if "/" in path}]
     if flat or (others and len({named[name] for name in nested}) == 1 and len(split_like) < len(others)):
-        beside = ", ".join(flat or [name for name in others if name not in split_like])
+        unlike = ", ".join(flat or [name for name in others if name not in split_like])
         raise DataError(
-            f"{root}: {', '.join(nested)} may be a split or a class: it holds folders of videos, and {beside} next to "
+            f"{root}: {', '.join(nested)} may be a split or a class: it holds folders of videos, and {unlike} next to "
             f"it does not. If it is a split, put all class folders into split folders (train, val, test) or move "
-            f"{beside} away; if it is a class, put its videos directly into it"
+            f"{unlike} away; if it is a class, put its videos directly into it"
         )
     folders: dict[str, str] = {}
     for name in (*nested, *split_like):  # next to usual ones a split may have any name

@@ -36,6 +36,10 @@ CLIPS = 48  # of which the loading speed is measured
 SECONDS = 10.0  # that a measurement takes at most
 
 
+Key = tuple[str, float | None, float | None]
+"""Path, start and end of what gets a file of its own."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What `prepare` did."""
@@ -112,18 +116,9 @@ def prepare(
     with exclusive_lock(place, what="vivit data prepare"):
         check_same_settings(place, encoding, segments)
         names = destinations(samples, base_of(root), segments)
-        jobs = {
-            name: PrepareJob(s if segments else replace(s, start=None, end=None), str(place / name), encoding)
-            for split in samples
-            for s in samples[split]
-            for name in [names[segment_key(s, segments)]]
-        }
+        jobs = prepare_jobs(samples, names, place, encoding, segments)
         todo = [job for job in jobs.values() if not up_to_date(job)]
-        outcomes = map_in_processes(write_video, todo, workers=workers, title="writing videos", on_crash=crash_message)
-        bad = {job.dest: problem for job, problem in outcomes if problem}
-        with atomic_write(place / "bad.txt", errors="surrogateescape") as file:
-            file.writelines(f"{line}\n" for line in bad.values())
-
+        bad = write_videos(todo, place, workers)
         classes = official_classes(dataset, root) or class_names(next(iter(samples.values())))
         kept = {
             s: [x for x in rows if jobs[names[segment_key(x, segments)]].dest not in bad] for s, rows in samples.items()
@@ -149,6 +144,32 @@ def prepare(
         )
 
 
+def prepare_jobs(
+    samples: Mapping[str, Sequence[Sample]],
+    names: Mapping[Key, str],
+    place: Path,
+    encoding: EncodingOptions,
+    segments: bool,
+) -> dict[str, PrepareJob]:
+    """Return the job of each new file by its path relative to `place`."""
+    jobs = {}
+    for rows in samples.values():
+        for s in rows:
+            name = names[segment_key(s, segments)]
+            source = s if segments else replace(s, start=None, end=None)
+            jobs[name] = PrepareJob(source, str(place / name), encoding)
+    return jobs
+
+
+def write_videos(jobs: Sequence[PrepareJob], place: Path, workers: int) -> dict[str, str]:
+    """Write videos in several processes; return the problems by path, which are also listed in bad.txt."""
+    outcomes = map_in_processes(write_video, jobs, workers=workers, title="writing videos", on_crash=crash_message)
+    bad = {job.dest: problem for job, problem in outcomes if problem}
+    with atomic_write(place / "bad.txt", errors="surrogateescape") as file:
+        file.writelines(f"{line}\n" for line in bad.values())
+    return bad
+
+
 def check_same_settings(place: Path, encoding: EncodingOptions, segments: bool) -> None:
     """Raise ValueError if the folder was begun with other settings, else write them there."""
     settings = {
@@ -163,9 +184,6 @@ def check_same_settings(place: Path, encoding: EncodingOptions, segments: bool) 
         raise ValueError(f"{place} was begun with {begun}, now it is {json.dumps(settings)}; give another folder")
     with atomic_write(path) as file:
         file.write(json.dumps(settings) + "\n")
-
-
-Key = tuple[str, float | None, float | None]
 
 
 def segment_key(sample: Sample, segments: bool) -> Key:

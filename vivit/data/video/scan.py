@@ -8,7 +8,7 @@ by its position in the decoder's output from the start of the file, and every re
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
@@ -63,19 +63,54 @@ class Scan:
         return self.presentation and self.rising and not (self.damaged or self.corrupt or self.cut)
 
 
+@dataclass
+class _StreamPackets:
+    """What the packets of the video stream say, one after the other; see `Scan`."""
+
+    presentation: bool
+    dts_guessed: bool
+    """The container does not store when a packet is decoded."""
+    stamps: list[int | None] = field(default_factory=list)
+    key_stamps: list[int] = field(default_factory=list)
+    rising: bool = True
+    corrupt_at: int = -1
+    """The number of the last corrupt packet."""
+    early: int = 0
+    """How far decoding runs ahead of showing at most, in ticks."""
+    last_dts: int | None = None
+    last_shown: float = -math.inf
+    last_duration: int = 0
+
+    def add(self, packet: av.Packet) -> None:
+        """Take in the next packet of the stream."""
+        if packet.is_corrupt:
+            self.corrupt_at = len(self.stamps)
+        if packet.is_discard:
+            return
+        dts, pts = packet.dts, packet.pts
+        if dts is not None and not self.dts_guessed:
+            self.rising &= self.last_dts is None or dts >= self.last_dts
+            self.last_dts = dts
+            self.early = max(self.early, pts - dts) if pts is not None else self.early
+        self.stamps.append(pts if pts is not None and (self.presentation or dts is None) else dts)
+        if pts is None:
+            self.rising = False
+            return
+        if packet.is_keyframe:
+            self.key_stamps.append(pts)
+            self.rising &= not self.dts_guessed or pts > self.last_shown  # a key frame comes after all before it
+        if pts > self.last_shown:
+            self.last_shown, self.last_duration = pts, packet.duration or 0
+
+
 def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -> Scan:
     """Read all packets of a file of `size` bytes, also those of sound, which tell how far the file reaches."""
     rate = _frame_rate(stream)
     time_base = float(stream.time_base or 1 / rate)
-    guessed = _kind(container) == "matroska"  # which does not store when a packet is decoded
     broadcast = bool(container.format.flags & Flags.ts_discont.value)
     longest_gap = LONGEST_GAP_BROADCAST if broadcast else LONGEST_GAP
-    presentation = _stores_presentation(container, stream)
-    stamps: list[int | None] = []
-    key_stamps: list[int] = []
-    damaged, rising, corrupt_at = False, True, -1
-    end, last_dts, early = 0.0, None, 0
-    last_shown, last_duration, read_until = -math.inf, 0, 0
+    found = _StreamPackets(_stores_presentation(container, stream), dts_guessed=_kind(container) == "matroska")
+    damaged, end, read_until = False, 0.0, 0
     try:
         for number, packet in enumerate(read_packets(container)):
             if number > size:  # more packets than bytes
@@ -84,49 +119,31 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
             read_until = max(read_until, (packet.pos or 0) + packet.size)
             if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index:
-                continue
-            if packet.is_corrupt:
-                corrupt_at = len(stamps)
-            if packet.is_discard:
-                continue
-            dts, pts = packet.dts, packet.pts
-            if dts is not None and not guessed:
-                rising &= last_dts is None or dts >= last_dts
-                last_dts = dts
-                early = max(early, pts - dts) if pts is not None else early
-            stamps.append(pts if pts is not None and (presentation or dts is None) else dts)
-            if pts is None:
-                rising = False
-                continue
-            if packet.is_keyframe:
-                key_stamps.append(pts)
-                rising &= not guessed or pts > last_shown  # a key frame is shown after all frames before it
-            if pts > last_shown:
-                last_shown, last_duration = pts, packet.duration or 0
+            if packet.stream_index == stream.index:
+                found.add(packet)
     except FFmpegError:
         damaged = True
 
     # FFmpeg reads only the first of concatenated FLV files, without an error.
     damaged |= _kind(container) == "flv" and size - read_until > size / 20 + 1000
-    known = np.unique(np.array([s for s in stamps if s is not None], dtype=np.int64))
-    rising &= len(known) == len(stamps) and (len(known) < 2 or bool((np.diff(known) * time_base).max() < longest_gap))
+    count, corrupt_at = len(found.stamps), found.corrupt_at
+    known = np.unique(np.array([s for s in found.stamps if s is not None], dtype=np.int64))
+    jumps = len(known) > 1 and not bool((np.diff(known) * time_base).max() < longest_gap)
     declared = _declared_seconds(container, stream)
-    start = container.start_time / av.time_base if container.start_time is not None else math.inf
     return Scan(
-        stamps=stamps,
-        key_stamps=key_stamps,
-        last_duration=last_duration if 0 < last_duration * time_base < longest_gap else 0,
+        stamps=found.stamps,
+        key_stamps=found.key_stamps,
+        last_duration=found.last_duration if 0 < found.last_duration * time_base < longest_gap else 0,
         time_base=time_base,
         rate=rate,
-        start=start,
-        seek_early=early + round(SEEK_MARGIN / rate / time_base) if broadcast else 0,
+        start=container.start_time / av.time_base if container.start_time is not None else math.inf,
+        seek_early=found.early + round(SEEK_MARGIN / rate / time_base) if broadcast else 0,
         longest_gap=longest_gap,
-        rising=rising,
-        presentation=presentation,
+        rising=found.rising and len(known) == count and not jumps,
+        presentation=found.presentation,
         damaged=damaged,
-        corrupt=0 <= corrupt_at < len(stamps) - 1,  # the last packet is only cut off
-        cut=0 <= corrupt_at == len(stamps) - 1 or (declared is not None and end < declared - 1.5 / rate),
+        corrupt=0 <= corrupt_at < count - 1,  # the last packet is only cut off
+        cut=0 <= corrupt_at == count - 1 or (declared is not None and end < declared - 1.5 / rate),
         declared_frames=stream.frames or round((declared or 0.0) * rate),
         note=_note(container, stream),
     )
