@@ -12,7 +12,7 @@ from vivit.data.sample_table import list_hash
 from vivit.data.tools.check import check
 from vivit.errors import DataError
 
-from .test_check import folder, quick_check, write_videos  # noqa: F401  (a fixture)
+from .tools.test_check import folder, quick_check, write_videos  # noqa: F401  (a fixture)
 
 COLUMNS = ["file", "split", "start", "end", "fps", "label"]
 

@@ -11,8 +11,8 @@ from vivit.engine.evaluate import evaluate_weights
 from vivit.engine.train import train
 from vivit.weights.load import from_pretrained
 
-from ..data.official import MINIATURES, epic_kitchens
-from ..data.test_epic_kitchens import to_frames
+from ..data.datasets.official import MINIATURES, epic_kitchens
+from ..data.datasets.test_epic_kitchens import to_frames
 from .tiny import losses, quick, tiny_config, with_data
 
 

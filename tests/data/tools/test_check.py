@@ -18,7 +18,7 @@ from vivit.data.video import build_index
 from vivit.data.video.decoder import Video
 from vivit.errors import DataError
 
-from .videos import counter_frames, write_video
+from ..videos import counter_frames, write_video
 
 
 def write_videos(root, splits, frames=10):

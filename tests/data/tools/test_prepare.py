@@ -19,8 +19,8 @@ from vivit.data.video.decoder import Video
 from vivit.errors import DataError, FolderInUse
 from vivit.files import exclusive_lock
 
-from . import official
-from .videos import counter_frames, read_counter, write_video
+from ..datasets import official
+from ..videos import counter_frames, read_counter, write_video
 
 SMALL = EncodingOptions(short_side=64, max_fps=30)
 

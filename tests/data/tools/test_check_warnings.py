@@ -15,10 +15,10 @@ from vivit.data.tools.check import check
 from vivit.data.tools.check_report import Report
 from vivit.errors import DataError
 
-from .official import kinetics
+from ..datasets.official import kinetics
+from ..video.test_frame_folder import write_frames
+from ..videos import counter_frames, write_video
 from .test_check import folder, quick_check, write_videos  # noqa: F401  (a fixture)
-from .test_frames import write_frames
-from .videos import counter_frames, write_video
 
 
 def few(tmp_path, **splits):

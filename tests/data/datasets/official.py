@@ -10,7 +10,7 @@ import pytest
 from vivit.data.datasets.registry import read_samples
 from vivit.errors import DataError
 
-from .videos import counter_frames, write_video
+from ..videos import counter_frames, write_video
 
 FRAMES, RATE = 24, 12  # two seconds
 CODECS = {".webm": "libvpx-vp9", ".avi": "mpeg4"}

@@ -13,9 +13,9 @@ from vivit.data.sample_table import encode_labels
 from vivit.data.video.frame_folder import open_video
 from vivit.errors import DataError
 
+from ..video.test_frame_folder import shown, write_frames
+from ..videos import read_all
 from .official import FRAMES, RATE, add, epic_kitchens, problems
-from .test_frames import shown, write_frames
-from .videos import read_all
 
 MODEL = ModelConfig(num_frames=4, image_size=(32, 48), preprocessing=Preprocessing(frame_stride=1, crop_fraction=1))
 SINGLE = EvalConfig(temporal_views=1, spatial_views=1)

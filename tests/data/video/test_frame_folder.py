@@ -19,7 +19,7 @@ from vivit.data.video.decoder import Video
 from vivit.data.video.frame_folder import FrameFolder, open_video
 from vivit.errors import DataError, VideoError
 
-from .videos import counter_frames, read_all, read_counter, write_video
+from ..videos import counter_frames, read_all, read_counter, write_video
 
 
 def write_frames(folder, images, *, name="frame_{:010d}.png", first=1, **how):
