@@ -25,7 +25,7 @@ from ..sample import Classes, Sample
 from ..sample_table import SampleTable, class_names
 from ..video.frame_folder import open_video
 from .check_report import Report
-from .probe import CheckJob, add_hashes, probe_files, relative
+from .probe import CheckJob, add_hashes, check_jobs, probe_files
 from .process_pool import cores
 
 
@@ -63,9 +63,7 @@ def check(
         raise DataError(f"{refused}; give another place with --manifest")
 
     base = base_of(root)
-    jobs = {
-        s.path: CheckJob(s.path, relative(s.path, base), s.fps, thorough) for rows in samples.values() for s in rows
-    }
+    jobs = check_jobs(samples, base, thorough)
     files, opened = probe_files(list(jobs.values()), read_file_info(path), workers)
     files = add_hashes(files, base, workers)
     number = {path: i for i, path in enumerate(jobs)}
@@ -82,8 +80,9 @@ def check(
     short = note_segments(samples, files, number, span, found)
 
     if refused:
-        hint = "--manifest PATH, then train with --data.manifest PATH, uses another place"
-        found["not kept"].append(f"{refused}; {hint}")
+        found["not kept"].append(
+            f"{refused}; --manifest PATH, then train with --data.manifest PATH, uses another place"
+        )
     else:
         try:
             write_manifest(

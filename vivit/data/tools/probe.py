@@ -14,6 +14,7 @@ from ...text import shorten_list
 from ..dataset import time_limit
 from ..datasets.common import escapes_root
 from ..manifest import FileInfo
+from ..sample import Sample
 from ..video.decoder import Video
 from ..video.frame_folder import FrameFolder, open_video
 from .process_pool import map_in_processes
@@ -37,6 +38,12 @@ class CheckJob(NamedTuple):
     fps: float | None
     thorough: bool = False
     """Whether to decode every frame."""
+
+
+def check_jobs(samples: Mapping[str, Sequence[Sample]], base: str, thorough: bool) -> dict[str, CheckJob]:
+    """Return the files of all splits to probe, by path; names in the manifest are relative to `base`."""
+    rows = (s for table in samples.values() for s in table)
+    return {s.path: CheckJob(s.path, relative(s.path, base), s.fps, thorough) for s in rows}
 
 
 def probe_files(jobs: Sequence[CheckJob], known: Mapping[str, FileInfo], workers: int) -> tuple[list[FileInfo], int]:
