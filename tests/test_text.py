@@ -33,3 +33,4 @@ def test_no_control_character_of_latin_1_survives():
 def test_a_long_list_is_shortened_and_says_by_how_much():
     assert shorten_list(["a", "b"], most=2) == ["a", "b"]
     assert shorten_list(["a", "b", "c"], most=1) == ["a", "… and 2 more"]
+    assert shorten_list(["a", "b", "c"], most=1, indent="  ") == ["  a", "  … and 2 more"]

@@ -27,10 +27,10 @@ def _visible(character: str) -> str:
     return SHORT_ESCAPES.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
-def shorten_list(items: Sequence[str], most: int = 20) -> list[str]:
-    """The first `most` items, and a last one that says how many more there are."""
+def shorten_list(items: Sequence[str], most: int = 20, *, indent: str = "") -> list[str]:
+    """Return the first `most` items, and a last one that says how many more there are; each after `indent`."""
     more = [f"… and {len(items) - most} more"] if len(items) > most else []
-    return [*items[:most], *more]
+    return [indent + item for item in (*items[:most], *more)]
 
 
 def listing(title: str, problems: Sequence[str], most: int = 20) -> str:

@@ -1,4 +1,4 @@
-"""Colour, RandAugment and erasing against torchvision's operations, and what they share: one draw per clip."""
+"""Color, RandAugment and erasing against torchvision's operations, and what they share: one draw per clip."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vivit.config import AugmentConfig
 from vivit.data import augment
-from vivit.data.augment import GEOMETRIC, OFFICIAL, augment_clip, colour, erase, rand_augment, recolour, warp
+from vivit.data.augment import GEOMETRIC, OFFICIAL, augment_clip, color, erase, rand_augment, recolor, warp
 
 
 def noise(low=0, high=256, size=(3, 3, 20, 26)):
@@ -26,9 +26,9 @@ def done(name, clip, magnitude=15.0, seed=0):
     return out
 
 
-def recoloured(clip, **change):
+def recolored(clip, **change):
     out = clip.clone()
-    recolour(out, colour(**change))
+    recolor(out, color(**change))
     return out
 
 
@@ -39,10 +39,10 @@ def assert_close(a, b, levels):
 
 def test_brightness_saturation_and_contrast_are_torchvisions_where_nothing_clips():
     clip = noise(90, 150)
-    assert_close(recoloured(clip, brightness=30.4), (clip.float() + 30.4).round().byte(), 0)
+    assert_close(recolored(clip, brightness=30.4), (clip.float() + 30.4).round().byte(), 0)
     for factor in (0.6, 1.0, 1.4):
-        assert_close(recoloured(clip, saturation=factor), F.adjust_saturation(clip, factor), 1)
-        assert_close(recoloured(clip, contrast=factor), F.adjust_contrast(clip, factor), 1)
+        assert_close(recolored(clip, saturation=factor), F.adjust_saturation(clip, factor), 1)
+        assert_close(recolored(clip, contrast=factor), F.adjust_contrast(clip, factor), 1)
 
 
 def test_hue_turns_the_colour_plane_of_yiq():
@@ -54,7 +54,7 @@ def test_hue_turns_the_colour_plane_of_yiq():
         turned = torch.complex(i, q) * torch.exp(1j * angle)
         expected = torch.linalg.solve(to_yiq, torch.stack([y, turned.real, turned.imag]).flatten(1))
         expected = expected.unflatten(1, y.shape).transpose(0, 1).round().byte()
-        assert_close(recoloured(clip, hue=hue), expected, 1)  # sums in another order
+        assert_close(recolored(clip, hue=hue), expected, 1)  # sums in another order
 
 
 def test_all_changes_of_colour_at_once_are_one_after_the_other_where_nothing_clips():
@@ -62,20 +62,20 @@ def test_all_changes_of_colour_at_once_are_one_after_the_other_where_nothing_cli
     steps = {"brightness": -20.0, "saturation": 0.7, "contrast": 1.3, "hue": 0.1}
     expected = clip
     for name, value in steps.items():
-        expected = recoloured(expected, **{name: value})
-    assert_close(recoloured(clip, **steps), expected, 2)  # rounded once, there four times
+        expected = recolored(expected, **{name: value})
+    assert_close(recolored(clip, **steps), expected, 2)  # rounded once, there four times
 
 
 def test_colours_are_cut_off_at_black_and_white():
     clip = torch.tensor([0, 250], dtype=torch.uint8).repeat(2, 3, 4, 2)
-    assert recoloured(clip, brightness=32.0).unique().tolist() == [32, 255]
-    assert recoloured(clip, brightness=-32.0).unique().tolist() == [0, 218]
+    assert recolored(clip, brightness=32.0).unique().tolist() == [32, 255]
+    assert recolored(clip, brightness=-32.0).unique().tolist() == [0, 218]
 
 
 def test_dropped_colour_is_the_grey_level():
     clip = noise()
     out = clip.clone()
-    recolour(out, colour(), drop=True)
+    recolor(out, color(), drop=True)
     assert_close(out, F.rgb_to_grayscale(clip, num_output_channels=3), 1)
 
 
@@ -215,8 +215,8 @@ def test_the_same_draws_give_the_same_clip_and_others_another():
 
 def test_each_thing_happens_as_often_as_asked(monkeypatch):
     clip, seen = noise(size=(1, 3, 16, 16)), []
-    monkeypatch.setattr(augment, "recolour", lambda clip, change, drop: seen.append(("drop", drop)))
-    monkeypatch.setattr(augment, "random_colour", lambda rng: seen.append(("jitter", True)))
+    monkeypatch.setattr(augment, "recolor", lambda clip, change, drop: seen.append(("drop", drop)))
+    monkeypatch.setattr(augment, "random_color", lambda rng: seen.append(("jitter", True)))
     monkeypatch.setattr(augment, "rand_augment", lambda clip, names, m, rng: seen.extend(names))
     monkeypatch.setattr(augment, "erase", lambda clip, rng: seen.append("erase"))
     config = AugmentConfig(colour_jitter=0.8, colour_drop=0.1, rand_augment_layers=2, erasing=0.25)

@@ -8,7 +8,7 @@ import torch
 
 from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, Preprocessing
 from vivit.data.clips import view_starts
-from vivit.data.dataset import EvalDataset, TrainDataset, eval_views, timeline
+from vivit.data.dataset import EvalDataset, TrainDataset, candidate_frames, eval_views
 from vivit.data.sample import Sample
 from vivit.data.transforms import MAX_ASPECT, crop, eval_boxes, resize_for_eval
 from vivit.data.video.decoder import Video
@@ -116,8 +116,8 @@ def test_a_clip_is_a_function_of_seed_epoch_and_index(video):
 def test_on_an_even_clock_seconds_and_frames_agree(video):
     seconds = replace(WHOLE, preprocessing=Preprocessing(clip_seconds=12 / 25, crop_fraction=1.0))
     for model in (WHOLE, seconds):
-        clock, stride = timeline(Video(video), Sample(str(video)), model)
-        assert clock.tolist() == list(range(40))
+        frame_ids, stride = candidate_frames(Video(video), Sample(str(video)), model)
+        assert frame_ids.tolist() == list(range(40))
         assert stride == pytest.approx(3)
 
 
@@ -126,27 +126,27 @@ def test_with_seconds_every_tick_shows_the_frame_of_its_time_whatever_the_rate(s
     model = replace(WHOLE, preprocessing=Preprocessing(clip_seconds=0.8, crop_fraction=1.0))
     video = Video(path)
     np.testing.assert_allclose(video.times, stamps)
-    clock, stride = timeline(video, Sample(str(path)), model)
+    frame_ids, stride = candidate_frames(video, Sample(str(path)), model)
     tick = stamps[-1] / 29  # the mean distance of two frames
     assert stride * model.num_frames * tick == pytest.approx(0.8)
-    for k, frame in enumerate(clock):
+    for k, frame in enumerate(frame_ids):
         nearby = [i for i, s in enumerate(stamps) if s <= (k + 0.5) * tick + 1e-9]
         assert frame == nearby[-1]
-    assert len(clock) == 30
+    assert len(frame_ids) == 30
 
 
 def test_without_seconds_frames_are_counted_as_they_stand_in_the_file(slowing):
     path, _ = slowing
-    assert timeline(Video(path), Sample(str(path)), WHOLE)[0].tolist() == list(range(30))
+    assert candidate_frames(Video(path), Sample(str(path)), WHOLE)[0].tolist() == list(range(30))
 
 
 def test_a_part_of_a_variable_rate_video_is_cut_by_time(slowing):
     path, stamps = slowing
-    clock, _ = timeline(Video(path), Sample(str(path), start=0.3, end=0.9), WHOLE)
-    assert clock.tolist() == [i for i, s in enumerate(stamps) if 0.3 <= s < 0.9]
+    frame_ids, _ = candidate_frames(Video(path), Sample(str(path), start=0.3, end=0.9), WHOLE)
+    assert frame_ids.tolist() == [i for i, s in enumerate(stamps) if 0.3 <= s < 0.9]
     seconds = replace(WHOLE, preprocessing=Preprocessing(clip_seconds=0.5))
-    clock, _ = timeline(Video(path), Sample(str(path), start=0.3, end=0.9), seconds)
-    assert set(clock.tolist()) <= {i for i, s in enumerate(stamps) if 0.3 <= s < 0.9}
+    frame_ids, _ = candidate_frames(Video(path), Sample(str(path), start=0.3, end=0.9), seconds)
+    assert set(frame_ids.tolist()) <= {i for i, s in enumerate(stamps) if 0.3 <= s < 0.9}
 
 
 def test_a_part_without_frames_and_an_unreadable_file_are_named_not_raised(video, tmp_path):
@@ -220,7 +220,7 @@ def test_a_clock_with_too_many_ticks_is_an_error_that_says_why(video):
     absurd = Video(video)
     absurd.times, absurd.duration = absurd.times * 1e12, 2e12
     with pytest.raises(VideoError, match=r"40 frames spread over 1.56e\+12 s.* expected at most 4194304"):
-        timeline(absurd, Sample(str(video)), model)
+        candidate_frames(absurd, Sample(str(video)), model)
 
 
 @pytest.mark.parametrize("size", [(2, 1920), (1920, 2), (4, 600)])

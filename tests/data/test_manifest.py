@@ -6,13 +6,13 @@ import os
 import pytest
 
 from vivit.data import manifest as manifest_module
-from vivit.data.datasets.registry import read, read_annotations
-from vivit.data.manifest import FILE_COLUMNS, parse, read_facts
+from vivit.data.datasets.registry import read_annotations, read_samples
+from vivit.data.manifest import FILE_COLUMNS, parse_manifest, read_file_info
 from vivit.data.sample_table import list_hash
 from vivit.data.tools.check import check
 from vivit.errors import DataError
 
-from .test_check import find, folder, write_videos  # noqa: F401  (a fixture)
+from .tools.test_check import folder, quick_check, write_videos  # noqa: F401  (a fixture)
 
 COLUMNS = ["file", "split", "start", "end", "fps", "label"]
 
@@ -35,7 +35,7 @@ def text(header=None, file=None, sample=None, tail=""):
 
 
 def test_a_sound_manifest_is_read():
-    [sample] = parse(text(), base="root", name="m").samples("train")
+    [sample] = parse_manifest(text(), base="root", name="m").samples("train")
     assert (sample.path, sample.labels) == ("root/a/1.mp4", {"label": "a"})
 
 
@@ -71,10 +71,10 @@ def test_a_sound_manifest_is_read():
 )
 def test_what_cannot_be_true_is_an_error_that_names_the_file_and_what_to_do(wrong, tmp_path):
     with pytest.raises(DataError, match=r"m\.jsonl: not a manifest, or a damaged one .*; run vivit data check again"):
-        parse(text(**wrong), base="root", name="m.jsonl")
+        parse_manifest(text(**wrong), base="root", name="m.jsonl")
     (tmp_path / "m.jsonl").write_text(text(**wrong))
     if "file" in wrong:
-        assert read_facts(tmp_path / "m.jsonl") == {}
+        assert read_file_info(tmp_path / "m.jsonl") == {}
 
 
 @pytest.mark.parametrize(
@@ -82,51 +82,51 @@ def test_what_cannot_be_true_is_an_error_that_names_the_file_and_what_to_do(wron
 )
 def test_no_manifest_at_all_is_the_same_error(body, tmp_path):
     with pytest.raises(DataError, match="run vivit data check again"):
-        parse(body, base="root", name="m.jsonl")
+        parse_manifest(body, base="root", name="m.jsonl")
     (tmp_path / "m.jsonl").write_text(body)
-    assert read_facts(tmp_path / "m.jsonl") == {}
+    assert read_file_info(tmp_path / "m.jsonl") == {}
 
 
 def test_bytes_that_are_no_text_are_the_same_error(folder):  # noqa: F811
     (folder / "manifest.folder.jsonl").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match="run vivit data check again"):
-        read("folder", str(folder), "train")
+        read_samples("folder", str(folder), "train")
 
 
 def test_a_manifest_of_the_first_format_is_not_used_and_an_index_of_shards_still_is(folder, caplog):  # noqa: F811
-    find(folder)
+    quick_check(folder)
     path = folder / "manifest.folder.jsonl"
     path.write_text(path.read_text().replace('"manifest":2', '"manifest":1'))
     plain = read_annotations("folder", str(folder), "train")[0]
-    assert list(read("folder", str(folder), "train")) == list(plain)
+    assert list(read_samples("folder", str(folder), "train")) == list(plain)
     assert "is not used: it is of an older version; vivit data check brings it up to date" in caplog.text
-    assert find(folder).opened == 5
+    assert quick_check(folder).opened == 5
     head, facts, sample = (json.loads(line) for line in text(header={"manifest": 1}).splitlines())
     del head["labels"]
     head["file_columns"].remove("thorough")
     old = "\n".join(map(json.dumps, (head, facts[:-1], sample)))
-    assert len(parse(old, base="root", name="m").samples("train")) == 1
+    assert len(parse_manifest(old, base="root", name="m").samples("train")) == 1
 
 
 def test_a_file_that_was_unreadable_and_has_been_replaced_is_trained_on(folder):  # noqa: F811
     video = folder / "train/cat/1.mp4"
     sound = video.read_bytes()
     video.write_bytes(b"no video")
-    find(folder)
-    assert len(read("folder", str(folder), "train").readable()[0]) == 2
+    quick_check(folder)
+    assert len(read_samples("folder", str(folder), "train").readable()[0]) == 2
     with video.open("r+b") as file:  # in place: the date of the folder stays
         file.write(sound)
-    assert len(read("folder", str(folder), "train").readable()[0]) == 3
+    assert len(read_samples("folder", str(folder), "train").readable()[0]) == 3
 
 
 def test_a_video_in_a_folder_that_was_empty_is_noticed(folder):  # noqa: F811
     (folder / "train/cat/later").mkdir()
-    find(folder)
+    quick_check(folder)
     os.utime(folder / "train/cat/later", (1, 1))
-    find(folder)
+    quick_check(folder)
     write_videos(folder, {"train": ("cat/later/7",)})
     plain = read_annotations("folder", str(folder), "train")[0]
-    assert list_hash(read("folder", str(folder), "train"), ordered=True) == list_hash(plain, ordered=True)
+    assert list_hash(read_samples("folder", str(folder), "train"), ordered=True) == list_hash(plain, ordered=True)
 
 
 def test_a_list_of_classes_that_appears_is_noticed(folder, caplog):  # noqa: F811
@@ -134,12 +134,12 @@ def test_a_list_of_classes_that_appears_is_noticed(folder, caplog):  # noqa: F81
     table.write_text("path,x,y,split\ntrain/cat/1.mp4,a,b,train\n")
     check(str(table), splits=("train",), workers=1)
     (folder / "classes.json").write_text('{"y": ["b"]}')
-    assert read("folder", str(table), "train")[0].labels == {"y": "b"}
+    assert read_samples("folder", str(table), "train")[0].labels == {"y": "b"}
     assert "classes.json has changed since" in caplog.text
 
 
 def test_names_that_begin_with_two_dots_stay_inside(tmp_path):
     write_videos(tmp_path, {"train": ("a/..1", "b/2")})
     (tmp_path / "labels.csv").write_text("path,label\ntrain/a/..1.mp4,a\n")
-    find(tmp_path / "labels.csv", splits=("train",))
-    assert manifest_module.load(tmp_path / "manifest.labels.jsonl", str(tmp_path / "labels.csv"))
+    quick_check(tmp_path / "labels.csv", splits=("train",))
+    assert manifest_module.load_manifest(tmp_path / "manifest.labels.jsonl", str(tmp_path / "labels.csv"))

@@ -9,7 +9,7 @@ import torch
 from tests.engine.tiny import losses, quick, tiny_config, write_table
 from vivit.config import AugmentConfig, DataConfig, ModelConfig, replace
 from vivit.data.dataset import EvalDataset, TrainDataset, open_sample
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.loader import train_loader
 from vivit.data.sample_table import class_names, list_hash
 from vivit.data.shards import pack
@@ -30,7 +30,7 @@ def packed(table, tmp_path_factory):
     """The readable videos of the table in tar files of no more than 8 KiB."""
     dest = tmp_path_factory.mktemp("packed")
     report = check(str(table), workers=1)
-    samples = {split: read("folder", str(table), split) for split in ("train", "val")}
+    samples = {split: read_samples("folder", str(table), split) for split in ("train", "val")}
     number = {str(table.parent / facts.path): i for i, facts in enumerate(report.files)}
     how = {"base": str(table.parent), "files": report.files, "samples": samples, "number": number}
     names = pack(dest, **how, classes={"light": ("dark", "bright"), "colour": ("red", "green")}, shard_mib=8 / 1024)
@@ -39,12 +39,12 @@ def packed(table, tmp_path_factory):
 
 
 def of_files(table, split):
-    return read("folder", str(table), split).readable()[0]
+    return read_samples("folder", str(table), split).readable()[0]
 
 
 def test_the_list_is_the_same_and_its_hash(table, packed):
     for split in ("train", "val"):
-        files, shards = of_files(table, split), read("shards", str(packed), split)
+        files, shards = of_files(table, split), read_samples("shards", str(packed), split)
         assert [s.labels for s in shards] == [s.labels for s in files]
         assert list_hash(shards, ordered=True) == list_hash(files, ordered=True)
         assert class_names(shards) == class_names(files)
@@ -70,13 +70,13 @@ def test_shards_give_the_same_batches_as_files_with_any_number_of_workers(table,
 
     expected = batches(of_files(table, "train"), str(table), 0)
     for workers in (0, 2):
-        for a, b in zip(expected, batches(read("shards", root, "train"), root, workers), strict=True):
+        for a, b in zip(expected, batches(read_samples("shards", root, "train"), root, workers), strict=True):
             assert (a.indices, b.problems) == (b.indices, {})
             assert a.video.equal(b.video)
 
 
 def test_shards_give_the_same_loss_as_files(table, packed, tmp_path):
-    classes = class_names(read("folder", str(table), "train"))
+    classes = class_names(read_samples("folder", str(table), "train"))
     files = quick(tiny_config(table, tmp_path / "files"))
     files = replace(files, model=replace(files.model, classes=classes), data=replace(files.data, max_unreadable=0))
     shards = replace(files, data=replace(files.data, dataset="shards", root=str(packed)), run=str(tmp_path / "shards"))
@@ -104,7 +104,7 @@ def test_the_layout_is_that_of_webdataset(table, packed):
 
 def test_a_tar_file_that_is_gone_or_cut_is_an_error_that_names_the_video(packed, tmp_path):
     (tmp_path / "index.jsonl").write_bytes((packed / "index.jsonl").read_bytes())
-    samples = read("shards", str(tmp_path), "val")
+    samples = read_samples("shards", str(tmp_path), "val")
     name = samples[0].path
     assert ".tar#videos/" in name
     with pytest.raises(VideoError, match=r"val-000000.tar#videos/.*mp4: cannot be read"):
@@ -117,16 +117,16 @@ def test_a_tar_file_that_is_gone_or_cut_is_an_error_that_names_the_video(packed,
 
 
 def test_a_root_without_an_index_or_a_split_is_an_error_that_says_what_is_there(packed, tmp_path):
-    with pytest.raises(DataError, match="no .*index.jsonl; data.root of the data set 'shards' is a folder or URL"):
-        read("shards", str(tmp_path), "train")
+    with pytest.raises(DataError, match="no .*index.jsonl; data.root of the dataset 'shards' is a folder or URL"):
+        read_samples("shards", str(tmp_path), "train")
     with pytest.raises(DataError, match="no split 'test'; there are train, val"):
-        read("shards", str(packed), "test")
+        read_samples("shards", str(packed), "test")
 
 
 def test_a_url_without_fsspec_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fsspec.core", None)
     with pytest.raises(ImportError, match=r"pip install 'vivit\[cloud\]'"):
-        read("shards", "s3://bucket/folder", "train")
+        read_samples("shards", "s3://bucket/folder", "train")
 
 
 def edited(packed, dest, change):
@@ -176,18 +176,18 @@ BROKEN = {
 def test_an_index_that_cannot_be_right_is_an_error_that_names_it(case, packed, tmp_path):
     root = edited(packed, tmp_path / "packed", BROKEN[case])
     with pytest.raises(DataError, match="packed/index.jsonl"):
-        read("shards", root, "train")
+        read_samples("shards", root, "train")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\0", b"[" * 100_000, b"", b"{}\n"])
 def test_an_index_that_is_none_is_an_error_that_names_it(content, tmp_path):
     (tmp_path / "index.jsonl").write_bytes(content)
     with pytest.raises(DataError, match="index.jsonl"):
-        read("shards", str(tmp_path), "train")
+        read_samples("shards", str(tmp_path), "train")
 
 
 def test_a_size_beyond_the_tar_file_is_an_error_and_asks_for_no_memory(packed, tmp_path):
     root = edited(packed, tmp_path / "packed", cell("bytes", 2**50))
     (tmp_path / "packed/train-000000.tar").write_bytes((packed / "train-000000.tar").read_bytes())
     with pytest.raises(VideoError, match=r"train-000000.tar#.* ends after \d+ of 1125899906842624 bytes"):
-        open_sample(read("shards", root, "train")[0])
+        open_sample(read_samples("shards", root, "train")[0])

@@ -9,14 +9,14 @@ from torchvision.transforms.v2 import functional as F
 
 from vivit.data.transforms import (
     Box,
+    center_box,
     crop,
-    directed,
+    draw_train_crop,
     eval_boxes,
-    middle_part,
+    has_direction,
     random_box,
     resize_for_eval,
     shuffle_frames,
-    train_cut,
 )
 
 SIZES = [(48, 64), (64, 48), (40, 40), (17, 90), (90, 17), (300, 20)]  # of the video
@@ -33,7 +33,7 @@ def test_every_frame_of_a_training_clip_gets_the_same_torchvision_crop(height, w
     clip = noise(3, height, width)
     how = {"image_size": image_size, "crop_fraction": 0.875, "scale_jitter": (0.9, 1.33)}
     for seed in range(4):
-        box, fit = train_cut(height, width, **how, flip=0.5, rng=np.random.default_rng(seed))
+        box, fit = draw_train_crop(height, width, **how, flip=0.5, rng=np.random.default_rng(seed))
         got = fit(crop(clip, box))
         rng = np.random.default_rng(seed)
         top, left, h, w = random_box(height, width, **how, rng=rng)
@@ -79,7 +79,9 @@ def test_a_random_box_has_the_models_aspect_and_the_drawn_scale():
 def test_flipping_happens_as_often_as_asked():
     clip = noise(1, 32, 32)
     how = {"image_size": (32, 32), "crop_fraction": 1.0, "scale_jitter": (1.0, 1.0)}
-    results = [train_cut(32, 32, **how, flip=0.3, rng=np.random.default_rng(seed))[1](clip) for seed in range(500)]
+    results = [
+        draw_train_crop(32, 32, **how, flip=0.3, rng=np.random.default_rng(seed))[1](clip) for seed in range(500)
+    ]
     flipped = [bool((r == clip.flip(-1)).all()) for r in results]
     assert all(f or bool((r == clip).all()) for f, r in zip(flipped, results))
     assert 0.2 < np.mean(flipped) < 0.4
@@ -124,8 +126,8 @@ def test_the_centre_crop_is_torchvisions_up_to_half_a_pixel(height, width):
     frame = noise(1, height, width)
     (box,) = eval_boxes(height, width, image_size=(224, 224), views=1)
     shifted = [Box(box.top - dy, box.left - dx, 224, 224) for dy in (0, 1) for dx in (0, 1)]
-    centre = v2.CenterCrop(224)(frame)
-    assert any(crop(frame, b).shape == centre.shape and bool((crop(frame, b) == centre).all()) for b in shifted)
+    center = v2.CenterCrop(224)(frame)
+    assert any(crop(frame, b).shape == center.shape and bool((crop(frame, b) == center).all()) for b in shifted)
 
 
 def test_shuffling_keeps_the_frames_and_changes_their_order():
@@ -142,15 +144,15 @@ def test_videos_whose_class_says_left_or_right_are_directed():
         "light": ("dark", "Right-handed"),
     }
     labels = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], [3, 1], [1, 1]])
-    assert directed(labels, classes).tolist() == [True, False, True, False, True, True]
+    assert has_direction(labels, classes).tolist() == [True, False, True, False, True, True]
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1080, 1920), (2160, 3840), (720, 300), (100, 1600), (1600, 100), (1, 1)])
 def test_the_middle_part_of_a_usual_frame_is_all_of_it(size):
-    assert middle_part(*size, image_size=(224, 224)) == Box(0, 0, *size)
+    assert center_box(*size, image_size=(224, 224)) == Box(0, 0, *size)
 
 
 def test_the_middle_part_of_a_thin_frame_is_16_times_as_long_as_the_models():
-    assert middle_part(2, 1920, image_size=(224, 224)) == Box(0, 944, 2, 32)
-    assert middle_part(1920, 2, image_size=(224, 224)) == Box(944, 0, 32, 2)
-    assert middle_part(10, 1000, image_size=(32, 64)) == Box(0, 340, 10, 320)
+    assert center_box(2, 1920, image_size=(224, 224)) == Box(0, 944, 2, 32)
+    assert center_box(1920, 2, image_size=(224, 224)) == Box(944, 0, 32, 2)
+    assert center_box(10, 1000, image_size=(32, 64)) == Box(0, 340, 10, 320)

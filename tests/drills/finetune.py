@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 
 from vivit import cli
 from vivit.config import replace
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample_table import encode_labels
 from vivit.data.tools.synthetic import write_video
 from vivit.engine.distributed import World
@@ -219,7 +219,7 @@ def frozen(tuned: Path) -> ViViT:
     config = read_config(tuned)
     torch.manual_seed(config.seed)
     model = create(config.model, init=config.init)
-    samples = read("folder", config.data.root, "train")
+    samples = read_samples("folder", config.data.root, "train")
     labels = encode_labels(samples, config.model.classes)
     fit_head(model, samples, labels, world=World(0, 1, torch.device("cpu")), workers=2, say=lambda line: None)
     return model
@@ -231,7 +231,7 @@ def compare(home: Path, weights: Path, name: str, seed: int) -> dict[str, float]
     tuned = fine_tune(root, weights, home / f"{name}-{seed}-tuned", seed)
     models = {"frozen": frozen(tuned), "tuned": load_weights(str(tuned))}
     models["scratch"] = load_weights(str(from_scratch(tuned, home / f"{name}-{seed}-scratch")))
-    samples = read("folder", str(root), "test")
+    samples = read_samples("folder", str(root), "test")
     results = {k: evaluate(m, samples, protocol=SINGLE_VIEW, workers=2) for k, m in models.items()}
     return {k: result.single_view_accuracy["label"]["top1"] for k, result in results.items()}
 

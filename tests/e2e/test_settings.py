@@ -13,7 +13,7 @@ from vivit import cli
 from vivit.cli import main, refuse_unused, setting_names
 from vivit.config import Config, EvalConfig, differences
 from vivit.data.dataset import eval_views
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.recipes import RECIPES
 from vivit.recipes.finetune import finetune
 from vivit.weights.load import from_pretrained
@@ -68,7 +68,7 @@ def test_eval_tests_the_model_with_the_settings_given(given, model, pixels, root
     assert (code, err) == (0, "")
     with np.load(weights / "predictions.npz") as arrays:
         logits = torch.from_numpy(arrays["multi_view"])
-    for sample, row in zip(read("folder", str(root), "val"), logits):
+    for sample, row in zip(read_samples("folder", str(root), "val"), logits):
         views = eval_views(sample, changed.config, EvalConfig(temporal_views=1, spatial_views=1))
         with torch.no_grad():
             torch.testing.assert_close(row, changed(views)[0], atol=1e-5, rtol=1e-5)
@@ -84,7 +84,7 @@ def test_a_frame_stride_replaces_a_clip_length_in_seconds(root, tmp_path, vivit)
     given = ["--model.preprocessing.frame-stride", 1]
     assert vivit("eval", weights, "--data.root", root, *ONE_VIEW, *given)[0] == 0
     changed = from_pretrained(weights, preprocessing=replace(seconds, frame_stride=1)).eval()
-    views = eval_views(read("folder", str(root), "val")[0], changed.config, EvalConfig(1, 1))
+    views = eval_views(read_samples("folder", str(root), "val")[0], changed.config, EvalConfig(1, 1))
     with np.load(weights / "predictions.npz") as arrays, torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(arrays["multi_view"][0]), changed(views)[0], atol=1e-5, rtol=1e-5)
 

@@ -10,7 +10,7 @@ import torch
 
 from vivit.config import Config, EvalConfig
 from vivit.data.dataset import eval_views
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.sample_table import list_hash
 from vivit.engine.distributed import World
@@ -44,7 +44,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def samples(root):
     """Four videos and a broken one, of which two parts are asked for."""
-    rows = read("folder", str(root), "val")
+    rows = read_samples("folder", str(root), "val")
     assert "broken" in rows[-1].path
     return [*rows, replace(rows[-1], start=0.1)]
 
@@ -253,7 +253,7 @@ def test_results_json_says_all_that_makes_the_numbers_comparable(root, samples, 
     }
     assert (written["videos"], written["missing"]) == (4, 1)
     assert "broken-val0.mp4" in written["missing_videos"][0]
-    assert written["list_hash"] == list_hash(read("folder", str(root), "val"))
+    assert written["list_hash"] == list_hash(read_samples("folder", str(root), "val"))
     for view, accuracy in (("multi_view", result.accuracy), ("single_view", result.single_view_accuracy)):
         assert list(written[view]) == list(accuracy) == ["colour", "light", "all"]
         for name, shares in accuracy.items():

@@ -6,13 +6,13 @@ import math
 import pytest
 
 from vivit.config import Config, replace
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.engine.evaluate import evaluate_weights
 from vivit.engine.train import train
 from vivit.weights.load import from_pretrained
 
-from ..data.official import MINIATURES, epic_kitchens
-from ..data.test_epic_kitchens import to_frames
+from ..data.datasets.official import MINIATURES, epic_kitchens
+from ..data.datasets.test_epic_kitchens import to_frames
 from .tiny import losses, quick, tiny_config, with_data
 
 
@@ -30,7 +30,7 @@ def test_each_official_layout_trains_two_steps_and_is_evaluated(layout, tmp_path
     dataset, make = LAYOUTS[layout]
     root = tmp_path / "data"
     make(root)
-    number = len(read(dataset, str(root), "train"))
+    number = len(read_samples(dataset, str(root), "train"))
     config: Config = with_data(tiny_config(root, tmp_path / "run"), dataset=dataset)
     config = quick(config, epochs=2 * 2 / number, batch_size=2, warmup_epochs=0)
     run = train(config)

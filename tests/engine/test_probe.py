@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import vivit
 from vivit.config import replace
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample_table import encode_labels
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
@@ -42,7 +42,7 @@ def config(data_root, weights, tmp_path):
 
 def started(config):
     """(its model before the first step, training samples, their labels)."""
-    samples = read("folder", config.data.root, "train")
+    samples = read_samples("folder", config.data.root, "train")
     classes = {"colour": ("green", "red"), "light": ("bright", "dark")}
     model = vivit.create(config.model, classes=classes, init=config.init)
     return model, samples, encode_labels(samples, classes)
@@ -132,7 +132,7 @@ def test_a_run_that_learns_nothing_ends_with_the_baseline_and_says_so(config, ca
     run = train(replace(config, optim=optim, eval_every=0.3))
     model, samples, labels = started(config)
     fit_head(model, samples, labels, world=ALONE)
-    result = evaluate(model, read("folder", config.data.root, "val"), protocol=SINGLE_VIEW)
+    result = evaluate(model, read_samples("folder", config.data.root, "val"), protocol=SINGLE_VIEW)
     accuracy = result.single_view_accuracy["all"]["top1"]
     out = capsys.readouterr().out
     assert f"frozen baseline {accuracy:.1%}, fine-tuned " in " ".join(out.split())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import vivit
 from vivit.config import replace
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.loader import sample_order
 from vivit.engine import train as train_module
 from vivit.engine.evaluate import evaluate
@@ -40,7 +40,7 @@ def test_a_tiny_data_set_is_learned_by_heart(label_sets, tmp_path):
     run = train(quick(config, lr=1e-2, epochs=40, warmup_epochs=1, layer_decay=1))
     model = vivit.from_pretrained(run / "weights").eval()
     assert list(model.config.classes) == ["colour", "light"][:label_sets]
-    samples = read("folder", str(root), "train")
+    samples = read_samples("folder", str(root), "train")
     for got in (result := evaluate(model, samples, protocol=config.eval)).accuracy, result.single_view_accuracy:
         assert {name: scores["top1"] for name, scores in got.items()} == dict.fromkeys(got, 1.0)
     assert losses(run)[-1] < 0.2 < losses(run)[0]

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from tests.data.videos import counter_frames, write_video
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.tools.prepare import prepare
 from vivit.recipes.finetune import fitting_stride, num_frames_of
@@ -21,9 +21,9 @@ def test_files_image_folders_tables_and_shards_of_the_same_frames_have_the_same_
     (tmp_path / "labels.csv").write_text("path,label,split\nfiles/x/a.mp4,x,train\n")
     prepare(str(tmp_path / "labels.csv"), str(tmp_path / "fast"), splits=("train",), shard_mib=1, workers=1)
     lists = [
-        read("folder", str(tmp_path / "labels.csv"), "train"),
-        read("folder", str(tmp_path / "fast/labels.csv"), "train"),
-        read("shards", str(tmp_path / "fast/shards"), "train"),
+        read_samples("folder", str(tmp_path / "labels.csv"), "train"),
+        read_samples("folder", str(tmp_path / "fast/labels.csv"), "train"),
+        read_samples("shards", str(tmp_path / "fast/shards"), "train"),
         [Sample(str(tmp_path / "images/x/a"))],
     ]
     for samples in lists:

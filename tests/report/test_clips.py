@@ -9,7 +9,7 @@ import pytest
 from vivit import cli
 from vivit.config import AugmentConfig
 from vivit.data.dataset import TrainDataset
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample_table import class_names, encode_labels
 from vivit.data.tools.check import check
 from vivit.engine import train as train_module
@@ -29,7 +29,7 @@ def root(tmp_path_factory):
 def test_each_class_has_its_clip_and_the_draws_that_training_shows(root, tmp_path):
     config = tiny_config(root, tmp_path, augment=AugmentConfig(colour_jitter=1.0, rand_augment_layers=2, cutmix=1.0))
     page = show(config, output=str(tmp_path / "page.html"), draws=3, frames=2).read_text()
-    samples = read("folder", str(root), "train")
+    samples = read_samples("folder", str(root), "train")
     names = class_names(samples)
     clips = TrainDataset(
         samples, encode_labels(samples, names), model=config.model, data=config.data, augment=config.augment, seed=0

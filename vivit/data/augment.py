@@ -1,7 +1,7 @@
-"""Colour, RandAugment and erasing: one draw per clip, the same for all its frames. Clips are (T, 3, H, W) uint8.
+"""Augment clips: color, RandAugment and erasing, one draw for all frames of a clip.
 
-Speed comes from doing each kind of thing once: what maps levels to levels becomes one table of 256 entries a channel,
-what mixes the channels one 3 x 3 matrix and a shift, what moves pixels one gather. All of it works in place.
+Clips are (T, 3, H, W) uint8 and are changed in place. Each kind of operation runs once for speed: operations on levels
+become one table of 256 entries per channel, color changes one 3 x 3 matrix and a shift, geometry one gather.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 
-GREY = np.array([0.299, 0.587, 0.114])
-"""How much red, green and blue give to the grey level: the Y of YIQ."""
-TO_YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+GRAY = np.array([0.299, 0.587, 0.114])
+"""The weights of red, green and blue in the gray level: the Y of YIQ."""
+TO_YIQ = np.array([GRAY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 BRIGHTNESS, CONTRAST, HUE = 32.0, 0.4, 0.2  # largest change: in levels, as a factor 1 ± x, in turns
-MAX_LEVEL = 10  # the official code's scale of magnitudes, on which the paper's 15 and 20 lie beyond the end
+MAX_LEVEL = 10  # the official code's scale of magnitudes, on which the paper's 15 and 20 are beyond the end
 CUTOUT, TRANSLATE, FILL = 40 / 224, 100 / 224, 128  # half a box and a step as shares of the side; a grey level
 LEVELS = np.arange(256)
 REAL_LEVELS = LEVELS.astype(np.float32)
 
 
 def augment_clip(clip: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Colour jitter and drop, then RandAugment, then erasing, as `augment` says; may change `clip` in place."""
+    """Apply color jitter and grayscale, RandAugment and erasing, as `augment` says; may change `clip` in place."""
     if not (augment.colour_jitter or augment.colour_drop or augment.rand_augment_layers or augment.erasing):
         return clip
     clip = clip.contiguous()
     jitter = augment.colour_jitter > 0 and rng.uniform() < augment.colour_jitter
     drop = augment.colour_drop > 0 and rng.uniform() < augment.colour_drop
     if jitter or drop:
-        recolour(clip, random_colour(rng) if jitter else colour(), drop=drop)
+        recolor(clip, random_color(rng) if jitter else color(), drop=drop)
     if augment.rand_augment_layers:
         names = OFFICIAL + GEOMETRIC if augment.rand_augment_geometry else OFFICIAL
         chosen = [names[i] for i in rng.integers(len(names), size=augment.rand_augment_layers)]
@@ -44,46 +44,46 @@ def augment_clip(clip: Tensor, augment: AugmentConfig, rng: np.random.Generator)
     return clip
 
 
-class Colour(NamedTuple):
-    """rgb becomes matrix · rgb + shift + of_mean · (mean grey level of the frame)."""
+class ColorChange(NamedTuple):
+    """Maps rgb to matrix · rgb + shift + of_mean · (mean gray level of the frame)."""
 
     matrix: np.ndarray
     shift: float
     of_mean: float
 
 
-def random_colour(rng: np.random.Generator) -> Colour:
-    """A change of brightness by up to 32 levels, saturation and contrast by 0.6 to 1.4, hue by up to 0.2 turns."""
+def random_color(rng: np.random.Generator) -> ColorChange:
+    """Draw a change of brightness by up to 32 levels, saturation and contrast by 0.6 to 1.4, hue by up to 0.2 turns."""
     brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS)
     saturation, contrast = (rng.uniform(1 - CONTRAST, 1 + CONTRAST) for _ in range(2))
-    return colour(brightness=brightness, saturation=saturation, contrast=contrast, hue=rng.uniform(-HUE, HUE))
+    return color(brightness=brightness, saturation=saturation, contrast=contrast, hue=rng.uniform(-HUE, HUE))
 
 
-def colour(*, brightness: float = 0.0, saturation: float = 1.0, contrast: float = 1.0, hue: float = 0.0) -> Colour:
-    """Brightness (levels added), saturation, contrast (factors) and hue (turns), in this order, as one matrix.
+def color(*, brightness: float = 0.0, saturation: float = 1.0, contrast: float = 1.0, hue: float = 0.0) -> ColorChange:
+    """Combine brightness (levels added), saturation, contrast (factors) and hue (turns), in this order, in one matrix.
 
-    The order, the ranges of `random_colour` and contrast about the mean of each frame are those of the official code
+    The order, the ranges of `random_color` and contrast about the mean of each frame are those of the official code
     (DeepMind video readers, color_default_augm). Clamping comes once at the end, there too; torchvision clamps and
-    rounds in between. Saturation blends with the grey level and hue turns the colour plane of YIQ, both of which keep
-    the grey level, where the official code scales and turns in HSV; contrast is about the mean grey level, there
-    about each channel's mean.
+    rounds in between. Saturation blends with the gray level and hue rotates the color plane of YIQ; both keep the gray
+    level. The official code scales and rotates in HSV instead. Contrast is about the mean gray level here, and about
+    the mean of each channel there.
     """
-    blend = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), GREY)
+    blend = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), GRAY)
     c, s = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
     turn = np.linalg.inv(TO_YIQ) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ TO_YIQ
-    return Colour(contrast * turn @ blend, brightness, 1 - contrast)
+    return ColorChange(contrast * turn @ blend, brightness, 1 - contrast)
 
 
-def recolour(clip: Tensor, change: Colour, *, drop: bool = False) -> None:
-    """Change each frame, with rounding and clamping; `drop` leaves the grey level of the result."""
-    matrix = np.outer(np.ones(3), GREY @ change.matrix) if drop else change.matrix
+def recolor(clip: Tensor, change: ColorChange, *, drop: bool = False) -> None:
+    """Change the colors of each frame, with rounding and clamping; `drop` keeps only the gray level of the result."""
+    matrix = np.outer(np.ones(3), GRAY @ change.matrix) if drop else change.matrix
     weights = torch.from_numpy(matrix).float()
-    grey = torch.from_numpy(GREY).float()
+    gray = torch.from_numpy(GRAY).float()
     before = torch.empty(3, clip.shape[-2] * clip.shape[-1])  # one frame at a time stays in the cache
     after = torch.empty_like(before)
     for frame in clip.flatten(2):
         before.copy_(frame)
-        shift = change.shift + (change.of_mean * float(grey @ before.mean(1)) if change.of_mean else 0.0)
+        shift = change.shift + (change.of_mean * float(gray @ before.mean(1)) if change.of_mean else 0.0)
         torch.addmm(torch.tensor(shift + 0.5, dtype=torch.float32), weights, before, out=after)
         np.copyto(frame.numpy(), after.clamp_(0, 255).numpy(), casting="unsafe")  # six times as fast as copy_
 
@@ -98,15 +98,15 @@ GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
 def rand_augment(clip: Tensor, names: Sequence[str], magnitude: float, rng: np.random.Generator) -> None:
-    """The operations `names` one after the other, all of one magnitude (Cubuk et al. 2020).
+    """Apply the operations `names` one after the other, all of one magnitude (Cubuk et al. 2020).
 
-    As the official code does it for video (scenic, dataset_lib/video_ops.py, distort_image_with_randaugment): twelve
-    equally likely operations, none of which moves pixels; what depends on the image (auto_contrast, equalize,
-    contrast) looks at all frames together. Magnitudes count tenths (_MAX_LEVEL = 10), and the paper's 15 and 20 lie
+    This follows the official code for video (scenic, dataset_lib/video_ops.py, distort_image_with_randaugment): twelve
+    equally likely operations, none of which moves pixels; those that depend on the image (auto_contrast, equalize,
+    contrast) look at all frames together. Magnitudes count tenths (_MAX_LEVEL = 10), and the paper's 15 and 20 are
     beyond the scale. At 15: a factor of 2.8 for color, contrast, brightness and sharpness, 6 bits for posterize, 165
     levels for solarize_add, a black box of 120 of 224 pixels for cutout, and for solarize a threshold beyond white,
-    which is no change; at 20 posterize is none either. GEOMETRIC are the other operations of RandAugment for images;
-    they leave grey where nothing is.
+    which changes nothing; at 20 posterize changes nothing either. GEOMETRIC holds the other operations of RandAugment
+    for images; they fill empty areas with gray.
     """
     strength = magnitude / MAX_LEVEL
     waiting = UNCHANGED  # operations on levels wait for the next of another kind, and are then done in one pass
@@ -127,7 +127,7 @@ def rand_augment(clip: Tensor, names: Sequence[str], magnitude: float, rng: np.r
 
 
 def apply_tables(clip: Tensor, tables: np.ndarray) -> None:
-    """Replace each level of each channel by what `tables` (3, 256) says."""
+    """Replace each level of each channel by its entry in `tables` (3, 256)."""
     if np.array_equal(tables, UNCHANGED):
         return
     texts = [table.astype(np.uint8).tobytes() for table in tables]
@@ -168,7 +168,7 @@ def _contrast(strength: float, look: Look) -> np.ndarray:
     clip = look()
     means = clip.sum((2, 3), dtype=np.uint64).mean(0) / clip[0, 0].size
     factor = _factor(strength)
-    return _levels(factor * LEVELS + (1 - factor) * float(GREY @ means))
+    return _levels(factor * LEVELS + (1 - factor) * float(GRAY @ means))
 
 
 def _auto_contrast(strength: float, look: Look) -> np.ndarray:
@@ -190,7 +190,7 @@ def _equalize(strength: float, look: Look) -> np.ndarray:
 
 
 def histogram(clip: np.ndarray) -> np.ndarray:
-    """(T, 3, H, W) uint8 → (3, 256): how often each level is seen in each channel."""
+    """Count how often each level occurs in each channel: (T, 3, H, W) uint8 → (3, 256)."""
     counts = np.zeros((3, 256), np.int64)
     for channel, count in zip(clip.swapaxes(0, 1), counts):
         flat = channel.reshape(-1)
@@ -206,11 +206,11 @@ def _factor(strength: float) -> float:
 
 
 def _color(clip: Tensor, strength: float, rng: np.random.Generator) -> None:
-    recolour(clip, colour(saturation=_factor(strength)))
+    recolor(clip, color(saturation=_factor(strength)))
 
 
 def _sharpness(clip: Tensor, strength: float, rng: np.random.Generator) -> None:
-    """Away from a blurred copy (5 in the middle, 1 around); pixels at the border stay."""
+    """Move away from a blurred copy (5 in the middle, 1 around); pixels at the border stay."""
     factor = _factor(strength)
     for frame in clip:
         x = frame.float()
@@ -252,7 +252,7 @@ def _translate_y(clip: Tensor, strength: float, rng: np.random.Generator) -> Non
 
 
 def warp(clip: Tensor, matrix: np.ndarray, shift: np.ndarray | tuple[float, float] = (0, 0)) -> None:
-    """The pixel around (x, y) becomes the one around matrix · (x, y) + shift, FILL where there is none."""
+    """Replace the pixel around (x, y) by the one around matrix · (x, y) + shift, or FILL outside the frame."""
     height, width = clip.shape[-2:]
     y, x = np.mgrid[:height, :width]
     source = np.einsum("ij,jyx->iyx", matrix, np.stack([x, y]) + 0.5) + np.reshape(shift, (2, 1, 1))
@@ -276,7 +276,7 @@ ON_LEVELS: dict[str, Callable[[float, Look], np.ndarray]] = {
     "brightness": _brightness,
     "solarize_add": _solarize_add,
 }
-"""What maps levels to levels: strength and a look at the clip → (256,) or, one a channel, (3, 256)."""
+"""Operations that map levels to levels: (strength, current clip) → (256,), or (3, 256) with one row per channel."""
 ON_PIXELS: dict[str, Callable[[Tensor, float, np.random.Generator], None]] = {
     "color": _color,
     "sharpness": _sharpness,
@@ -287,13 +287,13 @@ ON_PIXELS: dict[str, Callable[[Tensor, float, np.random.Generator], None]] = {
     "translate_x": _translate_x,
     "translate_y": _translate_y,
 }
-"""The others, in place."""
+"""The other operations, in place."""
 
 
 def erase(clip: Tensor, rng: np.random.Generator) -> None:
-    """Noise in a random box, the same for all frames: 2 to 33 % of the area, aspect 0.3 to 3.3 (Zhong et al. 2020).
+    """Fill a random box with noise, the same box in all frames: 2 to 33 % of the area, aspect 0.3 to 3.3.
 
-    A box that does not fit is drawn again, ten times at most.
+    After Zhong et al. 2020. A box that does not fit is drawn again, ten times at most.
     """
     frames, channels, height, width = clip.shape
     for _ in range(10):

@@ -1,4 +1,7 @@
-"""Sample → Video → frames → clip. What a sample becomes is a pure function of (seed, epoch, index)."""
+"""Turn a sample into the clip or views that the model gets.
+
+A training clip is a pure function of (seed, epoch, index).
+"""
 
 from __future__ import annotations
 
@@ -25,27 +28,27 @@ from .clips import clip_frames, frame_range, random_start, view_starts
 from .sample import Sample
 from .shards import is_url, read_packed
 from .transforms import (
+    center_box,
     crop,
-    directed,
+    draw_train_crop,
     eval_boxes,
-    middle_part,
+    has_direction,
     resize_for_eval,
     shuffle_frames,
-    train_cut,
 )
 from .video.decoder import Video
 from .video.frame_folder import FrameFolder, open_video
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
-MAX_TICKS = 2**22  # of the even clock of clip_seconds: 46 hours at 25 a second
+MAX_TICKS = 2**22  # evenly spaced times for clip_seconds: 46 hours at 25 a second
 
 
 @dataclass(frozen=True)
-class Clip:
-    """What the model is fed for one sample, or why there is nothing."""
+class Item:
+    """The model input for one sample, or the reason why there is none."""
 
     index: int
-    """Which sample of the list."""
+    """The number of the sample in the list."""
     video: Tensor | None
     """uint8; training: (T, C, H, W), test: (views, T, C, H, W)."""
     labels: Tensor
@@ -53,11 +56,11 @@ class Clip:
     problem: str | None = None
     """Why `video` is None: the file and what is wrong with it."""
     seed: int = 0
-    """Training: for chance inside the model, a pure function of (seed, epoch, index)."""
+    """Training: seeds the randomness inside the model; a pure function of (seed, epoch, index)."""
 
 
-class TrainDataset(Dataset[Clip]):
-    """One random clip of a sample per epoch; indexed by (epoch, index) or, for its copies, (epoch, index, repeat)."""
+class TrainDataset(Dataset[Item]):
+    """One random clip of a sample per epoch, indexed by (epoch, index) or, for repeats, (epoch, index, repeat)."""
 
     def __init__(
         self,
@@ -72,9 +75,9 @@ class TrainDataset(Dataset[Clip]):
         self.samples, self.labels = samples, labels
         self.model, self.data, self.augment, self.seed = model, data, augment, seed
         mirrors = augment.flip_directed or not model.classes
-        self.unflipped = torch.zeros(len(labels), dtype=torch.bool) if mirrors else directed(labels, model.classes)
+        self.unflipped = torch.zeros(len(labels), dtype=torch.bool) if mirrors else has_direction(labels, model.classes)
 
-    def __getitem__(self, key: tuple[int, ...]) -> Clip:
+    def __getitem__(self, key: tuple[int, ...]) -> Item:
         epoch, index, repeat = key if len(key) == 3 else (*key, 0)
         sample = self.samples[index]
         try:
@@ -83,17 +86,18 @@ class TrainDataset(Dataset[Clip]):
                 with time_limit(sample.path, seconds=self.data.video_timeout):
                     video = self._clip(index, np.random.default_rng((self.seed, epoch, index, 2 * repeat)))
         except VideoError as error:
-            return Clip(index, None, self.labels[index], str(error))
+            return Item(index, None, self.labels[index], str(error))
         seed = np.random.default_rng((self.seed, epoch, index, 2 * repeat + 1)).integers(2**32)
-        return Clip(index, video, self.labels[index], seed=int(seed))
+        return Item(index, video, self.labels[index], seed=int(seed))
 
     def _clip(self, index: int, rng: np.random.Generator) -> Tensor:
         sample = self.samples[index]
         video = open_sample(sample)
-        clock, frame_stride = timeline(video, sample, self.model)
-        how = {"num_frames": self.model.num_frames, "frame_stride": frame_stride}
-        start = random_start(len(clock), **how, u=rng.uniform())
-        box, fit = train_cut(
+        frame_ids, frame_stride = candidate_frames(video, sample, self.model)
+        num_frames = self.model.num_frames
+        start = random_start(len(frame_ids), num_frames=num_frames, frame_stride=frame_stride, u=rng.uniform())
+        clip = clip_frames(start, len(frame_ids), num_frames=num_frames, frame_stride=frame_stride)
+        box, fit = draw_train_crop(
             video.height,
             video.width,
             image_size=self.model.image_size,
@@ -102,20 +106,23 @@ class TrainDataset(Dataset[Clip]):
             flip=0.0 if self.unflipped[index] else self.augment.flip,
             rng=rng,
         )
-        frames = video.frames(clock[clip_frames(start, len(clock), **how)].tolist(), box=box, transform=fit)
+        frames = video.frames(frame_ids[clip].tolist(), box=box, transform=fit)
         return augment_clip(frames, self.augment, rng)
 
 
 def open_sample(sample: Sample) -> Video | FrameFolder:
-    """The video of a sample: a file, a folder of images, or bytes inside a tar file. Raises VideoError."""
+    """Open the video of a sample: a file, a folder of images, or bytes inside a tar file.
+
+    The one door from a sample to its frames. Raises VideoError.
+    """
     with as_video_error(sample.path):
         if sample.offset is None or sample.index is None:
             return open_video(sample.path, fps=sample.fps, index=sample.index)
         return Video(sample.path, data=read_packed(sample.path, sample.offset, sample.index.size), index=sample.index)
 
 
-def sample_frames(video: Video | FrameFolder, sample: Sample) -> range:
-    """The numbers of the frames of the sample's part of its video. Raises VideoError if there are none."""
+def segment_frames(video: Video | FrameFolder, sample: Sample) -> range:
+    """Return the numbers of the frames in the sample's segment. Raises VideoError if there are none."""
     frames = frame_range(video.times, video.duration, sample.start, sample.end)
     if frames:
         return frames
@@ -123,12 +130,12 @@ def sample_frames(video: Video | FrameFolder, sample: Sample) -> range:
     shown = f"the video lasts {video.duration:.2f} s"
     if video.times[0] > 0:
         shown = f"the video shows frames from {video.times[0]:.2f} s to {video.duration:.2f} s"
-    raise VideoError(sample.path, f"{part}; {shown}", "a part inside its video")
+    raise VideoError(sample.path, f"{part}; {shown}", "a segment inside its video")
 
 
 @contextmanager
 def time_limit(path: str, *, seconds: float) -> Iterator[None]:
-    """Raise VideoError if the body takes longer. Works in the main thread of a process, as in loader workers."""
+    """Raise VideoError if the block takes longer than `seconds`; only in the main thread, as in loader workers."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -148,7 +155,7 @@ def time_limit(path: str, *, seconds: float) -> Iterator[None]:
 
 
 def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
-    """Return at once unless data.root itself is gone, as when shared storage drops out; then wait for its return."""
+    """Return at once unless data.root itself is gone, as when shared storage drops out; then wait until it is back."""
     if is_url(root):  # fsspec tries again by itself
         return
     deadline = time.monotonic() + seconds
@@ -159,7 +166,7 @@ def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
         time.sleep(min(5.0, seconds / 10))
 
 
-class EvalDataset(Dataset[Clip]):
+class EvalDataset(Dataset[Item]):
     """All views of a test video; see `eval_views`."""
 
     def __init__(self, samples: Sequence[Sample], labels: Tensor, *, model: ModelConfig, protocol: EvalConfig):
@@ -169,21 +176,22 @@ class EvalDataset(Dataset[Clip]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
         try:
             with as_video_error(sample.path), time_limit(sample.path, seconds=EVAL_TIMEOUT):
                 views = eval_views(sample, self.model, self.protocol, seed=index)
         except VideoError as error:
-            return Clip(index, None, self.labels[index], str(error))
-        return Clip(index, views, self.labels[index])
+            return Item(index, None, self.labels[index], str(error))
+        return Item(index, views, self.labels[index])
 
 
 def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int = 0) -> Tensor:
-    """The views (V, T, C, H, W) of a test video: first the single view (middle clip, centre crop), then the
-    temporal x spatial views, unless the protocol is the single view. Every frame is decoded and resized once.
+    """Return the views of a test video, (V, T, C, H, W) uint8.
 
-    `seed` matters only where the protocol shuffles the frames of each clip. Raises VideoError, whatever goes wrong.
+    The single view (middle clip, center crop) comes first, then the temporal x spatial views, unless the protocol is
+    the single view. Every frame is decoded and resized once. `seed` matters only if the protocol shuffles the frames
+    of each clip. Raises VideoError, whatever goes wrong.
     """
     with as_video_error(sample.path):
         return _eval_views(sample, model, protocol, seed)
@@ -191,16 +199,13 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
 
 def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int) -> Tensor:
     video = open_sample(sample)
-    clock, frame_stride = timeline(video, sample, model)
-    how = {"num_frames": model.num_frames, "frame_stride": frame_stride}
+    frame_ids, frame_stride = candidate_frames(video, sample, model)
     protocols = [(1, 1), (protocol.temporal_views, protocol.spatial_views)]
-    starts = [view_starts(len(clock), **how, views=views) for views, _ in protocols]
-    clips = [[clock[clip_frames(s, len(clock), **how)] for s in group] for group in starts]
-
+    clips = [clips_of(frame_ids, temporal, model.num_frames, frame_stride) for temporal, _ in protocols]
     needed, where = np.unique(np.concatenate([np.concatenate(group) for group in clips]), return_inverse=True)
-    size = {"image_size": model.image_size, "crop_fraction": model.preprocessing.crop_fraction}
-    box = middle_part(video.height, video.width, image_size=model.image_size)
-    frames = video.frames(needed.tolist(), box=box, transform=partial(resize_for_eval, **size))
+    box = center_box(video.height, video.width, image_size=model.image_size)
+    resize = partial(resize_for_eval, image_size=model.image_size, crop_fraction=model.preprocessing.crop_fraction)
+    frames = video.frames(needed.tolist(), box=box, transform=resize)
     positions = iter(where.reshape(-1, model.num_frames))
     rng = np.random.default_rng(seed)
     views = []
@@ -213,14 +218,21 @@ def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: 
     return torch.stack(views[:1] if protocols[1] == (1, 1) else views)
 
 
-def timeline(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
-    """The numbers of the sample's frames on the model's clock, and the stride of a clip on it.
+def clips_of(frame_ids: np.ndarray, views: int, num_frames: int, frame_stride: float) -> list[np.ndarray]:
+    """Return the frame numbers, (num_frames,) each, of `views` evenly spaced clips of a video."""
+    n = len(frame_ids)
+    starts = view_starts(n, num_frames=num_frames, frame_stride=frame_stride, views=views)
+    return [frame_ids[clip_frames(s, n, num_frames=num_frames, frame_stride=frame_stride)] for s in starts]
 
-    Frames are counted as they stand in the file; with `clip_seconds` the clock ticks evenly at the mean frame rate and
-    shows the frame of that time, so that a clip lasts as long whatever the (variable) rate.
+
+def candidate_frames(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
+    """Return the frame numbers of which clips are made, in order of time, and the stride of a clip in this list.
+
+    Without `clip_seconds` these are the frames of the sample's segment. With it they are the frames shown at evenly
+    spaced times, at the mean frame rate, so that a clip has the same duration whatever the (variable) frame rate.
     """
     p, times = model.preprocessing, video.times
-    frames = sample_frames(video, sample)
+    frames = segment_frames(video, sample)
     if p.clip_seconds is None:
         return np.arange(frames.start, frames.stop), p.frame_stride
     seconds = float(times[frames[-1]] - times[frames[0]])
@@ -229,5 +241,5 @@ def timeline(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> 
         reason = f"{len(frames)} frames spread over {seconds:.4g} s, at {video.fps:.4g} a second"
         raise VideoError(sample.path, reason, f"at most {MAX_TICKS} ticks of the clock that clip_seconds needs")
     ticks = np.arange(round(num_ticks)) / video.fps + times[frames[0]]
-    clock = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
-    return np.clip(clock, frames[0], frames[-1]), p.clip_seconds * video.fps / model.num_frames
+    frame_ids = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
+    return np.clip(frame_ids, frames[0], frames[-1]), p.clip_seconds * video.fps / model.num_frames

@@ -1,4 +1,7 @@
-"""Clips to batches. The stream of samples is a pure function of the seed, whatever the number of workers."""
+"""Load clips in worker processes and collate them to batches.
+
+The order of samples is a pure function of the seed, whatever the number of workers.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import WorkerDied
-from .dataset import Clip, EvalDataset, TrainDataset
+from .dataset import EvalDataset, Item, TrainDataset
 from .tools.process_pool import cores
 
 T = TypeVar("T")
-MOST_WORKERS = 12  # unless more are asked for
-GRACE = 2.0  # seconds in which a worker may finish what it does before it is killed
+MAX_WORKERS = 12  # unless more are asked for
+GRACE = 2.0  # seconds that a worker gets to finish before it is killed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step. Unreadable clips and padding are black and weigh nothing."""
+    """The clips of one process in one step. Unreadable clips and padding are black and have weight 0."""
 
     video: Tensor
     """(B, T, C, H, W) uint8; the same shape in every step and every process."""
@@ -39,11 +42,11 @@ class Batch:
     weights: Tensor
     """(B,) float32, 1 or 0."""
     seeds: Tensor
-    """(B,) int64, one a clip, for chance inside the model."""
+    """(B,) int64, one per clip, for the randomness inside the model."""
     indices: tuple[int, ...]
-    """Which samples they are; -1 for padding."""
+    """The numbers of the samples; -1 for padding."""
     problems: dict[int, str]
-    """Samples that could not be read, and why; they are left out, not replaced."""
+    """Samples that could not be read, and the reason; they are left out, not replaced."""
 
     def pin_memory(self) -> Batch:
         tensors = {name: getattr(self, name).pin_memory() for name in ("video", "labels", "weights", "seeds")}
@@ -60,12 +63,12 @@ def train_loader(
     ranks: int = 1,
     skipped: Mapping[str, str] | None = None,
 ) -> DataLoader[Batch]:
-    """Batches of steps first_step … steps − 1 of an endless stream of shuffled epochs: the share of one process.
+    """Load the batches of steps first_step … steps − 1 for one of `ranks` processes, from shuffled epochs without end.
 
-    An epoch shows every sample once; where the batch size does not divide it, a batch reaches into the next epoch.
+    An epoch shows every sample once; if the batch size does not divide the epoch, a batch reaches into the next one.
     With augment.repeats, a batch of B clips holds B / repeats samples, first one clip of each, then another of each,
-    and an epoch shows every sample `repeats` times (as VideoMAE and MViT count it). Where clips are mixed, a process
-    gets whole pairs of neighbours. Paths in `skipped` are not opened; they count as unreadable, and why is said there.
+    and an epoch shows every sample `repeats` times (as VideoMAE and MViT count it). If clips are mixed, a process
+    gets complete pairs of neighbors. Paths in `skipped` are not opened; they count as unreadable for the reason there.
     Raises ValueError for a batch size that does not fit.
     """
     model, augment = clips.model, clips.augment
@@ -77,44 +80,46 @@ def train_loader(
     if augment.mixes and batch_size == augment.repeats > 1:
         raise ValueError(f"{given} is one video {augment.repeats} times, which would be mixed with itself; take more")
     share = -(-batch_size // (group * ranks)) * group
-    keys = _Steps(len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks, group, augment.repeats)
+    keys = _BatchKeys(
+        len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks, group, augment.repeats
+    )
     workers = num_workers(clips.data.workers)
     return DataLoader(
-        _Watched(clips, skipped or {}, workers),
+        _TrackedDataset(clips, skipped or {}, workers),
         batch_sampler=keys,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=partial(collate, size=share, shape=(model.num_frames, 3, *model.image_size)),
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
 
 
 def eval_loader(
     videos: EvalDataset, *, workers: int | None, first: int = 0, skipped: Mapping[str, str] | None = None
-) -> DataLoader[Clip]:
-    """One test video with all its views after the other, in the order of the list, from the video `first` on."""
+) -> DataLoader[Item]:
+    """Load the test videos with all their views, one by one in the order of the list, starting with number `first`."""
     workers = num_workers(workers)
     return DataLoader(
-        _Watched(videos, skipped or {}, workers),
+        _TrackedDataset(videos, skipped or {}, workers),
         batch_size=None,
         sampler=range(first, len(videos)),
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=_ignore_signals,
     )
 
 
 def num_workers(asked: int | None) -> int:
-    """`asked`, or without it a process for each core of this process's share of the machine, at most MOST_WORKERS."""
+    """Return `asked` or, if None, one worker per core of this process's share of the machine, at most MAX_WORKERS."""
     if asked is not None:
         return asked
-    return max(min(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MOST_WORKERS), 1)
+    return max(min(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MAX_WORKERS), 1)
 
 
 @contextmanager
 def open_loader(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
     """Iterate over `loader`. Its worker processes have ended when the block ends, whatever was raised in it.
 
-    Where a worker was killed, `next` raises WorkerDied, which names the file that it was reading.
+    If a worker was killed, `next` raises WorkerDied, which names the file that it was reading.
     """
     others, iterator = set(multiprocessing.active_children()), None
     try:
@@ -123,23 +128,23 @@ def open_loader(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
         with _no_child_signals() as child_signals:
             yield _until_a_worker_dies(iterator, workers, loader.dataset, child_signals)
     finally:
-        _end(iterator, [process for process in multiprocessing.active_children() if process not in others])
+        _stop_workers(iterator, [process for process in multiprocessing.active_children() if process not in others])
 
 
 @contextmanager
 def eval_clips(
     videos: EvalDataset, *, workers: int | None, skipped: dict[str, str] | None = None
-) -> Iterator[Iterator[Clip]]:
-    """All test videos in the order of the list, with workers that have ended when the block ends.
+) -> Iterator[Iterator[Item]]:
+    """Iterate over all test videos in the order of the list; the worker processes have ended when the block ends.
 
-    A video whose worker is killed comes without views, as one that cannot be read. Its path is added to `skipped`: the
-    videos there are not opened.
+    A video whose worker is killed comes without views, like an unreadable one. Its path is added to `skipped`, whose
+    videos are not opened.
     """
     with closing(_eval_clips(videos, workers, {} if skipped is None else skipped)) as clips:
         yield clips
 
 
-def _eval_clips(videos: EvalDataset, workers: int | None, skipped: dict[str, str]) -> Generator[Clip, None, None]:
+def _eval_clips(videos: EvalDataset, workers: int | None, skipped: dict[str, str]) -> Generator[Item, None, None]:
     done = 0
     while done < len(videos):
         try:
@@ -152,15 +157,15 @@ def _eval_clips(videos: EvalDataset, workers: int | None, skipped: dict[str, str
 
 
 def sample_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch shows its samples."""
+    """Return the order in which an epoch shows its samples."""
     return np.random.default_rng((seed, epoch)).permutation(num_samples)
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """The keys of TrainDataset for each step, as DataLoader wants them: an iterable of lists with a length.
+class _BatchKeys:
+    """The keys of TrainDataset for each step, as a batch sampler for DataLoader: an iterable of lists with a length.
 
-    Groups of `group` neighbours in the step's batch go to the processes in turn.
+    Groups of `group` neighbors in the step's batch go to the processes in turn.
     """
 
     num_samples: int
@@ -190,24 +195,24 @@ class _Steps:
             yield keys
 
 
-class _Watched(Dataset[Clip]):
-    """The same clips, with a note of the sample that each worker is reading. Paths in `skipped` are not opened."""
+class _TrackedDataset(Dataset[Item]):
+    """The same items, with a record of the sample that each worker is reading. Paths in `skipped` are not opened."""
 
     def __init__(self, clips: TrainDataset | EvalDataset, skipped: Mapping[str, str], workers: int):
         self.clips, self.skipped = clips, skipped
         self.reading = torch.full((max(workers, 1), 2), -1).share_memory_()  # process id, sample
 
-    def __getitem__(self, key: Any) -> Clip:
+    def __getitem__(self, key: Any) -> Item:
         index = key if isinstance(key, int) else key[1]
         path = self.clips.samples[index].path
         if path in self.skipped:
-            return Clip(index, None, self.clips.labels[index], f"{path}: {self.skipped[path]}")
+            return Item(index, None, self.clips.labels[index], f"{path}: {self.skipped[path]}")
         if worker := get_worker_info():
             self.reading[worker.id] = torch.tensor([os.getpid(), index])
         return self.clips[key]  # type: ignore[index]
 
     def files_of(self, processes: Sequence[int | None]) -> dict[str, str]:
-        """The files that these workers were reading, and that the workers died."""
+        """Return the files that these workers were reading, and that the workers died."""
         why = "a worker process died while it read this file (out of memory?)"
         samples = [sample for process, sample in self.reading.tolist() if process in processes and sample >= 0]
         return {self.clips.samples[sample].path: why for sample in samples}
@@ -223,15 +228,15 @@ def _until_a_worker_dies(
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:
-            problems = dataset.files_of(_killed(workers, seconds=0 if isinstance(error, RuntimeError) else 1))
+            problems = dataset.files_of(_crashed_pids(workers, seconds=0 if isinstance(error, RuntimeError) else 1))
             if not problems:
                 raise
             raise WorkerDied(problems) from error
         yield item
 
 
-def _killed(workers: Sequence[BaseProcess], *, seconds: float) -> list[int | None]:
-    """The ids of those that were killed. A connection may break a moment before its process has ended."""
+def _crashed_pids(workers: Sequence[BaseProcess], *, seconds: float) -> list[int | None]:
+    """Return the ids of crashed workers, waiting up to `seconds`: a pipe may break before its process has ended."""
     for sentinel in wait([worker.sentinel for worker in workers], timeout=seconds):
         next(worker for worker in workers if worker.sentinel == sentinel).join(1)
     return [worker.pid for worker in workers if worker.exitcode]
@@ -239,7 +244,7 @@ def _killed(workers: Sequence[BaseProcess], *, seconds: float) -> list[int | Non
 
 @contextmanager
 def _no_child_signals() -> Iterator[Any]:
-    """Switch off PyTorch's handler of SIGCHLD, which raises in the middle of whatever the main thread does.
+    """Switch off PyTorch's handler of SIGCHLD, which raises at any point of the main thread.
 
     Yields a context manager in which the handler is on.
     """
@@ -262,11 +267,10 @@ def _no_child_signals() -> Iterator[Any]:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def _end(iterator: Any, workers: Sequence[BaseProcess]) -> None:
-    """End these worker processes: those that have not ended by themselves after GRACE seconds are killed.
+def _stop_workers(iterator: Any, workers: Sequence[BaseProcess]) -> None:
+    """End these worker processes; kill those that have not ended by themselves after GRACE seconds.
 
-    They ignore SIGTERM (see `_leave_signals_to_the_main_process`), so that PyTorch and Python would wait for ever for
-    one that hangs.
+    They ignore SIGTERM (see `_ignore_signals`), so PyTorch and Python would wait forever for one that hangs.
     """
     if not workers:
         return
@@ -283,19 +287,19 @@ def _end(iterator: Any, workers: Sequence[BaseProcess]) -> None:
             worker.join(GRACE)
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; the training loop is the one to finish its step and save.
+def _ignore_signals(worker: int) -> None:
+    """Ignore Ctrl-C and a scheduler's SIGTERM, which reach every process: the training loop must finish and save.
 
-    Workers end when it tells them to, or when it is gone.
+    Workers end when the main process tells them to, or when it is gone.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def collate(clips: Sequence[Clip], *, size: int, shape: tuple[int, ...]) -> Batch:
-    """Clips of `shape` → batch of `size`; what could not be read is listed and, like padding, black of weight 0.
+def collate(clips: Sequence[Item], *, size: int, shape: tuple[int, ...]) -> Batch:
+    """Collate clips of `shape` to a batch of `size`; unreadable clips are listed and, like padding, black of weight 0.
 
-    The batch lies in memory as its clips do, with the colours of a pixel side by side or apart: copying is then cheap.
+    The batch has the memory layout of its clips (channels first or last), which makes copying cheap.
     """
     readable = [clip.video for clip in clips if clip.video is not None]
     if readable and readable[0].stride(-3) == 1:

@@ -1,8 +1,9 @@
-"""The manifest: what `vivit data check` found out about a data set, so that training need not touch every file again.
+"""Read and write the manifest, in which `vivit data check` keeps what it found.
 
-A JSON-lines file beside the data. The first line is an object: the names of the columns, classes, and the stamps by
-which a change is noticed. Then follow one array per file (`FILE_COLUMNS`), then one per sample: the file's number,
-split, start, end, fps, labels. A quarter of a million of each load in about a second.
+With a manifest, training need not open every file again. It is a JSON-lines file in the folder of the data. The first
+line is an object: the names of the columns, the classes, and fingerprints of files and folders (`stamps`) that reveal
+changes. Then follows one array per file (`FILE_COLUMNS`), then one per sample: number of the file, split, start, end,
+fps, labels. 250 000 of each load in about a second.
 """
 
 from __future__ import annotations
@@ -24,25 +25,22 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_write
 from ..text import printable
-from .datasets.common import is_hidden, outside
+from .datasets.common import escapes_root, is_hidden
 from .sample import Classes, Sample
-from .sample_table import Columns, Files, SampleTable, StringColumn, encode, numbers_or_nan
+from .sample_table import FileColumns, SampleColumns, SampleTable, StringColumn, encode_strings, numbers_or_nan
 
 FORMAT = 2
-READABLE = (
-    1,
-    FORMAT,
-)  # by `parse`; a manifest beside data is used in the present format only, an index of shards in both
+READABLE = (1, FORMAT)  # formats of an index of shards; a manifest of an older format is not used
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 ANNOTATIONS = (".csv", ".json", ".jsonl", ".txt")
 SAMPLE_COLUMNS = ("file", "split", "start", "end", "fps")  # and the label sets
 
 
 class FileInfo(NamedTuple):
-    """What is known of one file, as it stands in the manifest."""
+    """What the manifest says about one file."""
 
     path: str
-    """Relative to the data set."""
+    """Relative to the dataset."""
     bytes: int | None = None
     """None: there is no such file."""
     mtime_ns: int = 0
@@ -55,11 +53,11 @@ class FileInfo(NamedTuple):
     """0: unreadable."""
     problem: str | None = None
     sha256: str | None = None
-    """Of the content; known where another file has the same size."""
+    """Hash of the content; known if another file has the same size."""
     packets: str = ""
     """A packet index, see `vivit.data.packet_index`."""
     offset: int | None = None
-    """In a tar file, where the bytes begin."""
+    """Where the bytes begin in a tar file."""
     thorough: bool = False
     """Every frame was decoded, not only the first and the last."""
 
@@ -68,17 +66,17 @@ FILE_COLUMNS = FileInfo._fields
 
 
 def default_path(dataset: str, root: str) -> Path:
-    """manifest.<dataset>.jsonl in the folder of a data set, manifest.<table>.jsonl beside a table."""
+    """Return manifest.<dataset>.jsonl in the folder of a dataset, manifest.<table>.jsonl in the folder of a table."""
     place = Path(root)
     return place.parent / f"manifest.{place.stem}.jsonl" if place.is_file() else place / f"manifest.{dataset}.jsonl"
 
 
 def base_of(root: str) -> str:
-    """What the paths of a data set are relative to."""
+    """Return the folder to which the paths of a dataset are relative."""
     return os.path.dirname(root) if os.path.isfile(root) else root
 
 
-def write(
+def write_manifest(
     path: Path,
     *,
     dataset: str,
@@ -92,7 +90,7 @@ def write(
 ) -> None:
     """Write the manifest at once or not at all. `number` gives the place in `files` of each sample's path.
 
-    `labels`: which label sets were asked for. Raises OSError.
+    `labels` are the label sets that were asked for. Raises OSError.
     """
     label_sets = list(next((rows[0].labels for rows in samples.values() if rows), {}))
     header = {
@@ -120,8 +118,8 @@ def write(
         file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows())
 
 
-def read_facts(path: Path) -> dict[str, FileInfo]:
-    """What a manifest says of each file, by path; {} if there is none that can be used."""
+def read_file_info(path: Path) -> dict[str, FileInfo]:
+    """Read what a manifest says about each file, by path; {} if there is no usable manifest."""
     try:
         head, _, body = path.read_text(encoding="ascii").partition("\n")
         header = json.loads(head)
@@ -135,18 +133,18 @@ def read_facts(path: Path) -> dict[str, FileInfo]:
 
 class Manifest(NamedTuple):
     header: dict[str, Any]
-    columns: Columns
+    columns: SampleColumns
     split: np.ndarray
-    """(n,) which of header["splits"] each sample is in."""
+    """(n,) the place in header["splits"] of each sample's split."""
 
     def samples(self, split: str) -> SampleTable:
-        """Those of one split, in the order of the annotations."""
+        """Return the samples of one split, in the order of the annotations."""
         rows = np.flatnonzero(self.split == self.header["splits"].index(split))
         return SampleTable(self.columns, rows.astype(np.int32))
 
 
-def parse(text: str, *, base: str, name: str) -> Manifest:
-    """The manifest with this text; `base`: what its paths are relative to. Raises DataError."""
+def parse_manifest(text: str, *, base: str, name: str) -> Manifest:
+    """Parse the text of a manifest whose paths are relative to `base`. Raises DataError."""
     try:
         head, _, body = text.partition("\n")
         header = json.loads(head)
@@ -155,7 +153,7 @@ def parse(text: str, *, base: str, name: str) -> Manifest:
         lines = body.split("\n")
         f = _file_columns(header, lines)
         s = _sample_columns(header, lines)
-        known = Files(
+        known = FileColumns(
             base,
             StringColumn.of(f["path"]),
             np.array([size or 0 for size in f["bytes"]], np.int64),
@@ -164,11 +162,11 @@ def parse(text: str, *, base: str, name: str) -> Manifest:
             np.array(f["offset"], np.int64) if f["offset"] and f["offset"][0] is not None else None,
             {i: p or "unreadable" for i, (p, count) in enumerate(zip(f["problem"], f["num_frames"])) if not count},
         )
-        names, codes = encode(
+        names, codes = encode_strings(
             {name: s[name] for name in header["sample_columns"][len(SAMPLE_COLUMNS) :]}, len(s["file"])
         )
         places = {split: i for i, split in enumerate(header["splits"])}
-        columns = Columns(
+        columns = SampleColumns(
             known,
             np.array(s["file"], np.int32),
             names,
@@ -184,7 +182,7 @@ def parse(text: str, *, base: str, name: str) -> Manifest:
 
 
 def _file_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """The checked columns of files. Raises one of `MALFORMED`."""
+    """Parse and check the columns of files. Raises one of `MALFORMED`."""
     n, names = header["files"], header["file_columns"]
     old = {"thorough"}  # columns that the first format does not have
     if type(n) is not int or not 0 <= n <= len(lines) or not set(FILE_COLUMNS) - old <= set(names) <= set(FILE_COLUMNS):
@@ -205,16 +203,16 @@ def _file_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, 
     if len({value is None for value in columns["offset"]}) > 1:
         raise ValueError("only some files have an offset")
     for path in columns["path"]:
-        if not path or "\0" in path or outside(path):
-            raise ValueError(f"the path {path!r} is not inside the data set")
+        if not path or "\0" in path or escapes_root(path):
+            raise ValueError(f"the path {path!r} is not inside the dataset")
     "".join(columns["path"]).encode("utf-8", "surrogateescape")  # a UnicodeEncodeError is a ValueError
     if len(set(columns["path"])) < n:
-        raise ValueError("a path stands there twice")
+        raise ValueError("a path occurs twice")
     return columns
 
 
 def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """The checked columns of samples; the rest of the header is checked as well. Raises one of `MALFORMED`."""
+    """Parse and check the columns of samples, and check the rest of the header. Raises one of `MALFORMED`."""
     n, m, names, splits = header["files"], header["samples"], header["sample_columns"], header["splits"]
     if type(m) is not int or not 0 <= m <= len(lines) - n or tuple(names[: len(SAMPLE_COLUMNS)]) != SAMPLE_COLUMNS:
         raise ValueError(f"{m!r} samples with the columns {names!r}")
@@ -230,8 +228,8 @@ def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str
         raise ValueError("fields of the header have other types")
     if not all(isinstance(line, str) for rows in (*missing.values(), labels) for line in rows):
         raise ValueError("fields of the header have other types")
-    if any("\0" in name or outside(name) for name in stamps):
-        raise ValueError("a stamp of a file that is not inside the data set")
+    if any("\0" in name or escapes_root(name) for name in stamps):
+        raise ValueError("a stamp of a file that is not inside the dataset")
     columns = _columns(lines[n : n + m], names)
     _check(columns, "file", {int}, 0, n - 1)
     for name in ("start", "end", "fps"):
@@ -247,7 +245,7 @@ def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str
 
 
 def _columns(lines: Sequence[str], names: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Arrays of equal length, one a line → columns. One array of all is what Python's JSON reader is quickest with."""
+    """Parse lines, one array each, into columns. Python's JSON reader is fastest on a single array of all lines."""
     rows = json.loads("[" + ",".join(lines) + "]")
     if len(rows) != len(lines) or any(type(row) is not list or len(row) != len(names) for row in rows):
         raise ValueError(f"rows that do not have the {len(names)} columns {', '.join(names)}")
@@ -268,33 +266,33 @@ def _check(
             raise ValueError(f"{name} holds {next(v for v in numbers if not low <= v <= high)!r}")
 
 
-def load(path: Path, root: str) -> Manifest:
-    """The manifest in a file; read once while the file stays as it is."""
-    facts = path.stat()
-    return _load(str(path), base_of(root), facts.st_size, facts.st_mtime_ns)
+def load_manifest(path: Path, root: str) -> Manifest:
+    """Load the manifest in a file; an unchanged file is read only once."""
+    info = path.stat()
+    return _load(str(path), base_of(root), info.st_size, info.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
 def _load(path: str, base: str, size: int, mtime_ns: int) -> Manifest:
-    return parse(Path(path).read_text(encoding="utf-8", errors="replace"), base=base, name=path)
+    return parse_manifest(Path(path).read_text(encoding="utf-8", errors="replace"), base=base, name=path)
 
 
-def find(
+def find_in_manifest(
     dataset: str, root: str, split: str, manifest: str = "", labels: Sequence[str] = ()
 ) -> tuple[SampleTable, list[str]] | None:
-    """(samples, missing rows) of a split from the manifest; None where there is none that fits the data.
+    """Return (samples, missing rows) of a split from the manifest; None if there is none that fits the data.
 
-    Raises DataError if `manifest` names a file that is not there or of another data set.
+    Raises DataError if `manifest` names a file that is not there or of another dataset.
     """
     path = Path(manifest) if manifest else default_path(dataset, root)
     if not path.is_file():
         if manifest:
             raise DataError(f"no manifest {path}; vivit data check {dataset} {root} --manifest {path} writes it")
         return None
-    found = load(path, root)
+    found = load_manifest(path, root)
     if found.header["dataset"] != dataset:
         raise DataError(f"{path} is a manifest of {printable(found.header['dataset'])}, not of {dataset}")
-    changed = next(changes(found.header["stamps"], root), None)
+    changed = next(changed_paths(found.header["stamps"], root), None)
     why = f"{printable(changed)} has changed since" if changed else ""
     if found.header["manifest"] != FORMAT:
         why = "it is of an older version"
@@ -309,7 +307,7 @@ def find(
 
 
 def _recheck(samples: SampleTable) -> SampleTable:
-    """The same samples; a file that was unreadable and has another size or date now is no longer known to be."""
+    """Return the same samples, without the mark "unreadable" on files that have changed since in size or date."""
     files = samples.columns.files
 
     def changed(i: int) -> bool:
@@ -326,14 +324,14 @@ def _recheck(samples: SampleTable) -> SampleTable:
     return SampleTable(replace(samples.columns, files=replace(files, unreadable=unreadable)), samples.rows)
 
 
-def stamps(dataset: str, root: str, paths: Sequence[str]) -> dict[str, list]:
-    """Of every annotation file size and date, of every folder that may hold videos the date or the names in it.
+def take_fingerprints(dataset: str, root: str, paths: Sequence[str]) -> dict[str, list]:
+    """Take size and date of every annotation file, and the date or the file names of every folder that may hold videos.
 
-    `paths` are those of the videos, relative to the data set. By these stamps a manifest knows that it still fits.
+    `paths` are those of the videos, relative to the dataset. These fingerprints reveal whether a manifest still fits.
     """
     base = base_of(root)
     if os.path.isfile(root):
-        return {name: _stamp(base, name) for name in (os.path.basename(root), "classes.json")}
+        return {name: _fingerprint(base, name) for name in (os.path.basename(root), "classes.json")}
     folders = {""}
     if dataset == "folder":
         videos = set(paths)
@@ -346,17 +344,17 @@ def stamps(dataset: str, root: str, paths: Sequence[str]) -> dict[str, list]:
         while folder not in folders and not os.path.isabs(folder):
             folders.add(folder)
             folder = os.path.dirname(folder)
-    return {name: _stamp(base, name) for name in sorted({*folders, "classes.json", *_annotations(base, folders)})}
+    return {name: _fingerprint(base, name) for name in sorted({*folders, "classes.json", *_annotations(base, folders)})}
 
 
-def changes(stamps: Mapping[str, list], root: str) -> Iterator[str]:
-    """What is no longer as it was when the stamps were taken."""
+def changed_paths(stamps: Mapping[str, list], root: str) -> Iterator[str]:
+    """Yield the paths that have changed since the fingerprints were taken."""
     base = base_of(root)
-    return (os.path.join(base, name) for name, stamp in stamps.items() if _stamp(base, name) != stamp)
+    return (os.path.join(base, name) for name, stamp in stamps.items() if _fingerprint(base, name) != stamp)
 
 
 def _annotations(base: str, folders: set[str], folder: str = "", depth: int = 2) -> Iterator[str]:
-    """Annotation files in the data set, down to `depth` folders, leaving out those that hold videos."""
+    """Yield the annotation files of the dataset, down to `depth` folders, outside of the folders that hold videos."""
     for entry in os.scandir(os.path.join(base, folder)):
         name = os.path.join(folder, entry.name)
         if entry.name.startswith((".", "manifest.")):
@@ -367,13 +365,13 @@ def _annotations(base: str, folders: set[str], folder: str = "", depth: int = 2)
             yield from _annotations(base, folders, name, depth - 1)
 
 
-def _stamp(base: str, name: str) -> list:
+def _fingerprint(base: str, name: str) -> list:
     path = os.path.join(base, name)
     try:
         if not name:  # the manifest itself may be written here, which changes the folder's date
             names = sorted(n for n in os.listdir(path or ".") if not n.startswith((".", "manifest.")))
             return [len(names), hashlib.sha256("/".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]]
-        facts = os.stat(path)
+        info = os.stat(path)
     except OSError:
         return []
-    return [0 if os.path.isdir(path) else facts.st_size, facts.st_mtime_ns]
+    return [0 if os.path.isdir(path) else info.st_size, info.st_mtime_ns]

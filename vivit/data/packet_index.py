@@ -1,7 +1,7 @@
-"""What reading all packets of a video found out, small enough to keep for every file of a data set.
+"""The frame index of a video, packed small enough to keep for every file.
 
-Stamps are stored as runs of equal steps; those that only rounding makes uneven (webm counts milliseconds) as a line.
-Key frames are stored as runs of equal distances.
+Time stamps are stored as runs of equal steps, or as a line if only rounding makes the steps uneven (webm counts
+milliseconds). Key frames are stored as runs of equal distances.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PacketIndex:
     size: int
     """Bytes."""
     mtime_ns: int
-    """Date of the last change; 0 for bytes inside a tar file."""
+    """Date of the last change in nanoseconds; 0 for bytes inside a tar file."""
     text: str
     """A `FrameIndex` as JSON."""
 
@@ -36,16 +36,16 @@ class FrameIndex:
     """The number of the video's stream in the container."""
     height: int
     width: int
-    tick: float
-    """Seconds."""
+    time_base: float
+    """Seconds per tick."""
     start: float
-    """Seconds from the container's earliest stamp, of sound too, to the first frame."""
-    last: float
+    """Seconds from the container's earliest time stamp, that of sound included, to the first frame."""
+    last_duration: float
     """Seconds for which the last frame is shown."""
-    counted: bool
-    """The stamps do not order the frames: a frame's name is its place in what the decoder gives."""
+    pts_unordered: bool
+    """The time stamps do not order the frames: a frame is named by its position in the decoder's output."""
     seek_early: int
-    """How far before a key frame's stamp a seek must aim, in ticks."""
+    """How far before a key frame's time stamp a seek must aim, in ticks."""
     pts: Ints
     """(num_frames,) int64, ascending, in ticks."""
     keys: list[int]
@@ -53,13 +53,22 @@ class FrameIndex:
     problem: str | None
     note: str | None
 
+    def number_of(self, position: int, pts: int | None) -> int:
+        """Return the number of the frame that the decoder gives as the `position`-th, with the time stamp `pts`.
+
+        -1 for a frame that is not in the index.
+        """
+        if self.pts_unordered:
+            return position if position < len(self.pts) else -1
+        return find_pts(self.pts, pts)
+
     def to_text(self) -> str:
         values = {**asdict(self), "pts": pack(self.pts), "keys": _runs(np.array(self.keys))}
         return json.dumps([FORMAT, *values.values()], separators=(",", ":"))
 
     @classmethod
     def from_text(cls, text: str, size: int) -> FrameIndex | None:
-        """Read what `to_text` wrote of a file of `size` bytes; None for another format, or what cannot be true."""
+        """Read what `to_text` wrote for a file of `size` bytes; None for another format or impossible values."""
         try:
             form, *values = json.loads(text)
             if form != FORMAT:
@@ -67,13 +76,17 @@ class FrameIndex:
             named = dict(zip((field.name for field in fields(cls)), values, strict=True))
             named["pts"] = unpack(named["pts"], size)
             named["keys"] = unpack(named["keys"], size).tolist()
-            survey = cls(**named)
-            return survey if survey._is_possible(size) else None
+            index = cls(**named)
+            return index if index._is_possible(size) else None
         except (ValueError, TypeError, OverflowError, LookupError):
             return None
 
     def _is_possible(self, size: int) -> bool:
-        seconds = (self.tick, self.last, float(self.pts[-1] - self.pts[0]) * self.tick + self.start + self.last)
+        seconds = (
+            self.time_base,
+            self.last_duration,
+            float(self.pts[-1] - self.pts[0]) * self.time_base + self.start + self.last_duration,
+        )
         keys = np.array(self.keys)
         return (
             all(0 < value < float("inf") for value in seconds)
@@ -87,15 +100,23 @@ class FrameIndex:
         )
 
 
+def find_pts(pts: Ints, wanted: int | None) -> int:
+    """Return the place of a time stamp among ascending ones, -1 if it is not there."""
+    if wanted is None:
+        return -1
+    place = int(np.searchsorted(pts, wanted))
+    return place if place < len(pts) and pts[place] == wanted else -1
+
+
 def pack(stamps: Ints) -> list:
-    """Ascending integers → ["line", first, slope, begin, n], or [first, step, times, step, times …]."""
+    """Pack ascending integers as ["line", first, slope, begin, n] or [first, step, times, step, times …]."""
     runs = _runs(stamps)
     line = _line(stamps) if len(runs) > 5 else None
     return line or runs
 
 
 def unpack(packed: Sequence, most: int = 2**31) -> Ints:
-    """The inverse of `pack`: (n,) int64. Raises ValueError for more than `most` numbers."""
+    """Unpack what `pack` returned: (n,) int64. Raises ValueError for more than `most` numbers."""
     number = packed[4] if packed[0] == "line" else sum(packed[2::2]) + 1
     if not 0 < number <= most:
         raise ValueError(f"got {number} packed numbers; allowed are 1 to {most}")
@@ -116,9 +137,10 @@ def _runs(stamps: Ints) -> list[int]:
 
 
 def _line(stamps: Ints) -> list | None:
-    """The line whose values, rounded down, are the stamps; None if there is none.
+    """Find a line whose values, rounded down, are the time stamps; None if there is none.
 
-    Where a line of some slope may begin is an interval; its width is concave in the slope, hence the search.
+    For each slope, the possible starts of the line form an interval whose width is concave in the slope: hence the
+    ternary search.
     """
     rises, places = stamps - stamps[0], np.arange(len(stamps))
 

@@ -1,4 +1,4 @@
-"""Sample: a video, its labels by label set, and where in the video it starts and ends."""
+"""A sample: a video or a segment of it, with its labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Classes = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled video, or a part of one."""
+    """One labelled video, or a segment of one."""
 
     path: str
     """A video file, or a folder of images."""
@@ -23,10 +23,10 @@ class Sample:
     end: float | None = None
     """Seconds; None: to the last frame."""
     where: str = ""
-    """Where this was said, 'labels.csv:12', for messages."""
+    """The place in the annotations, such as 'labels.csv:12', for messages."""
     fps: float | None = None
     """Images per second of a folder of images; None: 25. A video file knows its own rate."""
     index: PacketIndex | None = field(default=None, compare=False, repr=False)
-    """What `vivit data check` found when it read the file through."""
+    """What `vivit data check` found when it read all packets of the file."""
     offset: int | None = field(default=None, compare=False, repr=False)
-    """Of a video inside a tar file, "shard.tar#member": where its bytes begin; their number is `index.size`."""
+    """For a video inside a tar file, "shard.tar#member": where its `index.size` bytes begin."""

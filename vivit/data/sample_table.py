@@ -1,7 +1,8 @@
-"""Samples by the hundred thousand: columns of numbers and bytes, from which a `Sample` is made when it is asked for.
+"""Hold hundreds of thousands of samples in columns that workers share.
 
-A list of Python objects would be copied by every worker bit by bit, because counting references writes to them. The
-columns are a handful of objects whatever the number of rows, and a forked worker shares their memory for good.
+Every worker would end up with a copy of a list of Python objects, because reference counts are written to. The columns
+are a handful of objects whatever the number of rows, so a forked worker keeps sharing their memory. A `Sample` is
+created when it is asked for.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ class StringColumn:
     """A column of strings."""
 
     blob: bytes
-    """All of them, one after the other, as UTF-8."""
+    """All strings, one after the other, as UTF-8."""
     ends: np.ndarray
     """(n,) int64: where each one ends."""
 
     @classmethod
     def of(cls, strings: Sequence[str]) -> StringColumn:
-        whole = "".join(strings)
-        blob = whole.encode("utf-8", "surrogateescape")  # names of files may be no UTF-8
-        if len(blob) == len(whole):
+        joined = "".join(strings)
+        blob = joined.encode("utf-8", "surrogateescape")  # names of files may be no UTF-8
+        if len(blob) == len(joined):
             lengths = map(len, strings)
         else:
             lengths = (len(s.encode("utf-8", "surrogateescape")) for s in strings)
@@ -59,11 +60,11 @@ class StringColumn:
 
 
 @dataclass(frozen=True)
-class Files:
-    """What is known of the files of a data set, by their number."""
+class FileColumns:
+    """What is known about the files of a dataset, by their number."""
 
     base: str
-    """What the paths are relative to."""
+    """The folder to which the paths are relative."""
     paths: StringColumn
     sizes: np.ndarray
     """(n,) int64, bytes."""
@@ -72,20 +73,20 @@ class Files:
     indices: StringColumn
     """Packet indices, "" where there is none."""
     offsets: np.ndarray | None = None
-    """(n,) int64: where the bytes begin in the tar file that the path names before "#"; None: files of their own."""
+    """(n,) int64: where the bytes begin in the tar file named before "#" in the path; None: not in tar files."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
-    """What is wrong with those that give no frame."""
+    """What is wrong with the files without a readable frame."""
 
 
 @dataclass(frozen=True)
-class Columns:
+class SampleColumns:
     """The samples of all splits."""
 
-    files: Files
+    files: FileColumns
     file: np.ndarray
     """(n,) int32."""
     names: dict[str, tuple[str, ...]]
-    """By label set: the labels that occur, sorted."""
+    """The labels that occur, sorted, by label set."""
     codes: np.ndarray
     """(n, L) int32: places in `names`."""
     start: np.ndarray
@@ -96,14 +97,14 @@ class Columns:
 
 
 class SampleTable(Sequence[Sample]):
-    """Some rows of `Columns`: a sequence of samples that takes about 20 bytes a row beside the names of the files."""
+    """A sequence of samples, stored as rows of `SampleColumns`: about 20 bytes a row, plus the file names."""
 
-    def __init__(self, columns: Columns, rows: np.ndarray):
+    def __init__(self, columns: SampleColumns, rows: np.ndarray):
         self.columns, self.rows = columns, rows
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> SampleTable:
-        """The table of these samples, which have the same label sets."""
+        """Make a table of samples, which have the same label sets."""
         if isinstance(samples, SampleTable):
             return samples
         numbers: dict[str, int] = {}
@@ -111,7 +112,7 @@ class SampleTable(Sequence[Sample]):
         first = {number: s for s, number in zip(reversed(samples), reversed(file))}
         known = [first[i].index for i in range(len(numbers))]
         offsets = [first[i].offset for i in range(len(numbers))]
-        files = Files(
+        files = FileColumns(
             "",
             StringColumn.of(list(numbers)),
             np.array([index.size if index else 0 for index in known], np.int64),
@@ -121,8 +122,8 @@ class SampleTable(Sequence[Sample]):
         )
         label_sets = dict.fromkeys(name for s in samples for name in s.labels)
         labels = {name: [s.labels.get(name, "") for s in samples] for name in label_sets}
-        names, codes = encode(labels, len(samples))
-        columns = Columns(
+        names, codes = encode_strings(labels, len(samples))
+        columns = SampleColumns(
             files,
             np.array(file, np.int32),
             names,
@@ -169,30 +170,30 @@ class SampleTable(Sequence[Sample]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     def take(self, rows: np.ndarray) -> SampleTable:
-        """The samples with these numbers."""
+        """Return the samples with these numbers."""
         return SampleTable(self.columns, self.rows[rows])
 
     def with_labels(self, label_sets: Sequence[str]) -> SampleTable:
-        """The same samples with these label sets alone."""
+        """Return the same samples with only these label sets."""
         names = self.columns.names
         codes = self.columns.codes[:, [list(names).index(name) for name in label_sets]]
         columns = replace(self.columns, names={name: names[name] for name in label_sets}, codes=codes)
         return SampleTable(columns, self.rows)
 
     def readable(self) -> tuple[SampleTable, dict[str, str]]:
-        """The samples whose files are not known to be unreadable, and those that are: path → what is wrong."""
+        """Return the samples of files not known to be unreadable, and the problem of each unreadable file by path."""
         files, unreadable = self.columns.file[self.rows], self.columns.files.unreadable
         out = np.isin(files, list(unreadable))
         base, paths = self.columns.files.base, self.columns.files.paths
         return self.take(~out), {os.path.join(base, paths[i]): unreadable[i] for i in np.unique(files[out]).tolist()}
 
     def class_names(self) -> dict[str, tuple[str, ...]]:
-        """The labels that occur, sorted, by label set."""
+        """Return the labels that occur, sorted, by label set."""
         present = {name: np.unique(codes) for name, codes in self._codes().items()}
         return {name: tuple(self.columns.names[name][i] for i in codes.tolist()) for name, codes in present.items()}
 
     def class_indices(self, label_set: str, classes: Sequence[str]) -> np.ndarray:
-        """(N,) int64 places of the labels among `classes`, -1 where a label is none of them."""
+        """Return the places of the labels among `classes`, (N,) int64; -1 for a label that is not there."""
         index = {unify(label): i for i, label in enumerate(classes)}
         if label_set not in self.columns.names:
             return np.full(len(self), -1)
@@ -200,7 +201,7 @@ class SampleTable(Sequence[Sample]):
         return table[self._codes()[label_set]]
 
     def list_hash(self, *, ordered: bool) -> str:
-        """See `vivit.data.sample.list_hash`."""
+        """See the function `list_hash`."""
         c, rows = self.columns, self.rows
         names = [
             os.path.basename(path.rpartition("#")[2] if c.files.offsets is not None else path) for path in c.files.paths
@@ -222,15 +223,15 @@ class SampleTable(Sequence[Sample]):
 
 
 def unify(name: str) -> str:
-    """The name of a class in one spelling: composed (NFC), and with the bytes that are not UTF-8 as visible escapes."""
+    """Normalize the name of a class: composed (NFC), with bytes that are not UTF-8 as visible escapes."""
     if name.isascii():
         return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)
 
 
-def encode(labels: Mapping[str, Sequence[str]], n: int) -> tuple[dict[str, tuple[str, ...]], np.ndarray]:
-    """Columns of labels → the sorted names of each, and (n, L) int32 places in them."""
+def encode_strings(labels: Mapping[str, Sequence[str]], n: int) -> tuple[dict[str, tuple[str, ...]], np.ndarray]:
+    """Encode columns of labels as the sorted names of each column and the places in them, (n, L) int32."""
     names = {name: tuple(sorted(set(column))) for name, column in labels.items()}
     codes = np.empty((n, len(labels)), np.int32)
     for i, (name, column) in enumerate(labels.items()):
@@ -248,12 +249,12 @@ def none_for_nan(values: np.ndarray) -> list[float | None]:
 
 
 def class_names(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
-    """The class names of each label set, sorted."""
+    """Return the class names of each label set, sorted."""
     return SampleTable.of(samples).class_names()
 
 
 def encode_labels(samples: Sequence[Sample], classes: Classes) -> Tensor:
-    """Class indices (N, L) int64, one column per label set of `classes`.
+    """Return class indices (N, L) int64, one column per label set of `classes`.
 
     Raises DataError that lists every sample without a label or with one outside the class list.
     """
@@ -272,5 +273,5 @@ def encode_labels(samples: Sequence[Sample], classes: Classes) -> Tensor:
 
 
 def list_hash(samples: Sequence[Sample], *, ordered: bool = False) -> str:
-    """A short hash of the videos, parts and labels of a list (and of their order), wherever the files lie."""
+    """Hash the file names, segments and labels of a list (and their order, if `ordered`), wherever the files are."""
     return SampleTable.of(samples).list_hash(ordered=ordered)

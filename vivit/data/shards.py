@@ -1,8 +1,8 @@
-"""Videos packed into tar files: a few large files in place of many small ones, on a disk or behind a URL.
+"""Pack videos into tar files and read them from there, on a disk or behind a URL.
 
-The layout is WebDataset's: `train-000000.tar` holds videos/a.mp4 and videos/a.json, and so on. Beside them lies
-index.jsonl, a manifest (`vivit.data.manifest`) that says where in which tar file each video begins. So any sample can
-be read at any time with one request, and the order of training is the same function of the seed as with plain files.
+The layout is that of WebDataset: `train-000000.tar` holds videos/a.mp4 and videos/a.json, and so on. index.jsonl in the
+same folder is a manifest (`vivit.data.manifest`) that says where in which tar file each video begins. So one request
+reads any sample, and the order of training is the same function of the seed as with plain files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import DataError, VideoError
 from ..files import atomic_write
-from .manifest import FileInfo, Manifest, parse, write
+from .manifest import FileInfo, Manifest, parse_manifest, write_manifest
 from .sample import Classes, Sample
 from .sample_table import SampleTable
 
@@ -30,12 +30,12 @@ BLOCK = 512  # tar files are made of these
 
 
 def is_url(root: str) -> bool:
-    """Whether `root` is a place that fsspec opens, such as s3://bucket/folder."""
+    """Return whether fsspec must open `root`, such as s3://bucket/folder."""
     return "://" in root
 
 
 def read_shards(root: str, split: str) -> SampleTable:
-    """The samples of a split, as they were when they were packed."""
+    """Read the samples of a split, as they were when they were packed."""
     manifest = _index(root)
     if split not in manifest.header["splits"]:
         raise DataError(f"{root}: no split {split!r}; there are {', '.join(manifest.header['splits'])}")
@@ -43,12 +43,12 @@ def read_shards(root: str, split: str) -> SampleTable:
 
 
 def shard_classes(root: str) -> dict[str, tuple[str, ...]]:
-    """The classes and their order, as they were when the videos were packed."""
+    """Read the classes and their order, as they were when the videos were packed."""
     return {name: tuple(names) for name, names in _index(root).header["classes"].items()}
 
 
 def read_packed(path: str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` on of the tar file before "#" in `path`. Raises VideoError."""
+    """Read `size` bytes from `offset` on of the tar file named before "#" in `path`. Raises VideoError."""
     shard = path[: path.rindex(".tar#") + len(".tar")]
     try:
         if is_url(shard):
@@ -100,7 +100,7 @@ def pack(
                 packed[i] = files[i]._replace(path=member, mtime_ns=0, offset=offset)
     kept = [i for i in range(len(files)) if packed[i].offset is not None]
     place = {i: k for k, i in enumerate(kept)}
-    write(
+    write_manifest(
         dest / INDEX,
         dataset="shards",
         files=[packed[i] for i in kept],
@@ -114,7 +114,7 @@ def pack(
 
 
 def _groups(mine: Sequence[int], files: Sequence[FileInfo], most: int) -> Iterator[list[int]]:
-    """Consecutive files of at most `most` bytes together, at least one."""
+    """Yield groups of consecutive files with at most `most` bytes in sum, or a single file."""
     group, size = list[int](), 0
     for i in mine:
         if group and size + (files[i].bytes or 0) > most:
@@ -129,14 +129,14 @@ def _groups(mine: Sequence[int], files: Sequence[FileInfo], most: int) -> Iterat
 def _write_tar(
     path: Path, base: str, files: Sequence[FileInfo], rows: Mapping[int, list[dict[str, Any]]], numbers: Sequence[int]
 ) -> list[int]:
-    """Write one tar file, whole or not at all; returns where each video begins."""
+    """Write one tar file atomically; return where each video begins."""
     offsets = []
     with atomic_write(path, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for facts, i in zip(files, numbers):
-            data = Path(base, facts.path).read_bytes()
-            _add(tar, facts.path, data)
+        for info, i in zip(files, numbers):
+            data = Path(base, info.path).read_bytes()
+            _add(tar, info.path, data)
             offsets.append(tar.offset - -(-len(data) // BLOCK) * BLOCK)  # type: ignore[attr-defined]
-            _add(tar, f"{os.path.splitext(facts.path)[0]}.json", json.dumps({"samples": rows[i]}).encode())
+            _add(tar, f"{os.path.splitext(info.path)[0]}.json", json.dumps({"samples": rows[i]}).encode())
     return offsets
 
 
@@ -151,10 +151,10 @@ def _index(root: str) -> Manifest:
     if is_url(root):
         return _remote_index(root, path)
     try:
-        facts = os.stat(path)
+        info = os.stat(path)
     except OSError as error:
-        raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
-    return _local_index(root, path, facts.st_size, facts.st_mtime_ns)
+        raise DataError(f"no {path}; data.root of the dataset 'shards' is a folder or URL with {INDEX}") from error
+    return _local_index(root, path, info.st_size, info.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
@@ -168,14 +168,14 @@ def _remote_index(root: str, path: str) -> Manifest:
     try:
         content = filesystem.cat_file(place)
     except FileNotFoundError as error:
-        raise DataError(f"no {path}; data.root of the data set 'shards' is a folder or URL with {INDEX}") from error
+        raise DataError(f"no {path}; data.root of the dataset 'shards' is a folder or URL with {INDEX}") from error
     return _parse(content, root, path)
 
 
 def _parse(content: bytes, root: str, path: str) -> Manifest:
-    """The index with this content, every entry of which lies inside a tar file below `root`. Raises DataError."""
+    """Parse an index and check that every entry is inside a tar file below `root`. Raises DataError."""
     try:
-        manifest = parse(content.decode(), base=root, name=path)
+        manifest = parse_manifest(content.decode(), base=root, name=path)
         _check_index(manifest)
         return manifest
     except DataError:

@@ -1,4 +1,4 @@
-"""One split of a data set with its classes and labels: the same for training, evaluation, studies and `data show`."""
+"""Load one split of a dataset with its classes and labels: the one way for all verbs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from ..config import DataConfig
 from ..errors import DataError
 from ..text import listing
-from .datasets.registry import known_classes, read
+from .datasets.registry import known_classes, read_samples
 from .sample import Classes
 from .sample_table import SampleTable, class_names, encode_labels
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples in the order of the list, and what their labels mean."""
+    """Samples in the order of the list, with their classes."""
 
     samples: SampleTable
     labels: Tensor
@@ -30,12 +30,12 @@ class Split:
 def load_split(data: DataConfig, split: str, *, classes: Classes | None = None, training: bool = False) -> Split:
     """Read one split and encode its labels.
 
-    Without `classes` they are the official ones of the data set or, where there are none, the labels of this split.
-    Training leaves out the samples of unreadable files; a test keeps them, so that they count as missing.
+    `classes` defaults to the official ones of the dataset or, if there are none, to the labels of this split. Training
+    leaves out the samples of unreadable files; a test keeps them, so that they count as missing.
 
     Raises DataError for labels outside the classes, and for a training split in which no file is readable.
     """
-    samples = read(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
+    samples = read_samples(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
     if classes is None:
         classes = known_classes(data) or class_names(samples)
     readable, unreadable = samples.readable()

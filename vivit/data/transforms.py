@@ -1,4 +1,4 @@
-"""Crops and sizes: one draw per clip, the same for all its frames. Pixels stay uint8 (T, C, H, W)."""
+"""Crop and resize clips, (T, C, H, W) uint8: one draw for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDES = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)  
 
 
 class Box(NamedTuple):
-    """A part of the frame, in pixels."""
+    """A rectangle in the frame, in pixels."""
 
     top: int
     left: int
@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 
 def cover_scale(height: int, width: int, image_size: tuple[int, int]) -> float:
-    """The factor by which frames are resized so that they just cover the model's (H, W)."""
+    """Return the factor by which frames must be resized to just cover the model's (H, W)."""
     return max(image_size[0] / height, image_size[1] / width)
 
 
@@ -40,10 +40,10 @@ def random_box(
     scale_jitter: tuple[float, float],
     rng: np.random.Generator,
 ) -> Box:
-    """The part of the frame that a training crop shows.
+    """Draw the box of a training crop.
 
-    As if the frame were resized so that the crop covers `crop_fraction` of it, times a factor drawn from
-    `scale_jitter`, and (H, W) pixels cut out at a random place (paper, section 4.1).
+    It is the same as to resize the frame so that the crop covers `crop_fraction` of it, times a factor drawn from
+    `scale_jitter`, and to crop (H, W) pixels at a random place (paper, section 4.1).
     """
     cover = cover_scale(height, width, image_size)
     scale = max(cover / crop_fraction * rng.uniform(*scale_jitter), cover)
@@ -51,7 +51,7 @@ def random_box(
     return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
 
 
-def train_cut(
+def draw_train_crop(
     height: int,
     width: int,
     *,
@@ -61,23 +61,23 @@ def train_cut(
     flip: float,
     rng: np.random.Generator,
 ) -> tuple[Box, Callable[[Tensor], Tensor]]:
-    """Draw scale jitter, random crop and flip for a clip: the part of its frames, and what becomes of some of them."""
+    """Draw scale jitter, random crop and flip for a clip; return the box, and the function to apply to its crop."""
     box = random_box(
         height, width, image_size=image_size, crop_fraction=crop_fraction, scale_jitter=scale_jitter, rng=rng
     )
-    return box, partial(fit, image_size=image_size, mirrored=rng.uniform() < flip)
+    return box, partial(resize_and_flip, image_size=image_size, flip=rng.uniform() < flip)
 
 
-def fit(frames: Tensor, *, image_size: tuple[int, int], mirrored: bool) -> Tensor:
-    """(n, C, H', W') → (n, C, H, W): resized and perhaps mirrored, colours side by side in memory as they came."""
+def resize_and_flip(frames: Tensor, *, image_size: tuple[int, int], flip: bool) -> Tensor:
+    """Resize and, if `flip`, mirror frames: (n, C, H', W') → (n, C, H, W); the memory layout is kept."""
     frames = resize(frames, image_size)
-    return frames.flip(-1) if mirrored else frames
+    return frames.flip(-1) if flip else frames
 
 
 def resize(frames: Tensor, size: Sequence[int]) -> Tensor:
-    """(n, C, H', W') → (n, C, H, W), bilinear with antialiasing: to the bit what torchvision does.
+    """Resize (n, C, H', W') to (n, C, H, W), bilinear with antialiasing, bit-identical to torchvision.
 
-    torchvision itself is not asked: importing it takes longer than PyTorch and all of this package.
+    torchvision itself is not used: importing it takes longer than importing PyTorch and this package.
     """
     if not len(frames):
         return frames.new_empty(*frames.shape[:2], *size)
@@ -86,8 +86,8 @@ def resize(frames: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(frames, tuple(size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def directed(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
-    """Which samples have a class of any label set whose name says left or right: labels (N, L) → (N,) bool.
+def has_direction(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
+    """Return which samples have a class, in any label set, whose name says left or right: labels (N, L) → (N,) bool.
 
     Mirrored, these would show another class. In Something-Something v2 they are six: "Pulling" and "Pushing something
     from left to right" and "from right to left", "Turning the camera left" and "right while filming something".
@@ -98,15 +98,15 @@ def directed(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tensor:
     return found
 
 
-def middle_part(height: int, width: int, *, image_size: tuple[int, int]) -> Box:
-    """The part of a test frame that is resized: all of it, or the middle of one that is extremely wide or tall."""
+def center_box(height: int, width: int, *, image_size: tuple[int, int]) -> Box:
+    """Return the box of a test frame that is resized: all of it, or the center of an extremely wide or tall one."""
     scale = cover_scale(height, width, image_size)
     h, w = (min(have, max(round(MAX_ASPECT * want / scale), 1)) for want, have in zip(image_size, (height, width)))
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
 def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction: float) -> Tensor:
-    """(T, C, H', W') → frames of which a crop of `image_size` covers `crop_fraction`."""
+    """Resize (T, C, H', W') so that a crop of `image_size` covers `crop_fraction` of the frame."""
     height, width = clip.shape[-2:]
     scale = cover_scale(height, width, image_size) / crop_fraction
     size = [max(round(have * scale), want) for have, want in zip((height, width), image_size)]
@@ -114,23 +114,23 @@ def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction:
 
 
 def eval_boxes(height: int, width: int, *, image_size: tuple[int, int], views: int) -> list[Box]:
-    """One centre crop, or three along the axis with more room: first, centre and last."""
+    """Return one center crop, or three along the axis with more room: first, center and last."""
     room = height - image_size[0], width - image_size[1]
-    centre = [math.ceil(r / 2) for r in room]
+    center = [math.ceil(r / 2) for r in room]
     axis = 0 if room[0] > room[1] else 1
     corners = []
-    for offset in {1: (centre[axis],), 3: (0, centre[axis], room[axis])}[views]:
-        corner = list(centre)
+    for offset in {1: (center[axis],), 3: (0, center[axis], room[axis])}[views]:
+        corner = list(center)
         corner[axis] = offset
         corners.append(corner)
     return [Box(top, left, *image_size) for top, left in corners]
 
 
 def crop(clip: Tensor, box: Box) -> Tensor:
-    """(…, H', W') → the box."""
+    """Crop (…, H', W') to the box."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def shuffle_frames(clip: Tensor, rng: np.random.Generator) -> Tensor:
-    """The frames of a clip (T, …) in random order: what is left when motion is taken away."""
+    """Shuffle the frames of a clip (T, …): this removes motion and keeps the images."""
     return clip[torch.from_numpy(rng.permutation(clip.shape[0]))]

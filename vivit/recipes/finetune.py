@@ -14,8 +14,8 @@ from ..config import (
     Preprocessing,
     replace,
 )
-from ..data.dataset import open_sample, sample_frames
-from ..data.datasets.registry import read
+from ..data.dataset import open_sample, segment_frames
+from ..data.datasets.registry import read_samples
 from ..data.sample import Sample
 from ..errors import VideoError
 from ..presets import preset
@@ -55,7 +55,7 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 def from_weights(config: Config, init: str) -> Config:
     """`config` fitted to the weights that it starts from and to the training videos."""
     data = config.data
-    samples = read(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
+    samples = read_samples(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
     asked = schedule(len(samples))
     epochs = asked["epochs"]
     model = config_for_start(init, replace(config.model, temporal_skip=True))
@@ -99,6 +99,6 @@ def fitting_stride(samples: Sequence[Sample], num_frames: int) -> int:
 def num_frames_of(sample: Sample) -> int:
     """Frames of the sample's part of its video; 0 for one that cannot be read."""
     try:
-        return len(sample_frames(open_sample(sample), sample))
+        return len(segment_frames(open_sample(sample), sample))
     except VideoError:
         return 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import AugmentConfig, Config, differences, replace
-from ..data.dataset import Clip, TrainDataset
+from ..data.dataset import Item, TrainDataset
 from ..data.splits import Split, load_split
 from ..engine.mix import draw, mixed
 from ..engine.run import skipped_files
@@ -43,7 +43,7 @@ def show(config: Config, *, output: str = "clips.html", classes: int = 8, draws:
     plain, augmented = datasets(config, train)
     problems = [f"{path}: {problem}" for path, problem in train.unreadable.items()]
     rows: list[Row] = []
-    first_draws: list[Clip] = []
+    first_draws: list[Item] = []
     for index, before in readable_clips(plain, train, skipped_files(Path(config.run)), classes, problems):
         after = [augmented[epoch, index] for epoch in range(draws)]
         first_draws += after[:1]
@@ -83,7 +83,7 @@ def datasets(config: Config, train: Split) -> tuple[TrainDataset, TrainDataset]:
 
 def readable_clips(
     plain: TrainDataset, train: Split, skipped: Mapping[str, str], classes: int, problems: list[str]
-) -> Iterator[tuple[int, Clip]]:
+) -> Iterator[tuple[int, Item]]:
     """Yield the row number and the clip of the first readable video of each class; add the others to `problems`.
 
     Files in `skipped` have crashed a worker and are not opened.
@@ -101,7 +101,7 @@ def readable_clips(
             problems.append(clip.problem or "")
 
 
-def encode_strip(clip: Clip, frames: int) -> str:
+def encode_strip(clip: Item, frames: int) -> str:
     """Encode some frames of a clip, from first to last, as a data URL; "" for a clip that cannot be read."""
     return jpeg(frame_strip(clip.video, frames)) if clip.video is not None else ""
 
@@ -113,7 +113,7 @@ def frame_strip(video: Tensor, frames: int) -> Tensor:
 
 
 def mixed_pairs(
-    clips: Sequence[Clip], config: Config, names: Mapping[str, tuple[str, ...]], frames: int
+    clips: Sequence[Item], config: Config, names: Mapping[str, tuple[str, ...]], frames: int
 ) -> Iterator[Row]:
     """Mix neighbours as in the first step; the titles give the weights of their labels."""
     first = next(iter(names.values()))

@@ -1,1 +1,1 @@
-"""Readers of annotations, one data set or format each."""
+"""Readers of annotations, one file per dataset or format."""

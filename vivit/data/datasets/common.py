@@ -1,7 +1,7 @@
-"""What the readers share: finding videos and annotation files, rows with their lines, and all that is wrong at once.
+"""What all readers share: finding videos, reading rows, collecting all problems.
 
-A reader collects `problems` (rows that are wrong: an error that lists them all) and `missing` (rows of an official
-list whose video is not there, as is common: left out and reported).
+A reader collects `problems` (wrong rows, which end in one error that lists them all) and `missing` (rows of an official
+list whose video is not there, as is common: they are left out and reported).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ SPLITS = {
     "val": ("val", "valid", "validate", "validation", "validating", "dev", "develop", "development", "eval"),
     "test": ("test", "testing", "tst"),
 }
-SYSTEM_FOLDERS = {  # that photo tools, network drives and operating systems leave; all in lower case
+SYSTEM_FOLDERS = {  # folders that photo tools, network drives and operating systems leave; all in lower case
     *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
     *("system volume information", "lost+found", "__macosx"),
 }
-GLANCE = 64  # so many images and nothing else: a folder of frames, whatever comes after
+GLANCE = 64  # after this many images and nothing else a folder counts as a folder of frames
 
 
 # Splits
 
 
 def usual_split(name: str) -> str | None:
-    """ "train", "val" or "test" for its usual spellings (Training, valid, dev-set, test_videos …), None for others."""
+    """Return "train", "val" or "test" for its usual spellings (Training, valid, dev-set, test_videos …), else None."""
     word = re.sub(r"^(videos?|data)[-_ ]|[-_ ]?(sets?|splits?|data|videos?)$", "", name.strip().lower())
     return next((split for split, spellings in SPLITS.items() if word in spellings), None)
 
 
 def split_name(split: str) -> str:
-    """ "train", "val" or "test" for any usual spelling of one of them. Raises DataError for another name."""
+    """Return "train", "val" or "test" for any usual spelling of one of them. Raises DataError for another name."""
     name = usual_split(split)
     if name is None:
         hint = suggestion(split, SPLITS) or "; allowed are train, val and test"
@@ -58,7 +58,7 @@ def split_name(split: str) -> str:
 
 
 def labelled_split(split: str, files: Container[str]) -> str:
-    """`split_name`, where the owners publish labels of these splits only. Raises DataError for another."""
+    """Return `split_name(split)`, if the owners publish labels of that split. Raises DataError for another."""
     name = split_name(split)
     if name not in files:
         raise DataError(f"split {split!r}: the owners keep the labels of the test videos; use train or val")
@@ -69,16 +69,16 @@ def labelled_split(split: str, files: Container[str]) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: a dot file, or a folder that a system keeps for itself."""
+    """Return whether a file or folder is not the user's: a dot file, or a folder that a system keeps for itself."""
     return name[0] == "." or name.lower() in SYSTEM_FOLDERS
 
 
 def find_videos(root: str | Path, *, thorough: bool = False, passed_over: Counter[str] | None = None) -> list[str]:
-    """Paths relative to `root`, sorted, of the videos under it: video files, and folders that hold images alone.
+    """Return the sorted paths, relative to `root`, of all videos: video files, and folders with only images.
 
-    Every folder is listed once and no file is touched. Hidden files and folders are passed over. A folder of a million
-    frames is not read to its end, unless `thorough`; then the stills of a video file (`_are_stills`) are passed over as
-    well. `passed_over` counts what is no video, by suffix.
+    Every folder is listed once and no file is opened. Hidden files and folders are skipped. A folder of a million
+    frames is not read to its end, unless `thorough`; then the stills of a video file (`_are_stills`) are skipped as
+    well. `passed_over` counts everything else by suffix.
     """
     found: list[str] = []
     folders: list[tuple[str, set[str]]] = [("", set())]
@@ -105,7 +105,7 @@ def find_videos(root: str | Path, *, thorough: bool = False, passed_over: Counte
                 else:
                     counts[os.path.splitext(name)[1].lower() or "no suffix"] += 1
         stems = {name[: name.rfind(".")] for name in videos if name[-4:].lower() != ".gif"}
-        if thorough:  # a preview that stands beside its video
+        if thorough:  # a preview next to its video
             videos = [name for name in videos if name[-4:].lower() != ".gif" or name[:-4] not in stems]
         if images and folder and not (videos or below) and not (thorough and _are_stills(folder, images, films)):
             found.append(folder[:-1])
@@ -117,7 +117,7 @@ def find_videos(root: str | Path, *, thorough: bool = False, passed_over: Counte
 
 
 def _are_stills(folder: str, images: Sequence[str], films: set[str]) -> bool:
-    """Whether the images of a folder belong to video files next to the folder: thumbnails, a cover, extracted frames.
+    """Return whether the images of a folder belong to video files next to it: thumbnails, a cover, extracted frames.
 
     They do if the folder or every image is named after one of the videos (`films`, without suffixes), or if there is
     only one image.
@@ -133,19 +133,19 @@ def _are_stills(folder: str, images: Sequence[str], films: set[str]) -> bool:
 
 
 def has_images(folder: str | Path) -> bool:
-    """Whether a folder holds an image, beside whatever else."""
+    """Return whether a folder holds an image."""
     with os.scandir(folder) as entries:
         return any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in entries)
 
 
 def _leads_back(link: str) -> bool:
-    """Whether a link to a folder points at a folder that holds it."""
+    """Return whether a link to a folder points at a folder that contains it."""
     target = os.path.realpath(link)
     return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
 
 
 def videos_by(key: Callable[[str], str], root: Path, *, order: Callable[[str], Any] = lambda path: 0) -> dict[str, str]:
-    """Path of each video under `root` by `key(relative path without suffix)`; of several the first in `order`."""
+    """Map `key(relative path without suffix)` to the path of each video; of several, the first in `order`."""
     paths: dict[str, str] = {}
     for path in find_videos(root):
         stem, dot, suffix = path.rpartition(".")
@@ -156,19 +156,19 @@ def videos_by(key: Callable[[str], str], root: Path, *, order: Callable[[str], A
 
 
 def is_file_name(path: str) -> bool:
-    """Whether a path that `find_videos` gives is that of a video file, not of a folder."""
+    """Return whether a path from `find_videos` is a video file rather than a folder."""
     return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
 
 
 def name_of(path: str) -> str:
-    """The last part of a relative path."""
+    """Return the last part of a relative path."""
     return path.rsplit("/", 1)[-1]
 
 
 def find_file(root: Path, names: Sequence[str], what: str, problems: list[str]) -> Path | None:
-    """The annotation file in root, root/annotations or root/labels with the first of these names (or patterns).
+    """Find the annotation file with the first of these names (or patterns) in root, root/annotations or root/labels.
 
-    None, and a line in `problems`, if there is no such file or a pattern fits several.
+    Returns None and adds a line to `problems` if there is no such file or a pattern fits several.
     """
     places = [place for place in (root, root / "annotations", root / "labels") if place.is_dir()]
     for name in names:
@@ -188,9 +188,9 @@ def find_file(root: Path, names: Sequence[str], what: str, problems: list[str]) 
 def table_rows(
     table: Path | None, columns: Sequence[str], problems: list[str], *, header: bool = True
 ) -> Iterator[tuple[str, list[str]]]:
-    """("table.csv:12", trimmed cells of `columns`) of a CSV; what is wrong with the file or a row goes into `problems`.
+    """Yield ("table.csv:12", trimmed cells of `columns`) from a CSV; errors in the file or a row go to `problems`.
 
-    Without a header the columns stand in this order, and more may follow.
+    Without a header the columns are in this order, and more may follow.
     """
     if table is None:
         return
@@ -221,7 +221,7 @@ def table_rows(
 
 
 def json_rows(path: Path | None, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("list.json:12", object) of a JSON list of objects. What is wrong goes into `problems`."""
+    """Yield ("list.json:12", object) from a JSON list of objects. Errors go to `problems`."""
     if path is None:
         return
     text, decoder, between = path.read_text(encoding="utf-8-sig"), json.JSONDecoder(), re.compile(r"[\s,]*")
@@ -266,10 +266,10 @@ def csv_rows(lines: Iterable[str], table: Path) -> Iterator[tuple[int, dict[str,
         yield reader.line_num, row
 
 
-def seconds(
+def parse_number(
     value: Any, name: str, wrong: list[str], *, what: str = "seconds, 0 or more", least: float = 0.0
 ) -> float | None:
-    """A number of a row, None for an empty cell; anything else is added to `wrong`."""
+    """Parse a number of a row, None for an empty cell; anything else adds a line to `wrong`."""
     if value is None or value == "":
         return None
     try:
@@ -284,38 +284,40 @@ def seconds(
     return number
 
 
-def part(start: Any, end: Any, wrong: list[str], names: tuple[str, str] = ("start", "end")) -> list[float | None]:
-    """[start, end] in seconds; what is wrong with them is added to `wrong`."""
-    first, last = seconds(start, names[0], wrong), seconds(end, names[1], wrong)
+def parse_segment(
+    start: Any, end: Any, wrong: list[str], names: tuple[str, str] = ("start", "end")
+) -> list[float | None]:
+    """Parse [start, end] in seconds; errors are added to `wrong`."""
+    first, last = parse_number(start, names[0], wrong), parse_number(end, names[1], wrong)
     if first is not None and last is not None and first >= last:
         wrong.append(f"{names[1]} {last} is not after {names[0]} {first}")
     return [first, last]
 
 
-def empty(names: Sequence[str], cells: Sequence[str]) -> list[str]:
-    """What is wrong with cells that must not be empty."""
+def empty_fields(names: Sequence[str], cells: Sequence[str]) -> list[str]:
+    """Return an error for each empty cell."""
     return [] if all(cells) else [f"{name} is empty" for name, cell in zip(names, cells) if not cell]
 
 
-def outside(path: str) -> bool:
-    """Whether a relative path leaves the folder it starts from."""
+def escapes_root(path: str) -> bool:
+    """Return whether a path leads out of the folder to which it is relative."""
     return os.path.isabs(path) or (".." in path and os.path.normpath(path).split(os.sep)[0] == "..")
 
 
-def unknown(what: str, label: str, classes: Iterable[str]) -> str:
-    """What is wrong with a label outside a class list."""
+def unknown_label(what: str, label: str, classes: Iterable[str]) -> str:
+    """Return the error for a label that is not in the class list."""
     classes = list(classes)
     return f"{what} {label!r} is not among the {len(classes)} classes{suggestion(label, classes)}"
 
 
 @dataclass
 class SampleCollector:
-    """What a reader has found so far in the annotations of `root`."""
+    """Samples and problems that a reader has found so far in the annotations of `root`."""
 
     root: Path
     missing: list[str]
     layouts: Sequence[str]
-    """Lines that say what is accepted, for the message when no video is there."""
+    """Descriptions of the accepted layouts, for the error when there is no video."""
     problems: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
@@ -332,7 +334,7 @@ class SampleCollector:
         end: float | None = None,
         fps: float | None = None,
     ) -> None:
-        """Put the row at `where` with its own `name` (of two the second is wrong) and video `path` where it belongs."""
+        """Add a row as a sample, a missing video (`path` None) or a problem; its `name` must be unique."""
         if not wrong and self.places.setdefault(name, where) != where:
             wrong.append(f"{name} again, after {self.places[name]}")
         if wrong:
@@ -343,7 +345,7 @@ class SampleCollector:
             self.samples.append(Sample(path, labels, start, end, where, fps))
 
     def checked(self) -> list[Sample]:
-        """The samples, if nothing was wrong and a video is there; else DataError with all that is known."""
+        """Return the samples. Raises DataError with all problems, or if there is no video."""
         if self.problems:
             raise DataError(listing(f"{self.root}: annotations that cannot be used", self.problems))
         if self.samples:
@@ -351,12 +353,12 @@ class SampleCollector:
         if not self.missing:
             raise DataError(f"{self.root}: the list of the split has no rows")
         accepted = "\n  ".join(["accepted, below this folder:", *self.layouts])
-        title = f"{self.root}: not one of the videos is there"
+        title = f"{self.root}: none of the videos is there"
         raise DataError(f"{listing(title, self.missing, most=3)}\n{accepted}")
 
 
 def checked_classes(classes: dict[str, list[str]], problems: list[str], root: Path) -> dict[str, tuple[str, ...]]:
-    """The classes by label set; DataError if anything was wrong with their files."""
+    """Return the classes by label set. Raises DataError if there are `problems` with their files."""
     if problems:
         raise DataError(listing(f"{root}: no list of classes", problems))
     return {label_set: tuple(names) for label_set, names in classes.items()}

@@ -1,6 +1,7 @@
-"""EPIC-Kitchens-100: actions with a verb and a noun inside long videos, which are files or folders of JPEG frames.
+"""Read EPIC-Kitchens-100: actions, each a verb and a noun, in long videos.
 
-An action is the part between its timestamps, which hold for the videos and for the frames. (The columns start_frame and
+Videos are files or folders of JPEG frames. An action is the segment between its timestamps, which hold for both. (The
+columns start_frame and
 stop_frame are the same times at 60 or 50 images a second, rounded down.)
 """
 
@@ -14,14 +15,14 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
     find_file,
     is_file_name,
     labelled_split,
     name_of,
-    part,
+    parse_segment,
     table_rows,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -37,7 +38,7 @@ LAYOUTS = (
 
 
 def read_epic_kitchens(root: Path, split: str, missing: list[str]) -> list[Sample]:
-    """The actions of a split whose videos are there, in the order of its CSV. Of file and frames, frames are taken."""
+    """Read the actions of a split whose videos are there, in the order of its CSV; frames are preferred to files."""
     name = labelled_split(split, FILES)
     found = SampleCollector(root, missing, LAYOUTS)
     table = find_file(root, [FILES[name]], "the list of actions", found.problems)
@@ -48,34 +49,34 @@ def read_epic_kitchens(root: Path, split: str, missing: list[str]) -> list[Sampl
     pairs: dict[tuple[str, ...], dict[str, str]] = {}
     for where, cells in table_rows(table, COLUMNS, found.problems):
         narration_id, video_id, start, stop, *numbers = cells
-        wrong = empty(COLUMNS, cells)
-        first, last = part(_seconds(start), _seconds(stop), wrong, ("start_timestamp", "stop_timestamp"))
+        wrong = empty_fields(COLUMNS, cells)
+        first, last = parse_segment(_seconds(start), _seconds(stop), wrong, ("start_timestamp", "stop_timestamp"))
         if os.sep in video_id:
-            wrong.append(f"video_id {video_id!r} lies outside {root}")
+            wrong.append(f"video_id {video_id!r} is outside {root}")
         for label_set, number in zip(LABEL_SETS, numbers):
             if number and number not in classes[label_set] and classes[label_set]:
-                wrong.append(unknown(f"{label_set}_class", number, classes[label_set]))
+                wrong.append(unknown_label(f"{label_set}_class", number, classes[label_set]))
         path = videos.get(video_id)
         if path and video_id not in rates:
             rates[video_id] = None if is_file_name(path) else _rate(path, video_id, info.get(video_id))
         key = tuple(numbers)
         if key not in pairs:
             pairs[key] = {label_set: classes[label_set].get(n, "") for label_set, n in zip(LABEL_SETS, numbers)}
-        # Two narrations may say the same of the same part: the official list has such rows.
+        # Two narrations may describe the same segment in the same way: the official list has such rows.
         action = f"{narration_id} of {video_id}"
         found.add(where, action, path, pairs[key], wrong, start=first, end=last, fps=rates.get(video_id))
     return found.checked()
 
 
 def epic_kitchens_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The nouns, then the verbs, in the order of their numbers."""
+    """Read the nouns, then the verbs, in the order of their numbers."""
     problems: list[str] = []
     classes = _classes(root, problems)
     return checked_classes({name: list(names.values()) for name, names in classes.items()}, problems, root)
 
 
 def _classes(root: Path, problems: list[str]) -> dict[str, dict[str, str]]:
-    """The names of the classes by number, as text, for each label set."""
+    """Read the class names by number, as text, for each label set."""
     classes: dict[str, dict[str, str]] = {}
     for label_set in LABEL_SETS:
         names = (f"EPIC_100_{label_set}_classes.csv", f"EPIC_100_{label_set}_classes_v2.csv")
@@ -89,7 +90,7 @@ def _classes(root: Path, problems: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _video_info(root: Path, problems: list[str]) -> dict[str, tuple[float, float]]:
-    """Rate and duration of the video files, {} where nothing says."""
+    """Read frame rate and duration of the video files; {} without the official file."""
     file = find_file(root, ["EPIC_100_video_info.csv"], "", [])
     info = {}
     for where, (video_id, fps, duration) in table_rows(file, ("video_id", "fps", "duration"), problems):
@@ -101,10 +102,10 @@ def _video_info(root: Path, problems: list[str]) -> dict[str, tuple[float, float
 
 
 def _rate(folder: str, video_id: str, info: tuple[float, float] | None) -> float:
-    """Images per second of a folder of frames.
+    """Return the images per second of a folder of frames.
 
-    Those that come with the data set were taken 60 times a second from videos with two digits (P01_01) and 50 times
-    from those with three, whatever the video's own rate. One's own may have the latter: the number of images tells.
+    The official frames were extracted at 60 a second from videos with two digits (P01_01) and at 50 from those with
+    three, whatever the video's own rate. Your own frames may have the video's rate: the number of images tells.
     """
     official = 60.0 if re.fullmatch(r"P\d+_\d\d", video_id) else 50.0
     if info is None:
@@ -116,7 +117,7 @@ def _rate(folder: str, video_id: str, info: tuple[float, float] | None) -> float
 
 
 def _seconds(timestamp: str) -> float | str:
-    """00:01:02.50 → 62.5; what is no timestamp is given back."""
+    """Parse 00:01:02.50 to 62.5; return other text as it is."""
     match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d*)?)", timestamp)
     if not match:
         return timestamp

@@ -1,4 +1,4 @@
-"""The parts of the EPIC-Kitchens-100 validation list that the official evaluation reports beside the whole of it."""
+"""Subsets of EPIC-Kitchens-100 validation that the official evaluation also reports."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TAIL = {"verb": "EPIC_100_tail_verbs.csv", "noun": "EPIC_100_tail_nouns.csv"}
 
 
 def subsets(root: Path, samples: Sequence[Sample]) -> dict[str, dict[str, Tensor]]:
-    """Which samples, (N,) bool, count for the accuracy of verb, noun and action in the subsets "unseen" and "tail".
+    """Return which samples, (N,) bool, count for verb, noun and action in the subsets "unseen" and "tail".
 
     Unseen: participants without a training video. Tail: actions with a rare verb, with a rare noun, or with either.
-    A subset whose official files are not beside the annotations is left out.
+    A subset without its official files next to the annotations is left out.
     """
     found: dict[str, dict[str, Tensor]] = {}
     participants = column(root, UNSEEN, "participant_id")
@@ -37,5 +37,5 @@ def subsets(root: Path, samples: Sequence[Sample]) -> dict[str, dict[str, Tensor
 
 
 def column(root: Path, file: str, name: str) -> set[str]:
-    """The cells of a column of an official file; empty if there is no such file."""
+    """Read the cells of a column of an official file; empty if there is no such file."""
     return {cell for _, (cell,) in table_rows(find_file(root, [file], name, []), [name], [])}

@@ -1,4 +1,4 @@
-"""One's own videos: a folder with one subfolder per class, or a table of paths and labels (CSV or JSONL)."""
+"""Read your own videos: a folder with one subfolder per class, or a table of labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...text import listing
 from ..sample import Sample
 from ..sample_table import unify
 from .common import VIDEO_SUFFIXES, find_videos, is_hidden, split_name, usual_split
-from .label_table import read_samples, read_table
+from .label_table import read_table, table_samples
 
 LABEL_SET = "label"  # the name of the only label set of a folder
 HELD_OUT = 5  # where no split is given, about one video of this many, per class, is held out
@@ -23,14 +23,14 @@ Rows = list[tuple[str, str]]  # (class, path of a video below the root)
 
 
 def read_folder(root: Path, split: str, missing: Sequence[str] = (), labels: Sequence[str] = ()) -> list[Sample]:
-    """The samples of `split` in a folder or table. A video is a file or a folder of images.
+    """Read the samples of `split` from a folder or table. A video is a file or a folder of images.
 
     * `root/<split>/<class>/*.mp4` where the folders are splits, in any usual spelling (Train, validation, testing …);
       `root/<class>/<split>/*.mp4` is read in the same way;
     * `root/<class>/*.mp4`: of each class about one video in five is held out for "val" and "test"; which ones depends
       on the file names alone, so that adding videos moves few;
     * a .csv or .jsonl file: columns `path` (relative to the file, in its folder), optional `start` and `end` in
-      seconds, `fps` of folders of images and `split`, and label columns, each one label set: those in `labels`, or
+      seconds, `fps` of folders of images and `split`, and label columns, one label set each: those in `labels`, or
       chosen by their names (`label_table.choose_labels`). Without splits one video in five is held out of each
       combination of labels, with all its parts.
     """
@@ -45,7 +45,7 @@ def read_folder(root: Path, split: str, missing: Sequence[str] = (), labels: Seq
 
 
 def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The class lists of classes.json, {"label": ["a", "b", …]}, beside a table or in a folder; {} without one."""
+    """Read classes.json, {"label": ["a", "b", …]}, in the folder or next to the table; {} without one."""
     file = (root.parent if root.is_file() else root) / "classes.json"
     try:
         classes = json.loads(file.read_text(encoding="utf-8"))
@@ -92,10 +92,10 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _splits(root: Path, videos: Mapping[str, Sequence[str]]) -> dict[str, Rows] | None:
-    """(class, video) by split, if the folders are splits of class folders or classes of split folders; None if not.
+    """Return (class, video) by split if the folders are splits of classes or classes of splits; None if not.
 
-    `videos` has those of each folder in `root`. A folder called train is a split if it holds class folders; if it holds
-    videos, it is a class among others. Raises DataError where that cannot be told.
+    `videos` holds those of each folder in `root`. A folder called train is a split if it holds class folders; if
+    it holds videos, it is a class. Raises DataError if that is ambiguous.
     """
     named = {name: usual_split(name) for name, paths in videos.items() if usual_split(name) and paths}
     others = [name for name, paths in videos.items() if paths and name not in named]
@@ -106,21 +106,21 @@ def _splits(root: Path, videos: Mapping[str, Sequence[str]]) -> dict[str, Rows] 
         if others:
             return _splits_of_classes(root, videos)  # classes that happen to be called train, val or test
         raise DataError(
-            f"{root}: the videos lie directly in {', '.join(named)}; expected one subfolder per class in each, "
+            f"{root}: the videos are directly in {', '.join(named)}; expected one subfolder per class in each, "
             f"{root / next(iter(named))}/CLASS/VIDEO, or a table with the columns path, label and split"
         )
     flat = [name for name in named if name not in nested]
     classes = {path.split("/")[0] for name in nested for path in videos[name] if "/" in path}
-    alike = [name for name in others if classes & {path.split("/")[0] for path in videos[name] if "/" in path}]
-    if flat or (others and len({named[name] for name in nested}) == 1 and len(alike) < len(others)):
-        beside = ", ".join(flat or [name for name in others if name not in alike])
+    split_like = [name for name in others if classes & {path.split("/")[0] for path in videos[name] if "/" in path}]
+    if flat or (others and len({named[name] for name in nested}) == 1 and len(split_like) < len(others)):
+        unlike = ", ".join(flat or [name for name in others if name not in split_like])
         raise DataError(
-            f"{root}: {', '.join(nested)} may be a split or a class: it holds folders of videos, and {beside} next to "
+            f"{root}: {', '.join(nested)} may be a split or a class: it holds folders of videos, and {unlike} next to "
             f"it does not. If it is a split, put all class folders into split folders (train, val, test) or move "
-            f"{beside} away; if it is a class, put its videos directly into it"
+            f"{unlike} away; if it is a class, put its videos directly into it"
         )
     folders: dict[str, str] = {}
-    for name in (*nested, *alike):  # next to usual ones a split may have any name
+    for name in (*nested, *split_like):  # next to usual ones a split may have any name
         split = named.get(name) or name
         if split in folders:
             raise DataError(f"{root}: {folders[split]} and {name} both name the split {split}; keep one of them there")
@@ -140,12 +140,12 @@ def _splits(root: Path, videos: Mapping[str, Sequence[str]]) -> dict[str, Rows] 
 
 
 def _is_nested(paths: Sequence[str]) -> bool:
-    """Whether the videos of a folder lie in folders of their own: at least half of them."""
+    """Return whether at least half of the videos of a folder are in subfolders."""
     return 2 * sum("/" in path for path in paths) >= len(paths)
 
 
 def _splits_of_classes(root: Path, videos: Mapping[str, Sequence[str]]) -> dict[str, Rows] | None:
-    """(class, video) by split where the split folders lie in the class folders; None where none do."""
+    """Return (class, video) by split if split folders are inside the class folders; None if not."""
     rows: defaultdict[str, Rows] = defaultdict(list)
     rest: list[str] = []
     for name, paths in videos.items():
@@ -159,7 +159,7 @@ def _splits_of_classes(root: Path, videos: Mapping[str, Sequence[str]]) -> dict[
         return None
     if rest:
         raise DataError(
-            f"{root}: some videos lie in split folders inside their class, such as {next(iter(rows.values()))[0][1]}, "
+            f"{root}: some videos are in split folders inside their class, such as {next(iter(rows.values()))[0][1]}, "
             f"others do not, such as {rest[0]}; put all into split folders, or none"
         )
     return dict(rows)
@@ -174,7 +174,7 @@ def _refuse_no_classes(root: Path, videos: Mapping[str, Sequence[str]]) -> None:
         found = f"only {next(iter(videos))}" if videos else "no folder"
         direct = sum(path.suffix.lower() in VIDEO_SUFFIXES for path in root.iterdir())
         if direct and not tables:
-            hint = f"; {direct} videos lie directly in it: put them into class folders, or list them in a table"
+            hint = f"; {direct} videos are directly in it: put them into class folders, or list them in a table"
         raise DataError(f"{root}: expected one subfolder per class, found {found}{hint}")
     empty = [f"{root / name}: {_no_videos(root / name)}" for name, paths in videos.items() if not paths]
     if empty:
@@ -182,7 +182,7 @@ def _refuse_no_classes(root: Path, videos: Mapping[str, Sequence[str]]) -> None:
 
 
 def _no_videos(folder: Path) -> str:
-    """What a class folder without videos holds instead."""
+    """Describe what a class folder without videos holds instead."""
     counts: Counter[str] = Counter()
     find_videos(folder, thorough=True, passed_over=counts)
     found = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common(5)) or "nothing"
@@ -204,14 +204,14 @@ def _refuse_deeper(root: Path, name: str, paths: Sequence[str]) -> None:
         shown = ", ".join(f"{inside}/{child}" for child in children[:3]) + (" …" if len(children) > 3 else "")
         levels = ("two", "three", "four", "five")[min(inside.count("/"), 3)]
         raise DataError(
-            f"{root}: the folder {folder} alone would be a single class. The videos lie {levels} levels down, in "
+            f"{root}: the folder {folder} alone would be a single class. The videos are {levels} levels down, in "
             f"{shown}: "
             + (f"give {root / inside}" if folder == name else f"move these folders up, into {Path(folder).parent}")
         )
 
 
 def _read_table(table: Path, split: str, labels: Sequence[str]) -> list[Sample]:
-    samples, splits = read_samples(table, read_table(table, labels, tuple(folder_classes(table))))
+    samples, splits = table_samples(table, read_table(table, labels, tuple(folder_classes(table))))
     if not any(splits):
         return _without_held_out(samples, split_name(split))
     chosen = [s for s, name in zip(samples, splits) if name == split]
@@ -221,10 +221,10 @@ def _read_table(table: Path, split: str, labels: Sequence[str]) -> list[Sample]:
 
 
 def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
-    """The rows for "train", or those of the held-out files: all parts of a file are on one side.
+    """Return the rows for "train", or those of the held-out files: all segments of a file are on one side.
 
-    In the order of the hashes of their names, files are held out while every combination of labels in them has room:
-    for ceil(n / HELD_OUT) of its n files, none if it has only one.
+    In the order of the hashes of their names, files are held out as long as every combination of labels in them has
+    room: each gives at most ceil(n / HELD_OUT) of its n files, none if it has only one.
     """
     combinations: dict[str, set[tuple[str, ...]]] = {}
     for s in samples:
@@ -240,9 +240,9 @@ def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
 
 
 def _share(names: list[str], split: str) -> list[str]:
-    """The part of `names` for "train", or the held-out part: the first 1 / HELD_OUT in the order of their hashes.
+    """Return the names for "train", or the held-out names: the first 1 / HELD_OUT in the order of their hashes.
 
-    One more name moves at most one of the others.
+    Adding a name moves at most one other.
     """
     order = sorted(names, key=_hash)
     held_out = set(order[: math.ceil(len(names) / HELD_OUT)] if len(names) > 1 else [])

@@ -1,4 +1,4 @@
-"""Kinetics-400, -600 and -700: CSV files of trimmed YouTube clips, whose names are an id and its place in the video."""
+"""Read Kinetics-400, -600 and -700: CSV files of trimmed YouTube clips."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
     find_file,
     name_of,
-    part,
+    parse_segment,
     split_name,
     table_rows,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -29,7 +29,7 @@ LAYOUTS = (
 
 
 def read_kinetics(root: Path, split: str, missing: list[str]) -> list[Sample]:
-    """The clips of a split that are there, in the order of its CSV.
+    """Read the clips of a split that are there, in the order of its CSV.
 
     Folders may be named and nested in any way. Outside training a label that the training list does not have is an
     error, if that list is there.
@@ -42,19 +42,19 @@ def read_kinetics(root: Path, split: str, missing: list[str]) -> list[Sample]:
     labels: dict[str, dict[str, str]] = {}
     for where, cells in table_rows(table, COLUMNS, found.problems):
         label, youtube_id, start, end = cells
-        wrong = empty(COLUMNS, cells)
-        first, last = part(start, end, wrong, ("time_start", "time_end"))
+        wrong = empty_fields(COLUMNS, cells)
+        first, last = parse_segment(start, end, wrong, ("time_start", "time_end"))
         if os.sep in youtube_id:
-            wrong.append(f"youtube_id {youtube_id!r} lies outside {root}")
+            wrong.append(f"youtube_id {youtube_id!r} is outside {root}")
         if known is not None and label and label not in known:
-            wrong.append(unknown("label", label, known))
+            wrong.append(unknown_label("label", label, known))
         clip = f"{youtube_id}_{int(first or 0):06d}_{int(last or 0):06d}"
         found.add(where, clip, videos.get(clip), labels.setdefault(label, {LABEL_SET: label}), wrong)
     return found.checked()
 
 
 def kinetics_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The labels of the training list (of the others if it is not there), in alphabetical order, as is official."""
+    """Read the labels of the training list (or of another list), in alphabetical order, as is official."""
     problems: list[str] = []
     tables = [_table(root, name, []) for name in SPELLINGS]
     table = next((table for table in tables if table), None) or _table(root, "train", problems)

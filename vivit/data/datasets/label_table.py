@@ -1,4 +1,4 @@
-"""A table of paths and labels as any tool writes it: CSV (comma, semicolon, tab) or JSON lines, UTF-8 or UTF-16."""
+"""Read a table of paths and labels: CSV of any tool, or JSON lines; UTF-8 or UTF-16."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...errors import DataError
 from ...text import listing
 from ..sample import Sample
 from ..sample_table import unify
-from .common import empty, has_images, part, seconds, usual_split
+from .common import empty_fields, has_images, parse_number, parse_segment, usual_split
 
 SPECIAL = ("path", "start", "end", "fps", "split")
 LABEL_NAMES = {
@@ -89,7 +89,7 @@ def read_table(table: Path, labels: Sequence[str] = (), listed: Sequence[str] = 
 def choose_labels(
     table: Path, columns: Sequence[str], labels: Sequence[str], listed: Sequence[str]
 ) -> tuple[tuple[str, ...], str]:
-    """The label columns, and why these."""
+    """Return the label columns, and a sentence that says why these."""
     others = [name for name in columns if name not in SPECIAL]
     names = {_key(name): name for name in others}
     if labels:
@@ -107,14 +107,14 @@ def choose_labels(
         why = "every column that is not known to be something else"
     if not chosen:
         known = f"; {', '.join(others)} are not taken for labels, --data.labels {others[0]} would" if others else ""
-        raise DataError(f"{table}: no label column beside {', '.join(columns)}{known}. {HOW_TO_LABEL}")
+        raise DataError(f"{table}: no label column besides {', '.join(columns)}{known}. {HOW_TO_LABEL}")
     left = [name for name in others if name not in chosen]
     rest = f"; not labels: {', '.join(left)} (--data.labels NAME … chooses others)" if left else ""
     return chosen, f"label columns: {', '.join(chosen)} ({why}){rest}"
 
 
-def read_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str]]:
-    """(samples, split of each, "" without splits). Raises DataError that lists every row that cannot be used."""
+def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str]]:
+    """Return (samples, split of each, "" without splits). Raises DataError that lists every unusable row."""
     has_splits = any(_text(row, "split") for _, row in read.rows)
     required = ("path", *read.label_sets, *(["split"] if has_splits else []))
     problems: list[str] = []
@@ -126,18 +126,18 @@ def read_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str]
     for number, row in read.rows:
         where = f"{table.name}:{number}"
         cells = [_text(row, name) for name in required]
-        wrong = empty(required, cells)
+        wrong = empty_fields(required, cells)
         if None in row:
             wrong.append(f"more fields than the {len(read.columns)} columns of the header")
         wrong += [f"{name} is not UTF-8: {c!r}" for name, c in zip(required[1:], cells[1:]) if not _encodes(c)]
-        start, end = part(row.get("start"), row.get("end"), wrong)
+        start, end = parse_segment(row.get("start"), row.get("end"), wrong)
         path, is_file = find(cells[0], wrong)
         fps = None
         if not is_file:  # a file knows its own rate
-            fps = seconds(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
+            fps = parse_number(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
         first = where if wrong else places.setdefault((path, start, end), where)
         if first != where:
-            wrong.append(f"the same part of the same video as {first}")
+            wrong.append(f"the same segment of the same video as {first}")
         problems += [f"{where}: {w}" for w in wrong]
         names = tuple(map(unify, cells[1 : 1 + len(read.label_sets)])) if not wrong else ()
         samples.append(
@@ -157,7 +157,7 @@ def read_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str]
 
 
 class _Finder:
-    """Finds the videos of a table below its folder: each folder on the way is listed once, files are not touched."""
+    """Finds the videos of a table below its folder; each folder is listed once, files are not opened."""
 
     def __init__(self, root: str):
         self.root, self.real = os.path.abspath(root), os.path.realpath(root)
@@ -165,7 +165,7 @@ class _Finder:
         self.composed: dict[str, dict[str, str]] = {}
 
     def __call__(self, path: str, wrong: list[str]) -> tuple[str, bool]:
-        """(path below the root as it is on the disk, whether it is a file); what is wrong is added to `wrong`."""
+        """Return (path below the root as it is on the disk, whether it is a file); errors are added to `wrong`."""
         if not path:
             return "", True
         for spelling in dict.fromkeys((path, path.replace("\\", "/"))):  # as Windows writes it
@@ -180,11 +180,11 @@ class _Finder:
         if inside:
             wrong.append(f"no file {os.path.join(self.root, inside)}, and no folder of images{self._hint(inside)}")
         else:
-            wrong.append(f"{path} lies outside {self.root}, the folder of the table")
+            wrong.append(f"{path} is outside {self.root}, the folder of the table")
         return path, True
 
     def _inside(self, path: str) -> str:
-        """The path relative to the root; "" for one that leaves it."""
+        """Return the path relative to the root; "" for one that leads out of it."""
         if os.path.isabs(path):
             path = os.path.normpath(path)
             for root in dict.fromkeys((self.root, self.real)):
@@ -195,7 +195,7 @@ class _Finder:
         return "" if inside == ".." or inside.startswith("../") else inside
 
     def _find(self, path: str) -> str | None:
-        """The path with the names as the disk has them: letters with accents may be composed (NFC) or not (NFD)."""
+        """Return the path as the disk spells it: letters with accents may be composed (NFC) or not (NFD)."""
         folder, name = os.path.split(path)
         if name in self._list(folder):
             return path
@@ -217,7 +217,7 @@ class _Finder:
         return self.folders[folder]
 
     def _hint(self, path: str) -> str:
-        """A file of the same name in other capitals, or with a suffix."""
+        """Suggest a file of the same name in other capitals, or with a suffix."""
         folder, name = os.path.split(path)
         names = self._list(folder)
         near = [n for n in names if n.lower() == name.lower() or os.path.splitext(n)[0] == name]
@@ -228,9 +228,9 @@ class _Finder:
 
 
 def read_text(table: Path) -> str:
-    """The text of a UTF-8 or UTF-16 file, with or without a byte order mark; other bytes become surrogate escapes.
+    """Read a UTF-8 or UTF-16 file, with or without a byte order mark; other bytes become surrogate escapes.
 
-    Raises DataError for a file that is no text.
+    Raises DataError for a file that is not text.
     """
     data = table.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -251,7 +251,7 @@ def read_text(table: Path) -> str:
 
 
 def delimiter_of(header: str) -> str:
-    """Comma, semicolon or tab: whichever parts the header into the most columns, `path` among them if possible."""
+    """Choose comma, semicolon or tab: the one that splits the header into most columns, if possible with `path`."""
 
     def columns(delimiter: str) -> tuple[bool, int]:
         cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
@@ -261,7 +261,7 @@ def delimiter_of(header: str) -> str:
 
 
 def _csv_rows(text: str, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row by column) of a CSV with any columns; cells beyond the header stand under None."""
+    """Yield (line, row by column) of a CSV with any columns; cells beyond the header have the key None."""
     lines = io.StringIO(text, newline="")
     header = lines.readline()
     skipped = 0
@@ -274,9 +274,7 @@ def _csv_rows(text: str, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         names = [_column(name) for name in next(reader, [])]
         repeated = [name for name, times in Counter(names).items() if times > 1]
         if repeated or "" in names:
-            wrong = (
-                f"column {repeated[0]!r} stands there more than once" if any(repeated) else "a column without a name"
-            )
+            wrong = f"column {repeated[0]!r} occurs more than once" if any(repeated) else "a column without a name"
             raise DataError(f"{table}: {wrong}, in the header {','.join(names)}")
         for cells in reader:
             if not cells:
@@ -309,17 +307,17 @@ def _json_rows(text: str, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _key(column: str) -> str:
-    """The name of a column without regard to capitals, spaces and dashes."""
+    """Normalize capitals, spaces and dashes in the name of a column."""
     return re.sub(r"[\s-]+", "_", column.strip().lower())
 
 
 def _column(name: str) -> str:
-    """The name of a column: `path`, `start` … in any capitals are known, other names stay as they are."""
+    """Normalize the name of a column if it is `path`, `start` … in any capitals; keep other names."""
     return _key(name) if _key(name) in SPECIAL else name.strip()
 
 
 def _text(row: dict[str, Any], name: str) -> str:
-    """The trimmed text of a cell, "" where there is none."""
+    """Return the trimmed text of a cell, "" for none."""
     value = row.get(name)
     return "" if value is None else str(value).strip()
 

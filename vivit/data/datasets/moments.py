@@ -1,4 +1,4 @@
-"""Moments in Time: CSV files without a header, and a list of categories with their numbers."""
+"""Read Moments in Time: CSV files without a header, and a list of numbered categories."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
+    escapes_root,
     find_file,
     labelled_split,
-    outside,
     table_rows,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -27,7 +27,7 @@ LAYOUTS = (
 
 
 def read_moments(root: Path, split: str, missing: list[str]) -> list[Sample]:
-    """The videos of a split that are there, in the order of its CSV: class/file.mp4,class,votes …"""
+    """Read the videos of a split that are there, in the order of its CSV: class/file.mp4,class,votes …"""
     name = labelled_split(split, FILES)
     table_name, folder = FILES[name]
     found = SampleCollector(root, missing, LAYOUTS)
@@ -38,17 +38,17 @@ def read_moments(root: Path, split: str, missing: list[str]) -> list[Sample]:
     for where, (path, label) in table_rows(table, ("file", "class"), found.problems, header=False):
         if where.endswith(":1") and path in ("filename", "file", "path"):  # copies with a header
             continue
-        wrong = empty(("file", "class"), (path, label))
-        if outside(path):
-            wrong.append(f"{path} lies outside {base}")
+        wrong = empty_fields(("file", "class"), (path, label))
+        if escapes_root(path):
+            wrong.append(f"{path} is outside {base}")
         if label and labels and label not in labels:
-            wrong.append(unknown("class", label, labels))
+            wrong.append(unknown_label("class", label, labels))
         found.add(where, path, videos.get(os.path.splitext(path)[0]), labels.get(label, {}), wrong)
     return found.checked()
 
 
 def moments_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The categories in the order of their numbers."""
+    """Read the categories in the order of their numbers."""
     problems: list[str] = []
     return checked_classes({LABEL_SET: _classes(root, problems)}, problems, root)
 

@@ -1,4 +1,4 @@
-"""The table of data sets: read the samples and classes of any of them by name."""
+"""Read the samples and classes of any dataset by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ...config import DataConfig, suggestion
 from ...errors import DataError
 from ...text import printable
-from ..manifest import find
+from ..manifest import find_in_manifest
 from ..sample import Classes, Sample
 from ..sample_table import SampleTable
 from ..shards import read_shards, shard_classes
@@ -25,7 +25,7 @@ Reader = Callable[[Path, str, list[str]], list[Sample]]
 
 
 ClassReader = Callable[[Path], dict[str, tuple[str, ...]]]
-"""root → classes in the order of the owners of the data set, by label set; {} if no file lists them."""
+"""root → classes in the order of the owners of the dataset, by label set; {} if no file lists them."""
 
 DATASETS: dict[str, tuple[Reader, ClassReader]] = {
     "folder": (read_folder, folder_classes),
@@ -41,9 +41,9 @@ DATASETS: dict[str, tuple[Reader, ClassReader]] = {
 
 
 def official_classes(dataset: str, root: str) -> dict[str, tuple[str, ...]]:
-    """Read the classes of a data set in the order of its owners, by label set; {} if no file lists them.
+    """Read the classes of a dataset in the order of its owners, by label set; {} if no file lists them.
 
-    For "folder" that file is classes.json beside the table or in the folder, as `vivit data prepare` writes it.
+    For "folder" that file is classes.json in the folder or next to the table, as `vivit data prepare` writes it.
     Raises DataError if the file is missing or wrong.
     """
     if dataset == "shards":
@@ -52,21 +52,24 @@ def official_classes(dataset: str, root: str) -> dict[str, tuple[str, ...]]:
 
 
 def known_classes(data: DataConfig) -> Classes:
-    """The official classes (`official_classes`) of the label sets that the settings choose."""
+    """Read the official classes (`official_classes`) of the label sets that the settings choose."""
     classes = official_classes(data.dataset, data.root)
     return {name: classes[name] for name in data.labels if name in classes} if data.labels else classes
 
 
-def read(dataset: str, root: str, split: str, *, manifest: str = "", labels: Sequence[str] = ()) -> SampleTable:
-    """The samples of one split, in a fixed order. Raises DataError when there are none or any of them is wrong.
+def read_samples(dataset: str, root: str, split: str, *, manifest: str = "", labels: Sequence[str] = ()) -> SampleTable:
+    """Read the samples of one split, in a fixed order.
 
-    They come from the manifest of `vivit data check` where there is one that fits (at `manifest`, or beside the data),
+    They come from the manifest of `vivit data check` if there is one that fits (at `manifest`, or next to the data),
     else from the annotations. Rows of an official list whose video is not there are left out, with a warning. `labels`
-    chooses label sets (of a table: columns); without it all are taken (of a table: those that look like labels).
+    chooses label sets (of a table: columns); the default is all (of a table: those that look like labels). Raises
+    DataError if there are no samples or any of them is wrong.
     """
     if dataset == "shards":
         return choose_labels(read_shards(root, split), labels, root)
-    samples, missing = find(dataset, root, split, manifest, labels) or read_annotations(dataset, root, split, labels)
+    samples, missing = find_in_manifest(dataset, root, split, manifest, labels) or read_annotations(
+        dataset, root, split, labels
+    )
     if missing:
         share = len(missing) / (len(samples) + len(missing))
         logging.getLogger("vivit").warning(
@@ -78,7 +81,7 @@ def read(dataset: str, root: str, split: str, *, manifest: str = "", labels: Seq
 
 
 def choose_labels(samples: Sequence[Sample], labels: Sequence[str], root: str) -> SampleTable:
-    """The same samples with the label sets `labels` alone, in that order; with all if none is named."""
+    """Return the same samples with only the label sets `labels`, in that order; with all if none is named."""
     table = SampleTable.of(samples)
     there = table.columns.names
     if not labels or tuple(there) == tuple(labels):
@@ -91,15 +94,14 @@ def choose_labels(samples: Sequence[Sample], labels: Sequence[str], root: str) -
 
 
 def left_out(dataset: str, root: str, split: str) -> list[str]:
-    """Every row of an official list that `read` leaves out because its video is not there: file, line, name."""
+    """List the rows of an official list that `read_samples` leaves out because the video is not there."""
     return [] if dataset == "folder" else read_annotations(dataset, root, split)[1]
 
 
 def read_annotations(
     dataset: str, root: str, split: str, labels: Sequence[str] = ()
 ) -> tuple[Sequence[Sample], list[str]]:
-    """(samples, rows without a video) of one split as the annotations say it, without a manifest."""
-
+    """Read (samples, rows without a video) of one split from the annotations, without a manifest."""
     if dataset not in DATASETS:
         raise DataError(f"unknown dataset {dataset!r}{suggestion(dataset, [*DATASETS, 'shards'])}")
     if not root:

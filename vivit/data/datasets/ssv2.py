@@ -1,4 +1,4 @@
-"""Something-Something v2: JSON lists of numbered videos with a template, and labels.json with the order of classes."""
+"""Read Something-Something v2: JSON lists of videos with a template as the class."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..sample import Sample
 from .common import (
     SampleCollector,
     checked_classes,
-    empty,
+    empty_fields,
     find_file,
     json_rows,
     labelled_split,
     name_of,
-    unknown,
+    unknown_label,
     videos_by,
 )
 
@@ -27,7 +27,7 @@ LAYOUTS = (
 
 
 def read_ssv2(root: Path, split: str, missing: list[str]) -> list[Sample]:
-    """The videos of a split that are there, in the order of its list; the class is the template without brackets."""
+    """Read the videos of a split that are there, in the order of its list; a class is a template without brackets."""
     name = labelled_split(split, FILES)
     found = SampleCollector(root, missing, LAYOUTS)
     file = _file(root, FILES[name], found.problems)
@@ -36,17 +36,17 @@ def read_ssv2(root: Path, split: str, missing: list[str]) -> list[Sample]:
     for where, row in json_rows(file, found.problems):
         video, template = (str(row.get(key, "")).strip() for key in ("id", "template"))
         label = template.replace("[", "").replace("]", "")
-        wrong = empty(("id", "template"), (video, template))
+        wrong = empty_fields(("id", "template"), (video, template))
         if "/" in video:
-            wrong.append(f"id {video!r} lies outside {root}")
+            wrong.append(f"id {video!r} is outside {root}")
         if label and labels and label not in labels:
-            wrong.append(unknown("template", label, labels))
+            wrong.append(unknown_label("template", label, labels))
         found.add(where, video, videos.get(video), labels.get(label, {}), wrong)
     return found.checked()
 
 
 def ssv2_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The templates in the order of the numbers that labels.json gives them."""
+    """Read the templates in the order of their numbers in labels.json."""
     problems: list[str] = []
     return checked_classes({LABEL_SET: _classes(root, problems)}, problems, root)
 

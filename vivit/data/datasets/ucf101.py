@@ -1,4 +1,4 @@
-"""UCF101 and HMDB51: two small data sets with three official divisions into training and test videos each.
+"""Read UCF101 and HMDB51, which have three official divisions into training and test.
 
 A split may end in the number of the division: train2 and test2 belong together; without a number it is the first.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..sample import Sample
-from .common import SampleCollector, checked_classes, name_of, outside, split_name, unknown, videos_by
+from .common import SampleCollector, checked_classes, escapes_root, name_of, split_name, unknown_label, videos_by
 
 LABEL_SET = "action"
 UCF101_LAYOUTS = (
@@ -27,7 +27,7 @@ HMDB51_LIST = "_test_split1.txt"
 
 
 def read_ucf101(root: Path, split: str, missing: list[str]) -> list[Sample]:
-    """The videos of a split that are there, in the order of its list: Archery/v_Archery_g01_c01.avi [number]."""
+    """Read the videos of a split that are there, in the order of its list: Archery/v_Archery_g01_c01.avi [number]."""
     name, division = _split(split)
     found = SampleCollector(root, missing, UCF101_LAYOUTS)
     folder, classes = _ucf101(root, found.problems)
@@ -37,9 +37,9 @@ def read_ucf101(root: Path, split: str, missing: list[str]) -> list[Sample]:
     videos = videos_by(lambda path: name_of(path).lower(), root)
     for where, (path, *number) in _lines(folder / f"{name}list0{division}.txt", found.problems):
         label, stem = os.path.dirname(path), os.path.splitext(name_of(path))[0]
-        wrong = [f"{path} lies outside {root}"] if outside(path) else []
+        wrong = [f"{path} is outside {root}"] if escapes_root(path) else []
         if labels and label not in labels:
-            wrong.append(unknown("class", label, labels))
+            wrong.append(unknown_label("class", label, labels))
         elif labels and number and number != [numbers[label]]:
             wrong.append(f"number {' '.join(number)} is not that of {label}, {numbers[label]}")
         found.add(where, path, videos.get(stem.lower()), labels.get(label, {}), wrong)
@@ -47,7 +47,7 @@ def read_ucf101(root: Path, split: str, missing: list[str]) -> list[Sample]:
 
 
 def read_hmdb51(root: Path, split: str, missing: list[str]) -> list[Sample]:
-    """The videos of a split that are there, by class: lines NAME.avi 1 for training, 2 for test, 0 for neither."""
+    """Read the videos of a split that are there, by class: lines NAME.avi 1 for training, 2 for test, 0 for neither."""
     name, division = _split(split)
     found = SampleCollector(root, missing, HMDB51_LAYOUTS)
     folder, classes = _hmdb51(root, found.problems)
@@ -55,7 +55,7 @@ def read_hmdb51(root: Path, split: str, missing: list[str]) -> list[Sample]:
     for label in classes:
         labels = {LABEL_SET: label}
         for where, (path, *use) in _lines(folder / f"{label}_test_split{division}.txt", found.problems):
-            wrong = [f"{path} lies outside {root}"] if "/" in path else []
+            wrong = [f"{path} is outside {root}"] if "/" in path else []
             if use not in (["0"], ["1"], ["2"]):
                 wrong.append(f"got {' '.join(use) or 'no number'} after the name; allowed are 1 (train), 2 (test), 0")
             if wrong or use == ["1" if name == "train" else "2"]:
@@ -65,19 +65,19 @@ def read_hmdb51(root: Path, split: str, missing: list[str]) -> list[Sample]:
 
 
 def ucf101_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The classes in the order of classInd.txt."""
+    """Read the classes in the order of classInd.txt."""
     problems: list[str] = []
     return checked_classes({LABEL_SET: _ucf101(root, problems)[1]}, problems, root)
 
 
 def hmdb51_classes(root: Path) -> dict[str, tuple[str, ...]]:
-    """The classes that the names of the lists give, in alphabetical order."""
+    """Read the classes from the file names of the lists, in alphabetical order."""
     problems: list[str] = []
     return checked_classes({LABEL_SET: _hmdb51(root, problems)[1]}, problems, root)
 
 
 def _ucf101(root: Path, problems: list[str]) -> tuple[Path, list[str]]:
-    """The folder of the lists, and the classes."""
+    """Return the folder of the lists, and the classes."""
     folder = _folder(root, "classInd.txt", ("ucfTrainTestlist",))
     classes: list[str] = []
     for where, (number, *name) in _lines(folder / "classInd.txt", problems):
@@ -88,7 +88,7 @@ def _ucf101(root: Path, problems: list[str]) -> tuple[Path, list[str]]:
 
 
 def _hmdb51(root: Path, problems: list[str]) -> tuple[Path, list[str]]:
-    """The folder of the lists, and the classes."""
+    """Return the folder of the lists, and the classes."""
     folder = _folder(root, f"*{HMDB51_LIST}", ("testTrainMulti_7030_splits", "splits"))
     classes = sorted(path.name.removesuffix(HMDB51_LIST) for path in folder.glob(f"[!.]*{HMDB51_LIST}"))
     if not classes:
@@ -97,13 +97,13 @@ def _hmdb51(root: Path, problems: list[str]) -> tuple[Path, list[str]]:
 
 
 def _folder(root: Path, pattern: str, names: tuple[str, ...]) -> Path:
-    """The first folder with a file of this name, or where it should be."""
+    """Return the first folder with a file of this name, or the folder where it should be."""
     places = [place / name for place in (root, root / "annotations", root / "labels") for name in (*names, "")]
     return next((place for place in places if place.is_dir() and any(place.glob(pattern))), places[0])
 
 
 def _split(split: str) -> tuple[str, int]:
-    """train2 → train, 2. What is not for training is the test list."""
+    """Split train2 into train, 2. Every split other than train is the test list."""
     match = re.fullmatch(r"([A-Za-z]+)([123]?)", split)
     if not match:
         raise DataError(f"unknown split {split!r}; allowed: train, test, and with a division train1 … train3, test3")
@@ -112,7 +112,7 @@ def _split(split: str) -> tuple[str, int]:
 
 
 def _lines(file: Path, problems: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, words) of a list. One that is not there or is empty is a problem."""
+    """Yield (file:line, words) of a list. A missing or empty list is a problem."""
     if not file.is_file():
         problems.append(f"no {file.name} in {file.parent}")
         return

@@ -1,1 +1,1 @@
-"""Check, prepare and write whole data sets."""
+"""Check, prepare and generate datasets."""

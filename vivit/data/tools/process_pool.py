@@ -1,4 +1,4 @@
-"""Work on many files in several processes, with a progress bar, and without losing all to one file that kills."""
+"""Work on many files in several processes, with a progress bar; survive crashes."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(
+def map_in_processes(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
     *,
     workers: int,
     title: str,
-    killed: Callable[[Job], Result],
+    on_crash: Callable[[Job], Result],
     timeout: float = float("inf"),
 ) -> Iterator[tuple[Job, Result]]:
     """Yield (job, function(job)) for every job, in order.
 
-    `killed(job)` is the result of a job that ends its process, or that is not done after `timeout` seconds. An
+    `on_crash(job)` is the result of a job that ends its process, or that is not done after `timeout` seconds. An
     exception in `function` is raised here. However the iteration ends, no process is left.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=len(jobs))
-        for job, result in zip(jobs, _results(function, jobs, max(workers, 1), killed, timeout)):
+        for job, result in zip(jobs, _results(function, jobs, max(workers, 1), on_crash, timeout)):
             bar.advance(task)
             yield job, result
 
@@ -54,7 +54,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     job: int
-    """Which one it is at."""
+    """The number of its current job."""
     deadline: float
 
 
@@ -62,10 +62,10 @@ def _results(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
     workers: int,
-    killed: Callable[[Job], Result],
+    on_crash: Callable[[Job], Result],
     timeout: float,
 ) -> Iterator[Result]:
-    """Yield the results in order. Each worker has one job at a time, so that its death points at a single job."""
+    """Yield the results in order. Each worker has one job at a time, so that a crash points at a single job."""
     todo = iter(range(len(jobs)))
     done: dict[int, Result] = {}
     busy: list[_Worker] = []
@@ -77,7 +77,7 @@ def _results(
             for worker in _ready(busy):
                 outcome = _receive(worker)
                 if outcome is None:
-                    done[worker.job] = killed(jobs[worker.job])
+                    done[worker.job] = on_crash(jobs[worker.job])
                     busy.remove(worker)
                     _end([worker])
                     continue
@@ -143,7 +143,7 @@ def _ready(busy: Sequence[_Worker]) -> list[_Worker]:
 
 
 def _receive(worker: _Worker) -> tuple[Any, Exception | None] | None:
-    """(result, exception) of a worker; None of one that is dead or late."""
+    """Receive (result, exception) from a worker; None from one that is dead or late."""
     try:
         return worker.pipe.recv() if worker.pipe.poll() else None
     except (EOFError, OSError):

@@ -1,13 +1,14 @@
-"""A made world for the demo, the tests and the benchmarks: a shape moves over a textured, moving background.
+"""Generate a synthetic dataset: a shape moves over a textured, moving background.
 
-Two label sets. The noun says what moves and can be read off one frame. The verb says how it moves and can be read off
-the order of the frames only: every few frames the shape hops to another place, and between hops it always moves the
-same way, trembling a little in every other way. Places, sizes and angles are spread alike for all verbs, so that
-neither a frame nor a heap of frames tells much. Played backwards "left" is "right", "towards" is "away", "clockwise" is
-"counter-clockwise".
+There are two label sets. The noun says what moves; one frame shows it. The verb says how it moves; only the order of
+the frames shows it: every few frames the shape hops to another place, and between hops it always moves the same way,
+with a little jitter in every other way. Places, sizes and angles have the same distribution for all verbs, so neither
+a frame nor a shuffled set of frames tells much. Played backwards "left" is "right", "towards" is "away", "clockwise"
+is "counter-clockwise".
 
-The splits share no shape instance, no path and no background: hues and places lie on grids of which "train" takes the
-even cells and "val" the odd ones, and textures are drawn anew. Every video is a pure function of (seed, split, index).
+The splits share no shape instance, no path and no background: hues and places are on grids of which "train" takes the
+even cells and "val" the odd ones, and each video draws its own texture. Every video is a pure function of
+(seed, split, index).
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .process_pool import cores, in_processes
+from ...files import atomic_write
+from .process_pool import cores, map_in_processes
 
 Floats = NDArray[np.floating]
 
 SPLITS = ("train", "val")
 VERBS = ("left", "right", "up", "down", "towards", "away", "clockwise", "counter-clockwise")
 
-# Signed distance to the outline in units of the radius, negative inside. None looks the same after less than half a
-# turn: a cross that has turned clockwise over a few frames could as well have turned the other way.
+# Signed distance to the outline in units of the radius, negative inside. No shape looks the same after less than half a
+# turn: a cross that rotated clockwise over a few frames could as well have rotated the other way.
 SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "bar": lambda x, y: np.maximum(np.abs(x) - 0.3, np.abs(y) - 1.0),
     "hook": lambda x, y: np.minimum(
@@ -51,14 +53,14 @@ STEP = np.array([0.06, 0.06, np.log(1.06), np.deg2rad(16)])  # a frame's motion:
 TREMBLE = 0.5  # the other ways' amplitude, in steps
 RADIUS = 0.27  # of the shape at mid size, of the height
 RANGE = STEP * HOP / 2  # how far x, y, log size and angle go from the middle: as far as a hop's motion carries
-WORTH_PROCESSES = 100  # videos; fewer are written sooner than processes start
+WORTH_PROCESSES = 100  # videos; fewer are written before processes would start
 HUES, PLACES = 24, 10  # cells of the grids: around the colour wheel, along x and along y
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1), "towards": (2, 1), "away": (2, -1)}
 WAYS |= {"clockwise": (3, 1), "counter-clockwise": (3, -1)}  # (column of STEP, sign); y points down
 
 
 def scene(seed: int, split: str, index: int, *, num_frames: int) -> dict[str, Any]:
-    """Labels and parameters of one video; `hue` and `places` are cells of their grids, `texture` is a seed."""
+    """Draw labels and parameters of one video; `hue` and `places` are cells of their grids, `texture` is a seed."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
     parity = SPLITS.index(split)
@@ -81,7 +83,7 @@ def scene(seed: int, split: str, index: int, *, num_frames: int) -> dict[str, An
 
 
 def track(scene: dict[str, Any], num_frames: int) -> Floats:
-    """Where the shape is: (T, 4) of x and y from the middle (of the height, y down), log size, angle."""
+    """Return the path of the shape, (T, 4): x and y from the middle (in heights, y down), log size, angle."""
     rng = np.random.default_rng((*scene["texture"], 2))
     frames = np.arange(num_frames) + scene["first_hop"]
     hop, u = frames // HOP, frames % HOP - (HOP - 1) / 2
@@ -100,7 +102,7 @@ def track(scene: dict[str, Any], num_frames: int) -> Floats:
 def render(
     seed: int, split: str, index: int, *, num_frames: int = 40, size: tuple[int, int] = (56, 56)
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """One video, (T, H, W, 3), and its scene."""
+    """Render one video, (T, H, W, 3) uint8, and return it with its scene."""
     params = scene(seed, split, index, num_frames=num_frames)
     height, width = size
     frames = background(np.random.default_rng(params["texture"]), num_frames, size)
@@ -111,12 +113,12 @@ def render(
     across = (dx * np.cos(angle) + dy * np.sin(angle)) / radius
     along = (dy * np.cos(angle) - dx * np.sin(angle)) / radius
     cover = np.clip(0.5 - SHAPES[params["noun"]](across, along) * radius, 0, 1)[..., None]
-    frames += cover.astype(np.float32) * (colour(params["hue"] / HUES, params["saturation"], 1.0) - frames)
+    frames += cover.astype(np.float32) * (color(params["hue"] / HUES, params["saturation"], 1.0) - frames)
     return np.rint(frames * 255).astype(np.uint8), params
 
 
 def background(rng: np.random.Generator, num_frames: int, size: tuple[int, int], waves: int = 8) -> Floats:
-    """Plane waves that drift together, between two dim colours: (T, H, W, 3) in 0..1."""
+    """Render plane waves that drift together, between two dim colors: (T, H, W, 3) in 0..1."""
     height, width = size
     length, heading = rng.uniform(0.15, 0.8, waves) * height, rng.uniform(0, 2 * np.pi, waves)
     kx, ky = 2 * np.pi / length * np.cos(heading), 2 * np.pi / length * np.sin(heading)
@@ -126,18 +128,18 @@ def background(rng: np.random.Generator, num_frames: int, size: tuple[int, int],
     rows = np.exp(1j * (phase[:, None] + np.outer(np.arange(height), ky))).astype(np.complex64)
     columns = np.exp(1j * np.outer(kx, np.arange(width))).astype(np.complex64)
     texture = (rows @ columns).real / np.float32(np.sqrt(2 * waves))
-    dark, light = (colour(rng.uniform(), 0.5, level) for level in (0.08, 0.33))
+    dark, light = (color(rng.uniform(), 0.5, level) for level in (0.08, 0.33))
     return dark + np.clip(0.5 + 0.3 * texture, 0, 1)[..., None] * (light - dark)
 
 
-def colour(hue: float, saturation: float, level: float) -> Floats:
-    """(3,) red, green, blue in 0..1."""
+def color(hue: float, saturation: float, level: float) -> Floats:
+    """Convert hue, saturation and level to (3,) red, green, blue in 0..1."""
     wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return (level * (1 - saturation * (1 - wheel))).astype(np.float32)
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], *, fps: int = 20, crf: int = 18) -> None:
-    """H.264 in mp4; the file appears under its name only when it is whole."""
+    """Write H.264 in mp4; the file appears under its name only when it is complete."""
     partial_path = path.with_suffix(".part")
     with av.open(str(partial_path), "w", format="mp4") as container:
         options = {"preset": "ultrafast", "crf": str(crf), "threads": "1"}
@@ -153,8 +155,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], *, fps: int = 20, crf: in
 def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: int = 40) -> Path:
     """Write root/videos/*.mp4 and root/labels.csv (path, noun, verb, split), and return the latter.
 
-    Labels are balanced. A data set that is there already, whole and with these settings, is left as it is; labels.csv
-    is written last.
+    Labels are balanced. A complete dataset with the same settings is left as it is; labels.csv is written last.
     """
     table, settings = root / "labels.csv", root / "settings.json"
     wanted = {
@@ -166,24 +167,24 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
         "tremble": TREMBLE,
         "nouns": list(NOUNS),
     }
-    whole = len(list((root / "videos").glob("*.mp4"))) == train + val
-    if whole and table.exists() and settings.exists() and json.loads(settings.read_text()) == wanted:
+    complete = len(list((root / "videos").glob("*.mp4"))) == train + val
+    if complete and table.exists() and settings.exists() and json.loads(settings.read_text()) == wanted:
         return table
     table.unlink(missing_ok=True)
     (root / "videos").mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps(wanted))
+    with atomic_write(settings) as file:
+        json.dump(wanted, file)
     keys = [(split, index) for split, count in zip(SPLITS, (train, val)) for index in range(count)]
     write = partial(_write_one, root, seed, num_frames)
     if len(keys) < WORTH_PROCESSES:
         rows = [write(key) for key in keys]
     else:
-        made = in_processes(write, keys, workers=cores(), title="writing videos", killed=_killed)
+        made = map_in_processes(write, keys, workers=cores(), title="writing videos", on_crash=_killed)
         rows = [row for _, row in made]
-    with table.with_suffix(".part").open("w", newline="") as file:
+    with atomic_write(table, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "noun", "verb", "split"])
         writer.writerows(rows)
-    os.replace(table.with_suffix(".part"), table)
     return table
 
 
@@ -192,7 +193,7 @@ def _killed(key: tuple[str, int]) -> tuple[str, str, str, str]:
 
 
 def _write_one(root: Path, seed: int, num_frames: int, key: tuple[str, int]) -> tuple[str, str, str, str]:
-    """Render and write a video; returns its row of labels.csv."""
+    """Render and write a video; return its row of labels.csv."""
     split, index = key
     frames, params = render(seed, split, index, num_frames=num_frames)
     path = Path("videos") / f"{split}-{index:04d}.mp4"

@@ -1,4 +1,4 @@
-"""Open a video file with PyAV, and give its packets and frames in the order of the file.
+"""Open a video file with PyAV and read its packets and frames in file order.
 
 This is the boundary to FFmpeg: whatever PyAV raises here becomes a VideoError with the path.
 """
@@ -16,7 +16,7 @@ from av.stream import Disposition
 
 from ...errors import VideoError
 
-# FFmpeg itself would also take play lists, subtitles and still images for videos.
+# FFmpeg itself would also open playlists, subtitles and still images.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
 MAX_SIDE = 16384  # pixels
 MAX_PIXELS = 2**26  # of one frame: 8192 x 8192
@@ -37,7 +37,7 @@ def open_video_stream(
             if stream is not None and stream.codec_context.width:
                 yield container, _checked(path, stream)
                 return
-        # FFmpeg looks for streams for a few seconds of the file; the picture may begin later.
+        # FFmpeg looks for streams in the first seconds of the file; the video may begin later.
         with _open_container(path, data, LONG_PROBE) as container:
             stream = _video_stream(container, track)
             if stream is None:
@@ -52,7 +52,7 @@ def open_video_stream(
 
 
 def _open_container(path: str, data: bytes | None, options: dict[str, str] | None = None) -> InputContainer:
-    protocol = "file" if data is None else "none"  # bytes have no reason to open anything
+    protocol = "file" if data is None else "none"  # video bytes must not open other files
     limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": protocol, "max_pixels": str(MAX_PIXELS)}
     # "file:" keeps a colon in a name from being read as a protocol. PyAV keeps FFmpeg quiet unless told otherwise.
     source = f"file:{path}" if data is None else io.BytesIO(data)
@@ -66,7 +66,7 @@ def video_streams(container: InputContainer) -> list[av.VideoStream]:
 
 
 def choose_track(container: InputContainer) -> int:
-    """Return the number of the stream that av_find_best_stream chooses, unless it is a still beside a longer one.
+    """Return the stream number that av_find_best_stream chooses, unless it is a still image next to a longer one.
 
     A container with several video streams is read through.
     """
@@ -117,7 +117,7 @@ def read_packets(container: InputContainer, stream: av.VideoStream | None = None
 def decode_frames(
     container: InputContainer, stream: av.VideoStream, seek: int | None = None
 ) -> Iterator[av.VideoFrame]:
-    """Yield the frames that decode, in the decoder's order, from where a seek to the stamp `seek` leads, or from here.
+    """Yield the frames that decode, in the decoder's order, after a seek to the time stamp `seek` if it is given.
 
     A packet that is cut off by the end of the file is left out.
     """
@@ -129,13 +129,13 @@ def decode_frames(
     for packet in chain(_whole_packets(container, stream), [None]):  # None drains the decoder
         try:
             frames = stream.decode(packet)
-        except FFmpegError:  # the frame of a broken packet stays missing, which the caller notices
+        except FFmpegError:  # the frame of a broken packet is missing, which the caller notices
             continue
         yield from frames
 
 
 def _whole_packets(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """Yield packets up to the first damage of the container, less the last one where it is cut off."""
+    """Yield packets up to the first damage of the container, without the last one if it is cut off."""
     held: av.Packet | None = None
     with suppress(FFmpegError):
         for packet in read_packets(container, stream):

@@ -1,29 +1,28 @@
-"""Video files in, uint8 RGB frames out: exactly the frames asked for, decoding little else.
+"""Decode the frames of a video file that are asked for, and little else.
 
-A `Video` is an index (which frames there are, when each is shown, where decoding may start) and no open file, so it can
-be pickled, kept, and used in forked or spawned workers. Frames are named by their presentation time stamps, which makes
-B-frames, edit lists and variable frame rates come out right; where stamps cannot be trusted (see
-`vivit.data.video.scan`), by their place in the file. Seconds count from the container's start, the earliest stamp of
-all its streams, as in a player and in `ffmpeg -i FILE -ss SECONDS`: where the picture begins after the sound, the first
-frame appears after 0. Pixels count as square. Interlaced frames are converted as progressive ones, both fields in one
-picture, as ffmpeg and torchcodec do by default; 8-bit video comes out bit-identical to theirs.
+A `Video` holds an index (which frames there are, when each is shown, where decoding may start) and no open file, so it
+can be pickled, kept, and used in forked or spawned workers. Frames are named by their presentation time stamps, which
+handles B-frames, edit lists and variable frame rates; if time stamps cannot be trusted (see `vivit.data.video.scan`),
+frames are named by their position in the file. Seconds count from the container's start, the earliest time stamp of all
+its streams, as in a player and in `ffmpeg -i FILE -ss SECONDS`: if the video begins after the sound, the first frame
+appears after 0. Pixels count as square. Interlaced frames are converted as progressive ones, both fields in one image,
+as ffmpeg and torchcodec do by default; 8-bit video comes out bit-identical to theirs.
 
-Making the index means reading all of the file once, which for an hour of video takes long. `Video.packet_index` gives
-it in a small form, which `vivit data check` keeps in its manifest; a Video that is given one reads nothing until frames
-are asked for. Where the file's size or date is no longer what it was, the index is put aside and the file read again.
+The index takes one pass over the file, which is slow for an hour of video. `Video.packet_index` returns it in a small
+form, which `vivit data check` keeps in its manifest; a Video that gets it reads nothing until frames are asked for. If
+the size or date of the file has changed, the index is ignored and built again.
 
-What a damaged file does:
+Damaged files:
 
-* no readable container, no picture, or not one frame that decodes: VideoError from the constructor;
+* no readable container, no video stream, or not one frame that decodes: VideoError from the constructor;
 * a file that ends early, or whose first frames lack what they refer to: the index holds the frames that decode,
   `problem` says what is missing, and logging.getLogger("vivit") warns once;
-* a file whose packets are damaged or that ends early is read from its start for every frame, so that all ways to a
-  frame give the same pixels;
+* a file whose packets are damaged or that ends early is read from its start for every frame, so that every access
+  gives the same pixels;
 * a frame further in that does not decode: VideoError when it is asked for, never another frame in its place;
 * a frame that FFmpeg patches over damaged bytes: what FFmpeg makes of it when it reads the file from the start.
 """
 
-import importlib
 import logging
 import operator
 import os
@@ -32,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
 from itertools import islice, pairwise
-from typing import Literal, SupportsIndex, get_args
+from typing import SupportsIndex
 
 import av
 import numpy as np
@@ -42,15 +41,13 @@ from av.video.reformatter import VideoReformatter
 
 from ...errors import VideoError
 from ..packet_index import FrameIndex, PacketIndex
-from .container import choose_track, decode_frames, open_video_stream
-from .picture import upright_rgb, upright_size
-from .scan import LONGEST_GAP, Scan, rising_stamps, scan_packets
-
-Backend = Literal["pyav", "torchcodec"]
+from .build_index import build_index
+from .container import decode_frames, open_video_stream
+from .picture import upright_rgb
 
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
-CHUNK = 8  # frames that are kept at full size while they are made smaller
-SEEK_COST = 8  # a seek costs about as much as decoding this many frames in vain
+CHUNK = 8  # frames that are held in full size while they are resized
+SEEK_COST = 8  # a seek costs about as much as decoding this many frames
 
 
 class Video:
@@ -62,47 +59,36 @@ class Video:
     duration: float        the second at which the last frame ends
     fps: float             frames per second, averaged over `times`
     height, width: int     pixels, after the rotation or mirroring the file asks for
-    problem: str | None    what is wrong with a file that has frames nevertheless
-    note: str | None       what else to know: that there are several video tracks, and which one is used
-    frames_decoded: int    frames that this object has decoded so far, wanted or not (backend "pyav")
+    problem: str | None    what is wrong with a file that still has frames
+    note: str | None       that there are several video tracks, and which one is used
+    frames_decoded: int    frames that this object has decoded so far, returned or not
 
     `len(video)`, `video[0]` (C, H, W) and `video[0:10]` (T, C, H, W) work as for torchcodec's decoder.
 
-    Raises VideoError for a file without frames, ImportError for a backend that cannot be imported.
+    Raises VideoError for a file without frames.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        data: bytes | None = None,
-        index: PacketIndex | None = None,
-        backend: Backend = "pyav",
-    ):
-        """`data`: the bytes of the file, where `path` is only a name. `index`: what an earlier Video found."""
-        if backend not in get_args(Backend):
-            raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(get_args(Backend))}")
-        if backend == "torchcodec":
-            _torchcodec_decoder()  # a missing package is said here, not in the first worker
+    def __init__(self, path: str | os.PathLike, *, data: bytes | None = None, index: PacketIndex | None = None):
+        """Open `path`, or read `data` as the bytes of a file called `path`; `index` saves reading all packets."""
         self.path = _regular_file(path) if data is None else os.fsdecode(path)
-        self.backend = backend
         self.frames_decoded = 0
         self._data = data
-        self._size, self._mtime_ns = _stamp(self.path) if data is None else (len(data), 0)
+        self._size, self._mtime_ns = _size_and_mtime(self.path) if data is None else (len(data), 0)
 
         known = None
         if index is not None and (index.size, index.mtime_ns) == (self._size, self._mtime_ns):
             known = FrameIndex.from_text(index.text, self._size)
-        survey = known or self._survey()
-        self._index = survey
-        self._pts, self._keys, self._counted = survey.pts, survey.keys, survey.counted
-        self._track, self._seek_early = survey.track, survey.seek_early
-        self.height, self.width, self.problem, self.note = survey.height, survey.width, survey.problem, survey.note
-        self.num_frames = len(self._pts)
-        self.times = (self._pts - self._pts[0]) * survey.tick + survey.start
-        self.duration = float(self.times[-1]) + survey.last
+        if known is None:
+            self._index, self.frames_decoded = build_index(self.path, data, self._size)
+        else:
+            self._index = known
+        found = self._index
+        self.height, self.width, self.problem, self.note = found.height, found.width, found.problem, found.note
+        self.num_frames = len(found.pts)
+        self.times = (found.pts - found.pts[0]) * found.time_base + found.start
+        self.duration = float(self.times[-1]) + found.last_duration
         shown = float(self.times[-1] - self.times[0])
-        self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / survey.last
+        self.fps = (self.num_frames - 1) / shown if self.num_frames > 1 else 1 / found.last_duration
         if self.problem and known is None:
             logging.getLogger("vivit").warning("%s: %s", self.path, self.problem)
 
@@ -110,7 +96,7 @@ class Video:
         return self.num_frames
 
     def __getitem__(self, index: SupportsIndex | slice) -> torch.Tensor:
-        """One frame (C, H, W), or those of a slice (T, C, H, W), counted from the end where negative; uint8 RGB."""
+        """Return one frame (C, H, W) or a slice (T, C, H, W), uint8 RGB; negative numbers count from the end."""
         if isinstance(index, slice):
             return self.frames(range(self.num_frames)[index])
         number = operator.index(index)
@@ -127,7 +113,7 @@ class Video:
         )
 
     def packet_index(self) -> PacketIndex:
-        """What this object knows of the file, to be kept and given to the next `Video` of it."""
+        """Return the index of the file, to be kept and passed to the next `Video` of it."""
         return PacketIndex(self._size, self._mtime_ns, self._index.to_text())
 
     def frames(
@@ -137,10 +123,10 @@ class Video:
         box: tuple[int, int, int, int] | None = None,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
+        """Decode the frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
         `box` (top, left, height, width) is the part of each frame that is kept. `transform` maps a few frames
-        (n, C, H, W) to what is kept of them, (n, …); then no more than CHUNK frames are held before it. Raises
+        (n, C, H, W) to what is kept of them, (n, …); then at most CHUNK frames are held in full size. Raises
         ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
         """
         wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
@@ -149,15 +135,13 @@ class Video:
         rows, columns = _slices(box or (0, 0, self.height, self.width))
         if transform is not None:
             return self._transformed(wanted, rows, columns, transform)
-        if self.backend == "torchcodec" and len(wanted):
-            return next(self._torchcodec_frames([wanted.tolist()]))[..., rows, columns]
         images = np.empty((len(wanted), rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
         for index, image in self.images(np.unique(wanted)):
             images[wanted == index] = image[rows, columns]
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; little is held in memory.
+        """Yield (number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; one is held at a time.
 
         Raises VideoError if one does not decode.
         """
@@ -184,23 +168,20 @@ class Video:
 
     def _chunks(self, wanted: list[int], rows: slice, columns: slice) -> Iterator[torch.Tensor]:
         """Yield the parts of frames (n, C, H, W), at most CHUNK at a time."""
-        chunks = [wanted[first : first + CHUNK] for first in range(0, len(wanted), CHUNK)]
-        if self.backend == "torchcodec":
-            yield from (frames[..., rows, columns] for frames in self._torchcodec_frames(chunks))
-            return
         images = self.images(wanted)
-        for chunk in chunks:
-            parts = np.empty((len(chunk), rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
-            for part, (_, image) in zip(parts, islice(images, len(chunk))):
+        for first in range(0, len(wanted), CHUNK):
+            count = min(CHUNK, len(wanted) - first)
+            parts = np.empty((count, rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
+            for part, (_, image) in zip(parts, islice(images, count)):
                 part[:] = image[rows, columns]
             yield torch.from_numpy(parts).permute(0, 3, 1, 2)
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
-        """The frames shown at these times, (T, C, H, W) uint8 RGB: the last that appeared by then, clamped to the ends.
+        """Decode the frames shown at these times, clamped to the first and last frame: (T, C, H, W) uint8 RGB.
 
-        A frame counts as shown from a microsecond before its stamp, so that i / fps finds frame i despite rounding.
+        A frame counts as shown from a microsecond before its time stamp, so i / fps finds frame i despite rounding.
         """
-        return self.frames(shown_at(seconds, self.times, self.path))
+        return self.frames(frame_ids_at(seconds, self.times, self.path))
 
     def damage(self) -> str | None:
         """Decode every frame; return what is damaged ("frames 60 to 139 of 200 do not decode", …) or None.
@@ -221,12 +202,12 @@ class Video:
     def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (index, frame) for the frames of `wanted` (ascending) that decode, ascending.
 
-        Each run of near frames is read from its key frame; what that does not give (gradual refresh, damage, a seek
-        that fails or lands late) is looked for from the start of the file.
+        Each run of nearby frames is read from its key frame; frames that this does not give (gradual refresh, damage,
+        a seek that fails or arrives late) are read from the start of the file.
         """
         with self._open() as (container, stream):
-            for run in _runs(wanted, self._keys):
-                key = self._keys[bisect_right(self._keys, run[0]) - 1]
+            for run in _split_runs(wanted, self._index.keys):
+                key = self._index.keys[bisect_right(self._index.keys, run[0]) - 1]
                 if key == 0:
                     yield from self._from_start(container, stream, run)
                     continue
@@ -242,10 +223,10 @@ class Video:
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield (index, frame) for `wanted` after a seek to key frame `key`, until one is missing or damaged.
 
-        Only the start of the file gives the decoder all that it may patch damage with.
+        Only from the start of the file does the decoder patch damage in the same way each time.
         """
         position, key_decoded = 0, False
-        for index, frame in self._numbered(container, stream, int(self._pts[key]) - self._seek_early):
+        for index, frame in self._numbered(container, stream, int(self._index.pts[key]) - self._index.seek_early):
             key_decoded |= index == key
             if index > wanted[position] or (index >= key and (frame.is_corrupt or not key_decoded)):
                 return
@@ -258,7 +239,7 @@ class Video:
     def _from_start(
         self, container: InputContainer, stream: av.VideoStream, wanted: Sequence[int]
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, frame) for the `wanted` frames that a container just opened gives, ascending."""
+        """Yield (index, frame) for the `wanted` frames, ascending, from a container that was just opened."""
         members, position = set(wanted), 0
         waiting: list[tuple[int, int, av.VideoFrame]] = []  # a heap of the frames that came before an earlier one
         for count, (index, frame) in enumerate(self._numbered(container, stream)):
@@ -278,119 +259,13 @@ class Video:
     def _numbered(
         self, container: InputContainer, stream: av.VideoStream, seek: int | None = None
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, frame) in the decoder's order; -1 for a frame that the index does not have."""
-        for count, frame in enumerate(decode_frames(container, stream, seek)):
+        """Yield (index, frame) in the decoder's order; -1 for a frame that is not in the index."""
+        for position, frame in enumerate(decode_frames(container, stream, seek)):
             self.frames_decoded += 1
-            if self._counted:
-                yield (count if count < len(self._pts) else -1), frame
-                continue
-            index = int(np.searchsorted(self._pts, frame.pts)) if frame.pts is not None else len(self._pts)
-            yield (index if index < len(self._pts) and self._pts[index] == frame.pts else -1), frame
+            yield self._index.number_of(position, frame.pts), frame
 
     def _open(self) -> AbstractContextManager[tuple[InputContainer, av.VideoStream]]:
-        return open_video_stream(self.path, self._data, self._track)
-
-    def _survey(self) -> FrameIndex:
-        """Read all packets and decode the first frame; decode the last ones of a file that ends early.
-
-        Where the stamps do not name the frames, decode all of the file.
-        """
-        with open_video_stream(self.path, self._data) as (container, _):
-            self._track = choose_track(container)
-        with self._open() as (container, stream):
-            scan = scan_packets(container, stream, self._size)
-            if container.format.name == "gif" and len(scan.stamps) == 1:
-                raise VideoError(self.path, "is a still image")
-        self._counted, self._seek_early = not scan.trusted, scan.seek_early
-        counted = self._count_frames(scan) if self._counted else None
-        if counted is None:
-            self._counted, dropped, parts = False, self._index_stamps(scan), 1
-            first_stamp, problem = int(self._pts[0]), _problem(scan, len(self._pts), dropped)
-        else:
-            first_stamp, parts, problem = counted
-        lead = first_stamp * scan.tick - scan.start
-        return FrameIndex(
-            track=self._track,
-            height=self.height,
-            width=self.width,
-            tick=scan.tick / parts,
-            start=lead if 1e-5 < lead < LONGEST_GAP else 0.0,  # the container's start is rounded to microseconds
-            last=scan.last_duration * scan.tick or 1 / scan.rate,
-            counted=self._counted,
-            seek_early=self._seek_early,
-            pts=self._pts,
-            keys=self._keys,
-            problem=problem,
-            note=scan.note,
-        )
-
-    def _count_frames(self, scan: Scan) -> tuple[int, int, str | None] | None:
-        """Decode all of the file and name the frames by their place: (first stamp, parts of a tick, problem).
-
-        Returns None where the stamps turn out to name the frames after all.
-        """
-        stamps: list[int | None] = []
-        corrupt: list[bool] = []
-        with self._open() as (container, stream):
-            for frame in decode_frames(container, stream):
-                if not stamps:
-                    self.height, self.width = upright_size(frame)
-                stamps.append(frame.pts)
-                corrupt.append(frame.is_corrupt)
-        self.frames_decoded += len(stamps)
-        if scan.rising and not (scan.damaged or scan.corrupt or scan.cut) and stamps == scan.stamps:
-            return None
-        while (scan.cut or scan.damaged) and corrupt and corrupt[-1]:  # what is patched over a missing end
-            stamps.pop()
-            corrupt.pop()
-        if not stamps:
-            raise VideoError(self.path, "not one of its video packets decodes cleanly")
-        lost = len(scan.stamps) - len(stamps)
-        damaged = scan.damaged or scan.cut or (scan.corrupt and (any(corrupt) or lost != 0))
-        damaged |= scan.presentation and lost > len(scan.stamps) / 20
-        if not scan.presentation:
-            stamps = [*scan.stamps, *[None] * len(stamps)][: len(stamps)]
-        self._pts, parts = rising_stamps(stamps, tick=scan.tick, rate=scan.rate, longest_gap=scan.longest_gap)
-        self._keys = [0]
-        return stamps[0] or 0, parts, _problem(scan, len(stamps), 0) if damaged else None
-
-    def _index_stamps(self, scan: Scan) -> int:
-        """Name the frames by their stamps; return how many at the beginning do not decode."""
-        self._keep(np.unique(np.array(scan.stamps, dtype=np.int64)), scan.key_stamps)
-        with self._open() as (container, stream):
-            first, frame = next((found for found in self._numbered(container, stream) if found[0] >= 0), (0, None))
-        if frame is None:
-            raise VideoError(self.path, "not one of its video packets decodes")
-        self.height, self.width = upright_size(frame)
-        self._keep(self._pts[first:], scan.key_stamps)
-        return first
-
-    def _keep(self, pts: np.ndarray, key_stamps: Sequence[int]) -> None:
-        """Make the frames with these stamps (ascending) the index, and note the ones where decoding can begin."""
-        self._pts = pts
-        keys = np.searchsorted(pts, key_stamps)
-        self._keys = sorted({0, *keys[keys < len(pts)].tolist()})
-
-    def _torchcodec_frames(self, chunks: Sequence[list[int]]) -> Iterator[torch.Tensor]:
-        """The frames of each chunk, from one decoder."""
-        try:
-            decoder = _torchcodec_decoder()(self._data or self.path, num_ffmpeg_threads=1, device="cpu")
-            found = len(decoder)
-            if found == self.num_frames:
-                for indices in chunks:
-                    yield decoder.get_frames_at(indices).data
-                return
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise VideoError(self.path, f"torchcodec: {error}") from error
-        raise VideoError(self.path, f"torchcodec finds {found} frames", f'{self.num_frames}, as backend="pyav" finds')
-
-
-def _problem(scan: Scan, found: int, dropped: int) -> str | None:
-    if scan.cut and scan.declared_frames > found:
-        return f"truncated: {found} of {scan.declared_frames} frames"
-    if scan.cut or not scan.trusted:
-        return f"damaged packets: {found} frames are left"
-    return f"starts late: the first {dropped} frames do not decode" if dropped else None
+        return open_video_stream(self.path, self._data, self._index.track)
 
 
 def _regular_file(path: str | os.PathLike) -> str:
@@ -404,19 +279,19 @@ def _regular_file(path: str | os.PathLike) -> str:
     return name
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Size in bytes and date of the last change in nanoseconds, of a file that is not empty."""
+def _size_and_mtime(path: str) -> tuple[int, int]:
+    """Return size in bytes and date of the last change in nanoseconds, of a file that is not empty."""
     try:
         facts = os.stat(path)
     except OSError as error:
-        raise VideoError(path, f"cannot be looked at ({error.strerror})") from error
+        raise VideoError(path, f"cannot be opened ({error.strerror})") from error
     if facts.st_size == 0:
         raise VideoError(path, "is empty (0 bytes)")
     return facts.st_size, facts.st_mtime_ns
 
 
-def _runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
-    """Split ascending frame numbers where going to the next one's key frame beats decoding on; keys[0] is 0."""
+def _split_runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
+    """Split ascending frame numbers into runs, where a seek to the next key frame beats decoding on; keys[0] is 0."""
     runs = [[*wanted[:1]]] if wanted else []
     for before, index in pairwise(wanted):
         if keys[bisect_right(keys, index) - 1] > before + SEEK_COST:
@@ -426,15 +301,15 @@ def _runs(wanted: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
 
 
 def _ranges(numbers: np.ndarray, most: int = 5) -> str:
-    """Ascending frame numbers as "frames 3, 60 to 139"; after `most` ranges only how many frames follow."""
+    """Format ascending frame numbers as "frames 3, 60 to 139"; after `most` ranges only say how many frames follow."""
     groups = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     names = [f"{group[0]} to {group[-1]}" if len(group) > 1 else f"{group[0]}" for group in groups[:most]]
     rest = sum(len(group) for group in groups[most:])
     return f"frames {', '.join(names)}" + (f" and {rest} more" if rest else "")
 
 
-def shown_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int]:
-    """The numbers of the frames, which appear at `times`, that are shown at these seconds; see `Video.frames_at`."""
+def frame_ids_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int]:
+    """Return the numbers of the frames shown at these seconds, given when each appears; see `Video.frames_at`."""
     moments = np.array([float(second) for second in seconds], dtype=np.float64)
     if np.isnan(moments).any():
         raise ValueError(f"got times {moments.tolist()} for {path}; allowed are seconds, without NaN")
@@ -442,16 +317,6 @@ def shown_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list[int
 
 
 def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
-    """The rows and columns of (top, left, height, width)."""
+    """Return the slices of rows and columns of a box (top, left, height, width)."""
     top, left, height, width = box
     return slice(top, top + height), slice(left, left + width)
-
-
-def _torchcodec_decoder():
-    try:
-        return importlib.import_module("torchcodec.decoders").VideoDecoder
-    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: no FFmpeg libraries that it can load
-        raise ImportError(
-            f"backend='torchcodec' needs torchcodec and a system FFmpeg: pip install 'vivit[torchcodec]'; or use "
-            f"backend='pyav', which brings its own ({error})"
-        ) from error

@@ -1,4 +1,4 @@
-"""A folder of images as a video. `open_video` opens either, and what comes back is used alike."""
+"""Read a folder of images as a video; `open_video` opens a file or a folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ...errors import VideoError
 from ..datasets.common import IMAGE_SUFFIXES
 from ..packet_index import PacketIndex
 from .container import MAX_PIXELS, MAX_SIDE
-from .decoder import Video, shown_at
+from .decoder import Video, frame_ids_at
 from .frame_names import NUMBER, order_images
 
-FPS = 25.0  # of a folder whose rate nobody says
+FPS = 25.0  # of a folder without a given rate
 MIN_FPS, MAX_FPS = 1e-6, 1e6
-TURNS = {  # by the EXIF orientation: what brings the picture upright
+EXIF_TRANSPOSE = {  # by the EXIF orientation: what brings the picture upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -38,12 +38,12 @@ IMAGES = f"images ({', '.join(IMAGE_SUFFIXES)}) numbered in their names"
 
 
 class FrameFolder:
-    """The frames of one video as images, in the order of the numbers in their names, with the interface of `Video`.
+    """A folder of images, in the order of the numbers in their names, with the interface of `Video`.
 
-    The first image is shown at 0 s, the others at `fps` a second, upright as EXIF says. Where the numbers count images
-    and some are left out, the frames around the gap keep their times and `problem` names it; time stamps in names give
-    only the order (see `frame_names.order_images`). Raises VideoError for a folder without images, an image without a
-    number, two with the same; ValueError for `fps` outside 1e-6 ... 1e6.
+    The first image is shown at 0 s, the others at `fps` images per second, upright as EXIF says. If the numbers count
+    images and some are missing, the frames around the gap keep their times and `problem` names the gap; time stamps in
+    names only give the order (see `frame_names.order_images`). Raises VideoError for a
+    folder without images, an image without a number, two with the same; ValueError for `fps` outside 1e-6 ... 1e6.
     """
 
     def __init__(self, path: str | os.PathLike, *, fps: float = FPS):
@@ -51,7 +51,7 @@ class FrameFolder:
             raise ValueError(f"got fps {fps} for {path}; allowed are {MIN_FPS:g} to {MAX_FPS:g} images a second")
         self.path, self.fps = os.fsdecode(path), float(fps)
         try:
-            self._names, numbers = _index(self.path, os.stat(self.path).st_mtime_ns)
+            self._names, numbers = _list_images(self.path, os.stat(self.path).st_mtime_ns)
         except OSError as error:
             raise VideoError(self.path, f"cannot be listed ({error.strerror})", f"a folder of {IMAGES}") from error
         self.num_frames = len(numbers)
@@ -84,7 +84,7 @@ class FrameFolder:
         box: tuple[int, int, int, int] | None = None,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The frames with these numbers from 0, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
+        """Read the frames with these numbers from 0, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
         `box` (top, left, height, width) is the part of each frame that is kept; `transform` maps a few of them
         (n, C, H, W) to what is kept in the end, (n, …). Raises ValueError for a number
@@ -105,13 +105,13 @@ class FrameFolder:
         return torch.stack([kept[index] for index in wanted])
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, (H, W, 3) uint8) of one frame after the other."""
+        """Yield (number, (H, W, 3) uint8) of one frame after the other."""
         for index in indices:
             yield int(index), self._image(int(index)).permute(1, 2, 0).numpy()
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
-        """The frames shown at these times, as `Video.frames_at` gives them."""
-        return self.frames(shown_at(seconds, self.times, self.path))
+        """Read the frames shown at these times; see `Video.frames_at`."""
+        return self.frames(frame_ids_at(seconds, self.times, self.path))
 
     @cached_property
     def _size(self) -> tuple[int, int]:
@@ -148,27 +148,27 @@ class FrameFolder:
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """`pixels`, turned and mirrored as the EXIF orientation of `image` says; unchanged where there is none."""
+    """Rotate and mirror `pixels` as the EXIF orientation of `image` says, if it has one."""
     turn = None
-    with suppress(Exception):  # damaged EXIF data are no damage of the picture
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    with suppress(Exception):  # damaged EXIF data do not damage the image
+        turn = EXIF_TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return pixels if turn is None else pixels.transpose(turn)
 
 
 def open_video(
     path: str | os.PathLike, *, fps: float | None = None, index: PacketIndex | None = None
 ) -> Video | FrameFolder:
-    """A video file, or a folder of images shown at `fps` (25 if None; a file knows its own). Raises VideoError.
+    """Open a video file, or a folder of images at `fps` (25 if None; a file knows its own). Raises VideoError.
 
-    `index`: what is known of the file, see `Video`.
+    `index`: what is known about the file, see `Video`.
     """
     if index is not None:
         return Video(path, index=index)
     return FrameFolder(path, fps=fps or FPS) if os.path.isdir(path) else Video(path)
 
 
-class _Names:
-    """Image names by index; counted ones as a pattern, for a worker may know many folders of 100 000 images."""
+class _ImageNames:
+    """Image names by index; stored as a pattern if possible, since a worker may know many folders of 100 000 images."""
 
     def __init__(self, names: list[str], numbers: Sequence[int] | None):
         self.names: list[str] | None = names
@@ -187,8 +187,8 @@ class _Names:
 
 
 @lru_cache(maxsize=2048)
-def _index(path: str, changed: int) -> tuple[_Names, Sequence[int]]:
-    """Names and numbers of the images of a folder, in order. `changed` makes a changed folder be read again."""
+def _list_images(path: str, changed: int) -> tuple[_ImageNames, Sequence[int]]:
+    """List the names and numbers of the images of a folder, in order; `changed` is a part of the cache key."""
     names = [n for n in os.listdir(path) if n[0] != "." and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
     if not names:
         raise VideoError(path, "is a folder without images", f"a folder of {IMAGES}, or a video file")
@@ -200,7 +200,7 @@ def _index(path: str, changed: int) -> tuple[_Names, Sequence[int]]:
     except ValueError as error:
         raise VideoError(path, str(error), IMAGES) from error
     if numbers is None:
-        return _Names(names, None), range(len(names))
+        return _ImageNames(names, None), range(len(names))
     if numbers[-1] - numbers[0] == len(numbers) - 1:
         numbers = range(numbers[0], numbers[-1] + 1)
-    return _Names(names, numbers), numbers
+    return _ImageNames(names, numbers), numbers

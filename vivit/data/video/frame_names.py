@@ -1,4 +1,4 @@
-"""The order of the images of a folder by their names: which of the numbers in a name orders them, and what it means."""
+"""Order the images of a folder by the numbers in their names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Column(NamedTuple):
 
     values: list[int]
     decimal: bool
-    """They have a fraction, which no count of images has; `values` are multiples of its last digit."""
+    """The numbers have a fraction, so they do not count images; `values` are multiples of the last digit."""
 
     @property
     def steady(self) -> bool:
@@ -36,12 +36,12 @@ class Column(NamedTuple):
 
 
 def order_images(names: Sequence[str]) -> tuple[list[str], list[int] | None]:
-    """The names in order and, where the numbers in them count images, these numbers; a gap is then an image missing.
+    """Return the names in order and, if the numbers in them count images, these numbers; a gap is then a missing image.
 
-    The number that is different in each name orders them; of several, one that counts images or rises in regular steps,
-    else all numbers from the left do. A time of day, with or without a date, comes before all others. Time stamps and
-    regular steps (0, 5, 10 ...) count no images: only their order matters. Raises ValueError if no number is different
-    in each name. Every name holds a number.
+    The number that is different in each name gives the order. If there are several, one that counts images or rises in
+    regular steps does, else all numbers from left to right. A time of day, with or without a date, comes first. Time
+    stamps and regular steps (0, 5, 10 ...) do not count images: only their order matters. Raises ValueError if
+    no number is different in each name. Every name holds a number.
     """
     stems = [os.path.splitext(name)[0] for name in names]
     dates = [match for stem in stems if (match := DATE.search(stem))]
@@ -62,12 +62,12 @@ def order_images(names: Sequence[str]) -> tuple[list[str], list[int] | None]:
 
 
 def counts_images(numbers: Sequence[int]) -> bool:
-    """Whether ascending numbers count images, some of which may be missing, and are no time stamps or regular steps."""
+    """Return whether ascending numbers count images (some may be missing), rather than time stamps or regular steps."""
     return not regular(numbers) and len(numbers) >= PRESENT * (numbers[-1] - numbers[0] + 1)
 
 
 def regular(numbers: Sequence[int]) -> bool:
-    """Whether ascending numbers rise in steps above 1 that are equal but for rounding."""
+    """Return whether ascending numbers rise in steps above 1 that are equal except for rounding."""
     steps = [after - before for before, after in pairwise(numbers)]
     return len(steps) > 1 and min(steps) > 1 and max(steps) - min(steps) <= 1
 
@@ -75,7 +75,7 @@ def regular(numbers: Sequence[int]) -> bool:
 def _order_by_date(
     names: Sequence[str], stems: Sequence[str], dates: Sequence[re.Match[str]]
 ) -> tuple[list[str], list[int] | None]:
-    """By date, then by the numbers after it; the numbers count images if one after the date rises with this order."""
+    """Order by date, then by the numbers after it; also return the numbers after it that count images, or None."""
     tails = [stem[date.end() :] for stem, date in zip(stems, dates)]
     keys = [(re.sub(r"\D", "", date[0]), *map(int, re.findall(r"\d+", tail))) for date, tail in zip(dates, tails)]
     order = sorted(range(len(names)), key=lambda i: keys[i])
@@ -90,7 +90,7 @@ def _order_by_date(
 
 
 def _columns(stems: Sequence[str]) -> Iterator[Column]:
-    """The first, second ... number of each name and, if they have different many, also those counted from the end."""
+    """Yield the first, second ... number of each name; also counted from the end if names have different counts."""
     rows = [NUMBER.findall(stem) for stem in stems]
     fewest, most = min(map(len, rows)), max(map(len, rows))
     for place in [*range(fewest), *(range(-fewest, 0) if most > fewest else ())]:
@@ -104,7 +104,7 @@ def _columns(stems: Sequence[str]) -> Iterator[Column]:
 
 
 def _decimal(parts: Sequence[Sequence[str]]) -> bool:
-    """Whether "12.5" is a number, as in time stamps, and not two, as in shot12.0005 or in 1.9 before 1.10."""
+    """Return whether "12.5" is one number, as in time stamps, rather than two, as in shot12.0005 or 1.9 before 1.10."""
     fractions = {"".join(part[1:]) for part in parts}
     if len({len(fraction) for fraction in fractions}) == 1:
         return len({part[0] for part in parts}) > 1

@@ -1,4 +1,4 @@
-"""Decoded frames as upright RGB pictures."""
+"""Convert decoded frames to upright RGB images."""
 
 import av
 import numpy as np
@@ -6,12 +6,12 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of the picture after it is turned."""
+    """Return height and width of the image after rotation."""
     return (frame.width, frame.height) if _turns(frame)[0] else (frame.height, frame.width)
 
 
 def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How the file wants the picture turned: swap rows and columns first, then mirror vertically, horizontally."""
+    """Return how to make the image upright: swap rows and columns first, then mirror vertically, horizontally."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return False, False, False
@@ -20,7 +20,7 @@ def _turns(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8; a frame whose size differs from the first one's is resized to it."""
+    """Convert a frame to (height, width, 3) uint8; a frame of another size is resized to it."""
     sideways, flip_rows, flip_columns = _turns(frame)
     coded_height, coded_width = (width, height) if sideways else (height, width)
     # Bilinear, without extra flags, is what torchcodec gets from FFmpeg: bit-identical for 8-bit video.
@@ -37,9 +37,9 @@ def upright_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, height: int
 
 
 def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
-    """Return the frame without the mark of interlaced material, by which swscale would convert each field's colour.
+    """Return the frame without its interlaced flag, which makes swscale convert the color of each field separately.
 
-    Neither ffmpeg nor torchcodec heeds the mark.
+    ffmpeg and torchcodec ignore the flag as well.
     """
     if not frame.interlaced_frame:
         return frame

@@ -1,14 +1,14 @@
-"""Read all packets of a video: which frames there are, when each is shown, and where decoding may start.
+"""Read all packets of a video: frames, time stamps and key frames.
 
-Most containers store the stamp at which each frame is shown, which names it: a seek then leads near any frame. Where
-stamps cannot be trusted (files put together, damaged files, AVI and ASF with B-frames) a frame is named by its place in
-what the decoder gives from the start of the file, and every read starts there.
+Most containers store the time stamp at which each frame is shown, which names the frame: a seek then leads near any
+frame. If time stamps cannot be trusted (concatenated files, damaged files, AVI and ASF with B-frames), a frame is named
+by its position in the decoder's output from the start of the file, and every read starts there.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
@@ -21,21 +21,21 @@ from .container import read_packets, video_streams
 
 PRESENTATION_STAMPS = ("mov", "matroska", "mpegts", "mpeg", "flv", "ogg", "gif")  # the first word of FFmpeg's names
 SEEK_MARGIN = 8  # frames; in a container without an index, a seek finds roughly a packet decoded at a time
-OVERLAP = 0.1  # seconds by which stamps may run backwards before they count as beginning again, as in ffmpeg
+OVERLAP = 0.1  # seconds by which time stamps may run backwards before they count as a restart, as in ffmpeg
 LONGEST_GAP = 30 * 3600.0  # seconds between two frames, as in ffmpeg (-dts_error_threshold)
 LONGEST_GAP_BROADCAST = 10.0  # in MPEG-TS, -PS and Ogg, whose stamps may jump anywhere (-dts_delta_threshold)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the packets of a video say without being decoded; all stamps in ticks of `tick` seconds."""
+    """What the packets of a video say without decoding; all time stamps in ticks of `time_base` seconds."""
 
     stamps: list[int | None]
     """When each packet's frame is shown, in the order of the file; in AVI and ASF, when it is decoded."""
     key_stamps: list[int]
     last_duration: int
-    """Of the frame shown last, in ticks; 0 where it is unknown."""
-    tick: float
+    """Of the frame shown last, in ticks; 0 if unknown."""
+    time_base: float
     rate: float
     """Frames per second according to the header."""
     start: float
@@ -45,95 +45,112 @@ class Scan:
     longest_gap: float
     """Seconds without a new frame above which stamps count as having jumped."""
     rising: bool
-    """No stamp is missing, begins again, repeats or jumps."""
+    """No time stamp is missing, restarts, repeats or jumps."""
     presentation: bool
     """The container stores when frames are shown, not when they are decoded."""
     damaged: bool
-    """FFmpeg cannot read on, or the file lies."""
+    """FFmpeg cannot read further, or the file claims impossible things."""
     corrupt: bool
-    """FFmpeg doubts packets within the file; it also does so where intact files were put together."""
+    """FFmpeg marks packets within the file as corrupt; it also does so in concatenated intact files."""
     cut: bool
-    """The file ends before the picture's end according to the header."""
+    """The file ends before the end that the header gives for the video."""
     declared_frames: int
     note: str | None
 
     @property
     def trusted(self) -> bool:
-        """The stamps name the frames."""
+        """Whether the time stamps name the frames."""
         return self.presentation and self.rising and not (self.damaged or self.corrupt or self.cut)
 
 
+@dataclass
+class _StreamPackets:
+    """What the packets of the video stream say, one after the other; see `Scan`."""
+
+    presentation: bool
+    dts_guessed: bool
+    """The container does not store when a packet is decoded."""
+    stamps: list[int | None] = field(default_factory=list)
+    key_stamps: list[int] = field(default_factory=list)
+    rising: bool = True
+    corrupt_at: int = -1
+    """The number of the last corrupt packet."""
+    early: int = 0
+    """How far decoding runs ahead of showing at most, in ticks."""
+    last_dts: int | None = None
+    last_shown: float = -math.inf
+    last_duration: int = 0
+
+    def add(self, packet: av.Packet) -> None:
+        """Take in the next packet of the stream."""
+        if packet.is_corrupt:
+            self.corrupt_at = len(self.stamps)
+        if packet.is_discard:
+            return
+        dts, pts = packet.dts, packet.pts
+        if dts is not None and not self.dts_guessed:
+            self.rising &= self.last_dts is None or dts >= self.last_dts
+            self.last_dts = dts
+            self.early = max(self.early, pts - dts) if pts is not None else self.early
+        self.stamps.append(pts if pts is not None and (self.presentation or dts is None) else dts)
+        if pts is None:
+            self.rising = False
+            return
+        if packet.is_keyframe:
+            self.key_stamps.append(pts)
+            self.rising &= not self.dts_guessed or pts > self.last_shown  # a key frame comes after all before it
+        if pts > self.last_shown:
+            self.last_shown, self.last_duration = pts, packet.duration or 0
+
+
 def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -> Scan:
-    """Read all packets of a file of `size` bytes. Sound is read as well: it tells how far the file reaches."""
+    """Read all packets of a file of `size` bytes, also those of sound, which tell how far the file reaches."""
     rate = _frame_rate(stream)
-    tick = float(stream.time_base or 1 / rate)
-    guessed = _kind(container) == "matroska"  # which does not store when a packet is decoded
+    time_base = float(stream.time_base or 1 / rate)
     broadcast = bool(container.format.flags & Flags.ts_discont.value)
     longest_gap = LONGEST_GAP_BROADCAST if broadcast else LONGEST_GAP
-    presentation = _stores_presentation(container, stream)
-    stamps: list[int | None] = []
-    key_stamps: list[int] = []
-    damaged, rising, corrupt_at = False, True, -1
-    end, last_dts, early = 0.0, None, 0
-    last_shown, last_duration, read_until = -math.inf, 0, 0
+    found = _StreamPackets(_stores_presentation(container, stream), dts_guessed=_kind(container) == "matroska")
+    damaged, end, read_until = False, 0.0, 0
     try:
         for number, packet in enumerate(read_packets(container)):
-            if number > size:  # a packet has at least one byte: the file lies
+            if number > size:  # more packets than bytes
                 damaged = True
                 break
             read_until = max(read_until, (packet.pos or 0) + packet.size)
             if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index:
-                continue
-            if packet.is_corrupt:
-                corrupt_at = len(stamps)
-            if packet.is_discard:
-                continue
-            dts, pts = packet.dts, packet.pts
-            if dts is not None and not guessed:
-                rising &= last_dts is None or dts >= last_dts
-                last_dts = dts
-                early = max(early, pts - dts) if pts is not None else early
-            stamps.append(pts if pts is not None and (presentation or dts is None) else dts)
-            if pts is None:
-                rising = False
-                continue
-            if packet.is_keyframe:
-                key_stamps.append(pts)
-                rising &= not guessed or pts > last_shown  # a key frame is shown after all frames before it
-            if pts > last_shown:
-                last_shown, last_duration = pts, packet.duration or 0
+            if packet.stream_index == stream.index:
+                found.add(packet)
     except FFmpegError:
         damaged = True
 
-    # Of FLV files put together FFmpeg reads the first, and says nothing.
+    # FFmpeg reads only the first of concatenated FLV files, without an error.
     damaged |= _kind(container) == "flv" and size - read_until > size / 20 + 1000
-    known = np.unique(np.array([s for s in stamps if s is not None], dtype=np.int64))
-    rising &= len(known) == len(stamps) and (len(known) < 2 or bool((np.diff(known) * tick).max() < longest_gap))
+    count, corrupt_at = len(found.stamps), found.corrupt_at
+    known = np.unique(np.array([s for s in found.stamps if s is not None], dtype=np.int64))
+    jumps = len(known) > 1 and not bool((np.diff(known) * time_base).max() < longest_gap)
     declared = _declared_seconds(container, stream)
-    start = container.start_time / av.time_base if container.start_time is not None else math.inf
     return Scan(
-        stamps=stamps,
-        key_stamps=key_stamps,
-        last_duration=last_duration if 0 < last_duration * tick < longest_gap else 0,
-        tick=tick,
+        stamps=found.stamps,
+        key_stamps=found.key_stamps,
+        last_duration=found.last_duration if 0 < found.last_duration * time_base < longest_gap else 0,
+        time_base=time_base,
         rate=rate,
-        start=start,
-        seek_early=early + round(SEEK_MARGIN / rate / tick) if broadcast else 0,
+        start=container.start_time / av.time_base if container.start_time is not None else math.inf,
+        seek_early=found.early + round(SEEK_MARGIN / rate / time_base) if broadcast else 0,
         longest_gap=longest_gap,
-        rising=rising,
-        presentation=presentation,
+        rising=found.rising and len(known) == count and not jumps,
+        presentation=found.presentation,
         damaged=damaged,
-        corrupt=0 <= corrupt_at < len(stamps) - 1,  # the last packet is only cut off
-        cut=0 <= corrupt_at == len(stamps) - 1 or (declared is not None and end < declared - 1.5 / rate),
+        corrupt=0 <= corrupt_at < count - 1,  # the last packet is only cut off
+        cut=0 <= corrupt_at == count - 1 or (declared is not None and end < declared - 1.5 / rate),
         declared_frames=stream.frames or round((declared or 0.0) * rate),
         note=_note(container, stream),
     )
 
 
 def _kind(container: InputContainer) -> str:
-    """FFmpeg's first name of the container: "mov", "matroska", "avi" …"""
+    """Return FFmpeg's first name of the container: "mov", "matroska", "avi" …"""
     return container.format.name.split(",")[0]
 
 
@@ -143,16 +160,16 @@ def _frame_rate(stream: av.VideoStream) -> float:
 
 
 def _stores_presentation(container: InputContainer, stream: av.VideoStream) -> bool:
-    """Whether stamps say when a frame is shown, be it because the codec keeps the order of frames."""
+    """Return whether time stamps say when a frame is shown; true too for codecs that keep the order of frames."""
     codec = stream.codec_context
     may_reorder = bool(codec.codec.properties & Properties.REORDER.value)
-    # What H.264 and H.265 do later, the first frames do not always tell; other codecs declare it.
+    # H.264 and H.265 may reorder later frames without a sign in the first ones; other codecs declare it.
     reorders = may_reorder and (codec.has_b_frames or codec.name in ("h264", "hevc"))
     return _kind(container) in PRESENTATION_STAMPS or not reorders
 
 
 def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float | None:
-    """When the picture ends according to the header; None for containers whose header does not say it."""
+    """Return when the video ends according to the header; None for containers whose header does not say."""
     kind = _kind(container)
     if kind == "avi":
         return stream.frames / float(stream.average_rate or 25)
@@ -164,14 +181,14 @@ def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> floa
 
 
 def _clock(metadata: dict[str, str]) -> float | None:
-    """The seconds in the tag DURATION ("00:01:02.5") that FFmpeg and mkvmerge write for each track of Matroska."""
+    """Parse the tag DURATION ("00:01:02.5"), which FFmpeg and mkvmerge write for each track of Matroska, to seconds."""
     text = next((value for name, value in metadata.items() if re.fullmatch(r"DURATION(-\w+)?", name)), "")
     match = re.fullmatch(r"(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)", text)
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
 def _note(container: InputContainer, stream: av.VideoStream) -> str | None:
-    """What to tell of a file with several pictures."""
+    """Describe a file with several video tracks; None for other files."""
     streams = video_streams(container)
     if len(streams) < 2:
         return None
@@ -181,14 +198,14 @@ def _note(container: InputContainer, stream: av.VideoStream) -> str | None:
 
 
 def rising_stamps(
-    stamps: Sequence[int | None], *, tick: float, rate: float, longest_gap: float
+    stamps: Sequence[int | None], *, time_base: float, rate: float, longest_gap: float
 ) -> tuple[np.ndarray, int]:
-    """Make stamps rise that begin again, repeat, jump or are missing: (n,) int64, in parts of a tick, and how many.
+    """Repair time stamps that restart, repeat, jump or are missing: (n,) int64 in parts of a tick, and parts per tick.
 
-    Where they begin again, or jump by more than `longest_gap` seconds, they continue one frame (1 / `rate`) after the
-    frame before. Frames with equal stamps share the time until the next stamp evenly; hence the parts.
+    If they restart, or jump by more than `longest_gap` seconds, they continue one frame (1 / `rate`) after the frame
+    before. Frames with equal time stamps share the time until the next one evenly; hence the parts.
     """
-    step, gap, back = max(round(1 / rate / tick), 1), longest_gap / tick, OVERLAP / tick
+    step, gap, back = max(round(1 / rate / time_base), 1), longest_gap / time_base, OVERLAP / time_base
     values: list[int] = []
     offset, last = 0, next((stamp for stamp in stamps if stamp is not None), 0) - step
     for stamp in stamps:

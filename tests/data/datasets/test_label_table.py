@@ -8,7 +8,7 @@ import pytest
 
 from vivit.data.datasets.folder import read_folder
 from vivit.data.datasets.label_table import read_table
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.sample_table import class_names, encode_labels, list_hash
 from vivit.errors import DataError
@@ -73,7 +73,7 @@ def test_absolute_paths_through_a_link_to_the_folder_are_found(tmp_path):
 def test_no_path_leaves_the_folder_of_the_table(tmp_path, path):
     touch(tmp_path, "a.mp4")
     root = table(tmp_path / "t", f"path,label\n{path},x\n", "v/b.mp4")
-    assert f"{path} lies outside {tmp_path}/t" in problems(root).replace("\\\\", "\\")
+    assert f"{path} is outside {tmp_path}/t" in problems(root).replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
@@ -143,7 +143,7 @@ def test_label_columns_are_chosen_by_name_or_by_data_labels(tmp_path, header, la
     assert read_columns.label_sets == chosen
     for name in columns[1:]:
         assert name in read_columns.choice
-    [sample] = read("folder", str(root), "train", labels=labels)
+    [sample] = read_samples("folder", str(root), "train", labels=labels)
     assert tuple(sample.labels) == chosen
 
 
@@ -166,7 +166,7 @@ def test_a_file_knows_its_rate_whatever_the_table_says(tmp_path):
 @pytest.mark.parametrize(
     ("header", "labels", "message"),
     [
-        ("path,camera", (), "no label column beside path, camera; camera are not taken for labels"),
+        ("path,camera", (), "no label column besides path, camera; camera are not taken for labels"),
         ("path", (), "Where the label is the name of the video's folder, give that folder's parent"),
         ("path,verb,noun", ("nuon",), "data.labels names no column 'nuon'; there are verb, noun; did you mean 'noun'"),
     ],
@@ -174,11 +174,11 @@ def test_a_file_knows_its_rate_whatever_the_table_says(tmp_path):
 def test_a_table_without_the_labels_says_what_to_do(tmp_path, header, labels, message):
     root = table(tmp_path, f"{header}\na.mp4{',1' * header.count(',')}\n", "a.mp4")
     with pytest.raises(DataError) as error:
-        read("folder", str(root), "train", labels=labels)
+        read_samples("folder", str(root), "train", labels=labels)
     assert message in str(error.value)
 
 
 def test_data_labels_chooses_among_the_label_sets_of_any_data_set(tmp_path):
     touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4")
     with pytest.raises(DataError, match="data.labels names no label set 'verb'; there are label"):
-        read("folder", str(tmp_path), "train", labels=("verb",))
+        read_samples("folder", str(tmp_path), "train", labels=("verb",))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.sample_table import encode_labels
 from vivit.errors import DataError
 
@@ -24,7 +24,7 @@ def test_videos_come_in_the_order_of_the_list_and_classes_in_that_of_labels_json
     ]
     classes = official_classes("ssv2", str(tmp_path))
     assert classes == {"action": (HOLD, DROP)}
-    assert encode_labels(read("ssv2", str(tmp_path), "val"), classes).tolist() == [[1], [0]]
+    assert encode_labels(read_samples("ssv2", str(tmp_path), "val"), classes).tolist() == [[1], [0]]
 
 
 def test_the_newer_names_and_mp4_are_read_alike(tmp_path):
@@ -39,7 +39,7 @@ def test_the_newer_names_and_mp4_are_read_alike(tmp_path):
     after = found("ssv2", tmp_path, "train")
     assert [label for _, label in after] == [label for _, label in before]
     assert [path for path, _ in after] == [f"videos/{i}.mp4" for i in (78687, 3, 41, 10)]
-    assert read("ssv2", str(tmp_path), "train")[1].where == "train.json:2"
+    assert read_samples("ssv2", str(tmp_path), "train")[1].where == "train.json:2"
 
 
 def test_every_wrong_entry_is_listed_at_once_with_file_and_line(tmp_path):
@@ -62,7 +62,7 @@ def test_every_wrong_entry_is_listed_at_once_with_file_and_line(tmp_path):
         f"{file}:3: id is empty",
         f"{file}:4: template is empty",
         f"{file}:5: template 'Droping something' is not among the 2 classes; did you mean 'Dropping something'?",
-        f"{file}:6: id '../10' lies outside {tmp_path}",
+        f"{file}:6: id '../10' is outside {tmp_path}",
         f"{file}:7: 3 again, after {file}:2",
         f"{file}:8: got 7; expected an object",
     ]
@@ -77,7 +77,7 @@ def test_a_list_that_cannot_be_understood_says_so(content, message, tmp_path):
     ssv2(tmp_path)
     text(tmp_path, "something-something-v2-train.json", content)
     with pytest.raises(DataError, match=message):
-        read("ssv2", str(tmp_path), "train")
+        read_samples("ssv2", str(tmp_path), "train")
 
 
 def test_files_that_are_not_there_are_named_together(tmp_path):
@@ -85,4 +85,4 @@ def test_files_that_are_not_there_are_named_together(tmp_path):
     assert got[0].startswith("the train file: no something-something-v2-train.json or train.json in")
     assert got[1].startswith("the labels file: no something-something-v2-labels.json or labels.json in")
     with pytest.raises(DataError, match="keep the labels of the test videos"):
-        read("ssv2", str(tmp_path), "test")
+        read_samples("ssv2", str(tmp_path), "test")

@@ -90,7 +90,7 @@ def test_a_folder_that_may_be_a_split_or_a_class_is_refused(tmp_path):
 
 def test_videos_directly_in_split_folders_have_no_class(tmp_path):
     touch(tmp_path, *videos("train", "val"))
-    assert "the videos lie directly in train, val; expected one subfolder per class in each" in problems(tmp_path)
+    assert "the videos are directly in train, val; expected one subfolder per class in each" in problems(tmp_path)
 
 
 def test_split_folders_inside_class_folders_are_read(tmp_path):
@@ -116,7 +116,7 @@ def test_a_folder_too_high_up_names_the_one_to_give(tmp_path, folders, give, lev
     for split in ("train", "val"):
         message = problems(tmp_path, split)
         assert "would be a single class" in message
-        assert f"The videos lie {levels} levels down" in message
+        assert f"The videos are {levels} levels down" in message
         assert message.endswith(f": give {tmp_path}/{give}")
     read_folder(tmp_path / give, "train")
 
@@ -129,7 +129,7 @@ def test_a_folder_too_high_up_inside_the_splits_is_refused(tmp_path):
 
 def test_videos_next_to_no_class_folder_are_counted(tmp_path):
     touch(tmp_path, "1.mp4", "2.MTS")
-    assert "found no folder; 2 videos lie directly in it" in problems(tmp_path)
+    assert "found no folder; 2 videos are directly in it" in problems(tmp_path)
 
 
 def test_what_systems_and_photo_tools_leave_is_no_video(tmp_path):

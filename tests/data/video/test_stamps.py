@@ -251,7 +251,7 @@ def test_absurd_stamps_give_every_frame_a_finite_rate_and_rising_times(tmp_path)
     ],
 )
 def test_stamps_are_made_to_rise(stamps, expected):
-    got, parts = rising_stamps(stamps, tick=0.001, rate=25, longest_gap=10)
+    got, parts = rising_stamps(stamps, time_base=0.001, rate=25, longest_gap=10)
     np.testing.assert_allclose(got / parts, expected, atol=1)
     assert (np.diff(got) > 0).all()
 
@@ -310,7 +310,8 @@ def test_whatever_pyav_raises_is_an_error_with_the_path(tmp_path, monkeypatch, e
     def fail(*args):
         raise error("from PyAV")
 
-    monkeypatch.setattr("vivit.data.video.decoder.decode_frames", fail)
+    for module in ("build_index", "decoder"):
+        monkeypatch.setattr(f"vivit.data.video.{module}.decode_frames", fail)
     for read in (lambda: Video(path), lambda: video.frames([3]), lambda: list(video.images([0]))):
         with pytest.raises(VideoError, match=r"clip\.mp4: cannot be read as a video .*from PyAV"):
             read()

@@ -2,7 +2,7 @@
 
 import shutil
 
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.sample_table import encode_labels
 
 from .official import add, found, moments, problems, text
@@ -20,7 +20,7 @@ def test_videos_come_in_the_order_of_the_list_and_classes_in_that_of_their_numbe
     assert found("moments", tmp_path, "train") == [(f"training/{path}", label) for path, label in TRAIN]
     classes = official_classes("moments", str(tmp_path))
     assert classes == {"action": ("washing", "adult+male+singing")}
-    assert encode_labels(read("moments", str(tmp_path), "val"), classes).tolist() == [[1], [0]]
+    assert encode_labels(read_samples("moments", str(tmp_path), "val"), classes).tolist() == [[1], [0]]
 
 
 def test_class_folders_may_lie_in_the_root(tmp_path):
@@ -49,8 +49,8 @@ def test_every_wrong_row_is_listed_at_once_with_file_and_line(tmp_path):
         "file is empty",
         "class is empty",
         "class 'washin' is not among the 2 classes; did you mean 'washing'?",
-        f"../washing/f.mp4 lies outside {tmp_path}/training",
-        f"/washing/f.mp4 lies outside {tmp_path}/training",
+        f"../washing/f.mp4 is outside {tmp_path}/training",
+        f"/washing/f.mp4 is outside {tmp_path}/training",
         "washing/yt-1_2.mp4 again, after trainingSet.csv:1",
         "1 fields, expected file,class",
         "file is empty",

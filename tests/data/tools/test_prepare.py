@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 from vivit.data.clips import frame_range
-from vivit.data.dataset import open_sample, sample_frames
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.dataset import open_sample, segment_frames
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.tools.check import check
-from vivit.data.tools.prepare import KEY_EVERY, Form, even_rate, prepare, scaled, schedule
+from vivit.data.tools.encode import KEY_EVERY, EncodingOptions, even_rate, scaled_size, schedule
+from vivit.data.tools.prepare import prepare
 from vivit.data.video.decoder import Video
 from vivit.errors import DataError, FolderInUse
 from vivit.files import exclusive_lock
 
-from . import official
-from .videos import counter_frames, read_counter, write_video
+from ..datasets import official
+from ..videos import counter_frames, read_counter, write_video
 
-SMALL = Form(short_side=64, max_fps=30)
+SMALL = EncodingOptions(short_side=64, max_fps=30)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def shown(path):
 
 def test_videos_keep_their_pictures_times_labels_and_splits_and_change_their_form(root, tmp_path):
     dest = tmp_path / "dest"
-    done = prepare(str(root), str(dest), form=SMALL, workers=1)
+    done = prepare(str(root), str(dest), encoding=SMALL, workers=1)
     assert (done.written, done.kept, done.bad, done.problems) == (4, 0, [], [])
     sizes = {"cat/a_b": (64, 86), "cat/wide": (64, 128), "dog/small": (46, 62), "dog/b": (86, 64)}
     rates = {"cat/a_b": 25, "cat/wide": 25, "dog/small": 25, "dog/b": 25}
@@ -68,7 +69,7 @@ def test_videos_keep_their_pictures_times_labels_and_splits_and_change_their_for
         if name in counts:
             assert shown(path)[0] == list(counts[name])
     for split in ("train", "val"):
-        old, new = read("folder", str(root), split), read("folder", str(dest / "labels.csv"), split)
+        old, new = read_samples("folder", str(root), split), read_samples("folder", str(dest / "labels.csv"), split)
         assert [(s.labels, s.start, s.end) for s in new] == [(s.labels, s.start, s.end) for s in old]
         assert all(s.index for s in new)
     assert official_classes("folder", str(dest / "labels.csv")) == {"kind": ("cat",), "size": ("1", "2")}
@@ -77,24 +78,24 @@ def test_videos_keep_their_pictures_times_labels_and_splits_and_change_their_for
 
 def test_a_second_run_does_only_what_is_missing_or_out_of_date(root, tmp_path):
     dest = tmp_path / "dest"
-    prepare(str(root), str(dest), form=SMALL, workers=1)
+    prepare(str(root), str(dest), encoding=SMALL, workers=1)
     before = {path: path.stat().st_mtime_ns for path in dest.rglob("*.mp4")}
     (dest / "dog/b.mp4").unlink()
     (dest / "dog/b.mp4.part").write_bytes(b"cut off")
     future = max(before.values()) + 10**9
     os.utime(root.parent / "dog/small.mkv", ns=(future, future))
-    done = prepare(str(root), str(dest), form=SMALL, workers=1)
+    done = prepare(str(root), str(dest), encoding=SMALL, workers=1)
     assert (done.written, done.kept) == (2, 2)
     changed = {path.name for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"b.mp4", "small.mp4"}
     assert not list(dest.rglob("*.part"))
     with pytest.raises(ValueError, match="was begun with .*; give another folder"):
-        prepare(str(root), str(dest), form=Form(short_side=32), workers=1)
+        prepare(str(root), str(dest), encoding=EncodingOptions(short_side=32), workers=1)
 
 
 def test_bad_files_are_listed_and_left_out_of_the_table(root, tmp_path):
     (root.parent / "dog/b.mp4").write_bytes(b"no video")
-    done = prepare(str(root), str(tmp_path / "dest"), form=SMALL, workers=1)
+    done = prepare(str(root), str(tmp_path / "dest"), encoding=SMALL, workers=1)
     assert done.written == 3
     assert "dog/b.mp4: cannot be read as a video" in done.bad[0]
     assert (tmp_path / "dest/bad.txt").read_text().splitlines() == done.bad
@@ -105,15 +106,15 @@ def test_bad_files_are_listed_and_left_out_of_the_table(root, tmp_path):
 
 
 def test_parts_become_files_of_their_own(root, tmp_path):
-    done = prepare(str(root), str(tmp_path / "dest"), form=SMALL, segments=True, shard_mib=1, workers=1)
+    done = prepare(str(root), str(tmp_path / "dest"), encoding=SMALL, segments=True, shard_mib=1, workers=1)
     assert done.written == 5
-    first, second = read("folder", str(done.table), "train")[1:]
+    first, second = read_samples("folder", str(done.table), "train")[1:]
     assert (first.start, first.end) == (None, None)
     assert shown(first.path)[0] == list(range(10, 30))
     assert shown(second.path)[0] == list(range(50, 80))
     assert done.shards == ["train-000000.tar", "val-000000.tar"]
-    packed = read("shards", str(tmp_path / "dest/shards"), "train")
-    assert [s.labels for s in packed] == [s.labels for s in read("folder", str(root), "train")]
+    packed = read_samples("shards", str(tmp_path / "dest/shards"), "train")
+    assert [s.labels for s in packed] == [s.labels for s in read_samples("folder", str(root), "train")]
     assert json.loads((tmp_path / "dest/settings.json").read_text())["segments"] is True
 
 
@@ -139,7 +140,7 @@ def test_an_uneven_rate_becomes_even_and_shows_each_frame_at_its_time():
 
 
 def test_sizes_are_even_and_never_grow():
-    sizes = [scaled(h, w, 320) for h, w in ((1080, 1920), (240, 320), (719, 405), (33, 51), (1, 9))]
+    sizes = [scaled_size(h, w, 320) for h, w in ((1080, 1920), (240, 320), (719, 405), (33, 51), (1, 9))]
     assert sizes == [(320, 568), (240, 320), (568, 320), (32, 52), (2, 8)]
 
 
@@ -165,9 +166,12 @@ def test_training_sees_the_same_pictures_of_a_prepared_part_as_of_the_original(t
     rows = [f"a.mp4,x,{start},{start + 0.5},train" for start in starts]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label,start,end,split", *rows]) + "\n")
     done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), segments=True, workers=1)
-    old, new = read("folder", str(tmp_path / "labels.csv"), "train"), read("folder", str(done.table), "train")
+    old, new = (
+        read_samples("folder", str(tmp_path / "labels.csv"), "train"),
+        read_samples("folder", str(done.table), "train"),
+    )
     for before, after in zip(old, new, strict=True):
-        assert shown(after.path)[0] == list(sample_frames(open_sample(before), before))
+        assert shown(after.path)[0] == list(segment_frames(open_sample(before), before))
 
 
 def test_a_still_part_of_a_slide_show_becomes_a_still(tmp_path, monkeypatch):
@@ -175,7 +179,7 @@ def test_a_still_part_of_a_slide_show_becomes_a_still(tmp_path, monkeypatch):
     write_video(tmp_path / "slides.mp4", counter_frames(3, 64, 64), pts=[0, 100, 150])  # at 0, 4 and 6 s
     (tmp_path / "labels.csv").write_text("path,label,start,end,split\nslides.mp4,x,4.5,5.5,train\n")
     done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), segments=True, workers=1)
-    assert set(shown(read("folder", str(done.table), "train")[0].path)[0]) == {1}
+    assert set(shown(read_samples("folder", str(done.table), "train")[0].path)[0]) == {1}
 
 
 def test_a_picture_every_half_hour_keeps_its_rate_and_absurd_times_are_refused():
@@ -197,7 +201,7 @@ def test_a_time_lapse_and_absurd_time_stamps_in_a_file(tmp_path, monkeypatch):
     (tmp_path / "labels.csv").write_text("path,label,split\nlapse.mkv,x,train\nabsurd.mkv,x,train\n")
     done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), workers=1)
     assert done.bad == []
-    lapse, absurd = (shown(sample.path) for sample in read("folder", str(done.table), "train"))
+    lapse, absurd = (shown(sample.path) for sample in read_samples("folder", str(done.table), "train"))
     assert lapse[0] == absurd[0] == [0, 1, 2, 3]
     np.testing.assert_allclose(lapse[1], [0, 1800, 3600, 5400])
     np.testing.assert_allclose(
@@ -213,7 +217,7 @@ def test_program_and_transport_streams_of_many_groups_of_pictures_are_prepared(s
     (tmp_path / "labels.csv").write_text(f"path,label,split\n{path.name},x,train\n")
     done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), splits=("train",), workers=1)
     assert done.bad == []
-    assert shown(read("folder", str(done.table), "train")[0].path)[0] == list(range(60))
+    assert shown(read_samples("folder", str(done.table), "train")[0].path)[0] == list(range(60))
 
 
 def test_where_nothing_can_be_written_the_error_says_how_many_why_and_where_the_list_is(tmp_path):
@@ -241,14 +245,14 @@ def test_names_of_any_length_and_any_bytes_are_written_under_names_of_their_own(
         dest = tmp_path / f"dest{segments}"
         done = prepare(str(tmp_path / "labels.csv"), str(dest), splits=("train",), segments=segments, workers=1)
         assert done.bad == []
-        files = {sample.path for sample in read("folder", str(done.table), "train")}
+        files = {sample.path for sample in read_samples("folder", str(done.table), "train")}
         assert len(files) == done.written == (20 if segments else 5)
         assert all(len(os.fsencode(name)) < 255 - len(".part") for name in os.listdir(dest / "x"))
 
 
 def test_a_second_prepare_in_the_same_folder_is_refused(root, tmp_path):
     with exclusive_lock(tmp_path / "dest", what="vivit data prepare"), pytest.raises(FolderInUse, match="is in use"):
-        prepare(str(root), str(tmp_path / "dest"), form=SMALL, workers=1)
+        prepare(str(root), str(tmp_path / "dest"), encoding=SMALL, workers=1)
     assert os.listdir(tmp_path / "dest") == [".lock"]
 
 
@@ -265,7 +269,9 @@ def test_a_full_disk_ends_the_command_and_is_no_fault_of_the_videos(root, tmp_pa
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vivit.data.tools.prepare._encode", full)
-    monkeypatch.setattr("vivit.data.tools.prepare.in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs))
+    monkeypatch.setattr("vivit.data.tools.encode._encode", full)
+    monkeypatch.setattr(
+        "vivit.data.tools.prepare.map_in_processes", lambda f, jobs, **how: ((job, f(job)) for job in jobs)
+    )
     with pytest.raises(DataError, match="cannot be written .No space left on device"):
-        prepare(str(root), str(tmp_path / "dest"), form=SMALL, workers=1)
+        prepare(str(root), str(tmp_path / "dest"), encoding=SMALL, workers=1)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from vivit.data.datasets.registry import left_out, official_classes, read
+from vivit.data.datasets.registry import left_out, official_classes, read_samples
 from vivit.data.sample_table import encode_labels
 from vivit.errors import DataError
 
@@ -19,7 +19,7 @@ def test_clips_come_in_the_order_of_the_list_with_their_labels(tmp_path):
     kinetics(tmp_path)
     places = [f"train/{label}/{clip}.mp4" for label, clip in zip(LABELS, CLIPS)]
     assert found("kinetics400", tmp_path, "train") == list(zip(places, LABELS))
-    samples = read("kinetics700", str(tmp_path), "validation")
+    samples = read_samples("kinetics700", str(tmp_path), "validation")
     assert [s.labels for s in samples] == [{"action": "zumba"}, {"action": "air drumming"}]
     assert [s.where for s in samples] == ["validate.csv:2", "validate.csv:3"]
     assert {(s.start, s.end) for s in samples} == {(None, None)}  # the clips are cut already
@@ -29,7 +29,7 @@ def test_classes_are_in_alphabetical_order(tmp_path):
     kinetics(tmp_path)
     classes = official_classes("kinetics400", str(tmp_path))
     assert classes == {"action": ("air drumming", "zumba")}
-    assert encode_labels(read("kinetics400", str(tmp_path), "val"), classes).tolist() == [[1], [0]]
+    assert encode_labels(read_samples("kinetics400", str(tmp_path), "val"), classes).tolist() == [[1], [0]]
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_names_of_the_lists_as_the_mirrors_give_them(tmp_path):
     kinetics(tmp_path)
     (tmp_path / "annotations/train.csv").rename(tmp_path / "kinetics-400_train.csv")
     (tmp_path / "annotations/validate.csv").rename(tmp_path / "kinetics-400_val.csv")
-    assert len(read("kinetics400", str(tmp_path), "train")) == 4
-    assert len(read("kinetics400", str(tmp_path), "val")) == 2
+    assert len(read_samples("kinetics400", str(tmp_path), "train")) == 4
+    assert len(read_samples("kinetics400", str(tmp_path), "val")) == 2
 
 
 def test_missing_videos_are_left_out_counted_and_listed(tmp_path, caplog):
     kinetics(tmp_path)
     (tmp_path / "train/zumba/0123456789a_000003_000013.mp4").unlink()
     with caplog.at_level(logging.WARNING, "vivit"):
-        assert len(read("kinetics400", str(tmp_path), "train")) == 3
+        assert len(read_samples("kinetics400", str(tmp_path), "train")) == 3
     assert "1 of 4 videos (25.0 %)" in caplog.text
     assert "0123456789a_000003_000013" in caplog.text
     assert left_out("kinetics400", str(tmp_path), "train") == ["train.csv:3: no video 0123456789a_000003_000013"]
@@ -93,7 +93,7 @@ def test_every_wrong_row_is_listed_at_once_with_file_and_line(tmp_path):
         "time_start is '-1'; it takes seconds",
         "time_start is 'one'",
         "label 'zumbaa' is not among the 2 classes; did you mean 'zumba'?",
-        "youtube_id '../../etc/aaa' lies outside",
+        "youtube_id '../../etc/aaa' is outside",
         "vvvvvvvvvvv_000007_000017 again, after validate.csv:2",
         "2 fields, expected label,youtube_id,time_start,time_end,split",
         "label is empty",
@@ -124,6 +124,6 @@ def test_columns_that_are_not_there_and_lists_that_are_not_there_are_named(tmp_p
 def test_an_unknown_split_and_a_file_as_the_root_say_so(tmp_path):
     kinetics(tmp_path)
     with pytest.raises(DataError, match="unknown split 'trian'; did you mean 'train'"):
-        read("kinetics400", str(tmp_path), "trian")
+        read_samples("kinetics400", str(tmp_path), "trian")
     with pytest.raises(DataError, match="is a file; give the folder"):
-        read("kinetics400", str(tmp_path / "annotations/train.csv"), "train")
+        read_samples("kinetics400", str(tmp_path / "annotations/train.csv"), "train")

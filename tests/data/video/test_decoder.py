@@ -16,8 +16,9 @@ from torchvision.transforms.v2.functional import resize
 
 from tests.data.videos import counter_frames, read_all, read_counter, write_video
 from vivit.data.packet_index import PacketIndex
+from vivit.data.video import build_index
 from vivit.data.video import decoder as decode
-from vivit.data.video.decoder import Video, _runs
+from vivit.data.video.decoder import Video, _split_runs
 from vivit.errors import VideoError
 
 CODECS_AND_CONTAINERS = [
@@ -93,11 +94,11 @@ def test_opening_a_video_decodes_one_frame(tmp_path):
 
 def test_a_dense_clip_is_read_in_one_run_and_a_gap_over_a_key_frame_is_jumped():
     keys = [0, 12, 24, 36]
-    assert _runs([5, 7, 9, 11, 13], keys) == [[5, 7, 9, 11, 13]]
-    assert _runs([0, 30], keys) == [[0], [30]]
-    assert _runs([0, 23, 24, 47], keys) == [[0], [23, 24], [47]]
-    assert _runs([0, 11], keys) == [[0, 11]]
-    assert _runs([], keys) == []
+    assert _split_runs([5, 7, 9, 11, 13], keys) == [[5, 7, 9, 11, 13]]
+    assert _split_runs([0, 30], keys) == [[0], [30]]
+    assert _split_runs([0, 23, 24, 47], keys) == [[0], [23, 24], [47]]
+    assert _split_runs([0, 11], keys) == [[0, 11]]
+    assert _split_runs([], keys) == []
 
 
 @pytest.mark.parametrize("params", ["open-gop=1:bframes=3", "intra-refresh=1:bframes=0"])
@@ -276,8 +277,6 @@ def test_an_index_outside_the_video_is_the_callers_error(tmp_path):
         video.frames([1.5])
     with pytest.raises(ValueError, match="without NaN"):
         video.frames_at([float("nan")])
-    with pytest.raises(ValueError, match="allowed: pyav, torchcodec"):
-        Video(video.path, backend="ffmpeg")
     assert video.frames([]).shape == (0, 3, 48, 64)
     assert video.frames(np.array([3, 1])).equal(video.frames(torch.tensor([3, 1])))
 
@@ -331,33 +330,24 @@ def _real_clip(name: str) -> Path:
     return Path(spec.submodule_search_locations[0], "datasets", "data", name)
 
 
-def _torchcodec_or_skip() -> None:
+def torchcodec_frames(path: Path, indices: list[int]) -> torch.Tensor:
     try:
-        import torchcodec.decoders  # noqa: F401
-    except (ImportError, RuntimeError, OSError) as error:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: no FFmpeg libraries that it can load
         pytest.skip(f"torchcodec cannot be imported: {str(error).splitlines()[0]}")
+    return VideoDecoder(path, device="cpu").get_frames_at(indices).data
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (66, 100), (128, 170), (240, 320)])
 def test_torchcodec_gives_the_same_bits(tmp_path, height, width):
-    _torchcodec_or_skip()
     path = write_video(tmp_path / "clip.mp4", counter_frames(30, height, width), rotation=90 * (height == 66))
-    ours, theirs = Video(path), Video(path, backend="torchcodec")
-    for indices in ([0, 1, 2], [29, 5, 5, 17], []):
-        assert ours.frames(indices).equal(theirs.frames(indices))
-    assert ours.frames_at([0.5, 0.1]).equal(theirs.frames_at([0.5, 0.1]))
+    for indices in ([0, 1, 2], [29, 5, 5, 17]):
+        assert Video(path).frames(indices).equal(torchcodec_frames(path, indices))
 
 
 def test_torchcodec_gives_the_same_bits_on_a_real_clip():
-    _torchcodec_or_skip()
     path = _real_clip("bikes.mp4")
-    assert Video(path).frames([200, 3, 249]).equal(Video(path, backend="torchcodec").frames([200, 3, 249]))
-
-
-def test_a_missing_backend_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchcodec.decoders", None)
-    with pytest.raises(ImportError, match=r"pip install 'vivit\[torchcodec\]'"):
-        Video(write_video(tmp_path / "clip.mp4", counter_frames(2)), backend="torchcodec")
+    assert Video(path).frames([200, 3, 249]).equal(torchcodec_frames(path, [200, 3, 249]))
 
 
 def no_scan(*args):
@@ -367,7 +357,7 @@ def no_scan(*args):
 def test_with_its_index_a_file_is_not_read_through_and_is_the_same_video(coded, monkeypatch):
     plain = Video(coded)
     index = plain.packet_index()
-    monkeypatch.setattr(decode, "scan_packets", no_scan)
+    monkeypatch.setattr(build_index, "scan_packets", no_scan)
     video = Video(coded, index=index)
     assert video.frames_decoded == 0
     np.testing.assert_array_equal(video.times, plain.times)
@@ -387,7 +377,7 @@ def test_the_index_of_a_file_that_has_changed_since_is_put_aside(tmp_path, monke
     assert Video(path, index=index).num_frames == 20
     index = Video(path).packet_index()
     os.utime(path, ns=(0, index.mtime_ns + 1))
-    monkeypatch.setattr(decode, "scan_packets", no_scan)
+    monkeypatch.setattr(build_index, "scan_packets", no_scan)
     with pytest.raises(VideoError, match="read through"):
         Video(path, index=index)
 
@@ -415,12 +405,9 @@ def test_bytes_that_point_to_other_files_open_none(tmp_path):
             Video("list", data=text.encode())
 
 
-@pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
-def test_frames_made_smaller_in_chunks_are_those_made_smaller_together(tmp_path, backend):
-    if backend == "torchcodec":
-        _torchcodec_or_skip()
+def test_frames_made_smaller_in_chunks_are_those_made_smaller_together(tmp_path):
     path = write_video(tmp_path / "clip.mp4", counter_frames(40, 66, 100), rotation=90)
-    video = Video(path, backend=backend)
+    video = Video(path)
     for transform in (lambda clip: resize(clip, [20, 30], antialias=True), lambda clip: clip[..., 3:9], torch.clone):
         for indices in (range(40), [39, 0, 0, 17, *range(20, 5, -1)], [4], []):
             together = transform(video.frames(indices))

@@ -7,16 +7,18 @@ import shutil
 import av
 import pytest
 
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.manifest import default_path
 from vivit.data.tools import check as check_module
-from vivit.data.tools.check import Report, check
+from vivit.data.tools import probe
+from vivit.data.tools.check import check
+from vivit.data.tools.check_report import Report
 from vivit.errors import DataError
 
-from .official import kinetics
-from .test_check import find, folder, write_videos  # noqa: F401  (a fixture)
-from .test_frames import write_frames
-from .videos import counter_frames, write_video
+from ..datasets.official import kinetics
+from ..video.test_frame_folder import write_frames
+from ..videos import counter_frames, write_video
+from .test_check import folder, quick_check, write_videos  # noqa: F401  (a fixture)
 
 
 def few(tmp_path, **splits):
@@ -24,7 +26,7 @@ def few(tmp_path, **splits):
     for split, classes in splits.items():
         names = [f"{name}/{split}{name}{i}" for name, many in classes.items() for i in range(many)]
         write_videos(tmp_path, {split: names}, frames=3)
-    return find(tmp_path, splits=tuple(splits))
+    return quick_check(tmp_path, splits=tuple(splits))
 
 
 def test_classes_that_cannot_be_learned_or_measured_are_named(tmp_path):
@@ -47,7 +49,7 @@ def test_classes_that_differ_in_spelling_only_are_said(tmp_path):
 
 def test_the_same_folders_inside_every_class_are_said(tmp_path):
     write_videos(tmp_path, {f"{c}/{cam}": ["1", "2"] for c in ("cat", "dog") for cam in ("cam1", "cam2")})
-    [line] = [line for line in find(tmp_path, splits=("train",)).warnings if "outer" in line]
+    [line] = [line for line in quick_check(tmp_path, splits=("train",)).warnings if "outer" in line]
     assert line == "every folder (cat, dog) holds folders cam1, cam2; the classes are the outer ones"
 
 
@@ -55,7 +57,7 @@ def test_what_is_passed_over_is_counted_by_suffix(folder):  # noqa: F811
     for name in ("train/cat/a.heic", "train/cat/b.HEIC", "val/c.txt", "train/@eaDir/x.jpg", "raw/1.mp4", "2.mp4"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"")
-    assert find(folder).found["passed over"] == [
+    assert quick_check(folder).found["passed over"] == [
         "other files and system folders: 2 .heic, 1 .txt, 1 @eaDir/",
         "1 videos in no folder, which is neither a class nor one of the splits",
         "1 videos in the folder raw, which is neither a class nor one of the splits",
@@ -65,19 +67,19 @@ def test_what_is_passed_over_is_counted_by_suffix(folder):  # noqa: F811
 def test_a_table_says_which_columns_are_labels(folder):  # noqa: F811
     table = folder / "labels.csv"
     table.write_text("path,label,camera,split\ntrain/cat/1.mp4,a,3,train\nval/cat/4.mp4,a,3,val\n")
-    report = find(table)
+    report = quick_check(table)
     assert "label columns: label (by the usual names of labels); not labels: camera" in str(report)
-    assert list(find(table, labels=("camera",)).classes) == ["camera"]
-    assert list(read("folder", str(table), "train", labels=("camera",))[0].labels) == ["camera"]
+    assert list(quick_check(table, labels=("camera",)).classes) == ["camera"]
+    assert list(read_samples("folder", str(table), "train", labels=("camera",))[0].labels) == ["camera"]
 
 
 def test_a_manifest_for_other_labels_is_not_used(folder, caplog):  # noqa: F811
     table = folder / "labels.csv"
     table.write_text("path,verb,noun,split\ntrain/cat/1.mp4,a,x,train\ntrain/cat/2.mp4,b,,train\n")
-    find(table, labels=("verb",), splits=("train",))
-    assert read("folder", str(table), "train", labels=("verb",))[0].index is not None
+    quick_check(table, labels=("verb",), splits=("train",))
+    assert read_samples("folder", str(table), "train", labels=("verb",))[0].index is not None
     with pytest.raises(DataError, match="labels.csv:3: noun is empty"):
-        read("folder", str(table), "train")
+        read_samples("folder", str(table), "train")
     assert "it is for other data.labels (verb)" in caplog.text
 
 
@@ -106,15 +108,15 @@ def test_damage_in_the_middle_is_found_by_a_thorough_check_and_remembered(tmp_pa
     damage_the_middle(write_video(tmp_path / "train/cat/1.mp4", counter_frames(40)))
     write_frames(tmp_path / "train/dog/3", counter_frames(5))
     (tmp_path / "train/dog/3" / sorted(p.name for p in (tmp_path / "train/dog/3").iterdir())[2]).write_bytes(b"")
-    plain = find(tmp_path, splits=("train",))
+    plain = quick_check(tmp_path, splits=("train",))
     assert not plain.problems
-    report = find(tmp_path, splits=("train",), thorough=True)
+    report = quick_check(tmp_path, splits=("train",), thorough=True)
     assert report.opened == 3
     cat, dog = sorted(report.found["damaged"])
     assert cat.startswith("train/cat/1.mp4: ")
     assert dog.startswith("train/dog/3: ")
     assert "cannot be read as an image" in dog
-    again = find(tmp_path, splits=("train",))
+    again = quick_check(tmp_path, splits=("train",))
     assert (again.opened, again.found["damaged"]) == (0, [cat, dog])
 
 
@@ -122,13 +124,13 @@ def test_damage_in_the_middle_is_found_by_a_thorough_check_and_remembered(tmp_pa
     "error", [IndexError("list index out of range"), ZeroDivisionError("x"), RuntimeError("\x1b[31m")]
 )
 def test_any_exception_of_a_library_is_a_problem_of_its_file(folder, monkeypatch, error):  # noqa: F811
-    def open_video(path, *, plain=check_module.open_video, **how):
+    def open_video(path, *, plain=probe.open_video, **how):
         if path.endswith("train/cat/2.mp4"):
             raise error
         return plain(path, **how)
 
-    monkeypatch.setattr(check_module, "open_video", open_video)
-    report = find(folder)
+    monkeypatch.setattr(probe, "open_video", open_video)
+    report = quick_check(folder)
     [line] = report.problems
     assert line.startswith(f"train/cat/2.mp4: cannot be read ({type(error).__name__}: ")
     assert "\x1b" not in str(report)
@@ -145,23 +147,23 @@ def test_where_the_data_cannot_be_written_to_the_report_is_given_all_the_same(fo
 
     monkeypatch.setattr(check_module, "TemporaryFile", refuse)
     monkeypatch.setattr(
-        check_module, "look_at_files", lambda *a, f=check_module.look_at_files: events.append("read") or f(*a)
+        check_module, "probe_files", lambda *a, f=check_module.probe_files: events.append("read") or f(*a)
     )
-    report = find(folder)
+    report = quick_check(folder)
     assert events == ["tried", "read"]
     assert (len(report.problems), report.manifest) == (1, None)
     assert "--manifest PATH" in report.found["not kept"][0]
     assert not default_path("folder", str(folder)).exists()
     with pytest.raises(DataError, match="give another place with --manifest"):
-        find(folder, manifest=str(folder / "m.jsonl"))
+        quick_check(folder, manifest=str(folder / "m.jsonl"))
 
 
 def test_a_disk_that_fills_up_at_the_end_is_a_problem_in_the_report(folder, monkeypatch):  # noqa: F811
     def full(*args, **how):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(check_module, "write", full)
-    report = find(folder)
+    monkeypatch.setattr(check_module, "write_manifest", full)
+    report = quick_check(folder)
     assert report.problems == [f"{folder}/manifest.folder.jsonl cannot be written (No space left on device)"]
     assert report.manifest is None
 
@@ -169,7 +171,7 @@ def test_a_disk_that_fills_up_at_the_end_is_a_problem_in_the_report(folder, monk
 def test_names_with_escape_sequences_reach_no_terminal(tmp_path):
     write_videos(tmp_path, {"train": ("\x1b]0;x\x07/1", "b\u202ec/2")})
     (tmp_path / "train/b\u202ec/2.mp4").write_bytes(b"")
-    text = str(find(tmp_path, splits=("train",)))
+    text = str(quick_check(tmp_path, splits=("train",)))
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\\x1b]0;x\\x07" in text
@@ -179,9 +181,9 @@ def test_names_with_escape_sequences_reach_no_terminal(tmp_path):
 def test_classes_that_are_not_utf_8_have_a_name_that_can_be_written(tmp_path):
     name = os.fsdecode(b"caf\xe9")
     write_videos(tmp_path, {"train": (f"{name}/{name}", "b/1"), "val": (f"{name}/2", "b/3")})
-    report = find(tmp_path)
+    report = quick_check(tmp_path)
     assert report.classes == {"label": ("b", "caf\\xe9")}
     assert report.problems == []
     str(report).encode()
     shutil.copy(tmp_path / f"train/{name}/{name}.mp4", tmp_path / "val/b/copy.mp4")
-    str(find(tmp_path)).encode()
+    str(quick_check(tmp_path)).encode()

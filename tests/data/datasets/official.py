@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.errors import DataError
 
-from .videos import counter_frames, write_video
+from ..videos import counter_frames, write_video
 
 FRAMES, RATE = 24, 12  # two seconds
 CODECS = {".webm": "libvpx-vp9", ".avi": "mpeg4"}
@@ -152,13 +152,15 @@ MINIATURES = {
 
 def found(dataset: str, root: Path, split: str) -> list[tuple]:
     """(path below the root, *labels) of each sample."""
-    return [(Path(s.path).relative_to(root).as_posix(), *s.labels.values()) for s in read(dataset, str(root), split)]
+    return [
+        (Path(s.path).relative_to(root).as_posix(), *s.labels.values()) for s in read_samples(dataset, str(root), split)
+    ]
 
 
 def problems(dataset: str, root: Path, split: str = "train") -> list[str]:
     """The lines of the error that reading gives, the title aside."""
     with pytest.raises(DataError) as error:
-        read(dataset, str(root), split)
+        read_samples(dataset, str(root), split)
     return [line.strip() for line in str(error.value).splitlines()[1:]]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vivit.data.manifest import FileInfo, find, write
+from vivit.data.manifest import FileInfo, find_in_manifest, write_manifest
 from vivit.data.packet_index import PacketIndex
 from vivit.data.sample import Sample
 from vivit.data.sample_table import SampleTable, class_names, encode_labels, list_hash
@@ -80,7 +80,7 @@ def large(tmp_path_factory):
     path, train = root / "manifest.labels.jsonl", ROWS * 9 // 10
     samples = {"train": [Sample(facts.path, {"label": "0"})], "val": [Sample(facts.path, {"label": "0"})]}
     how = {"dataset": "folder", "classes": {}, "missing": {}, "stamps": {}, "number": {facts.path: 0}}
-    write(path, files=[facts], samples=samples, **how)
+    write_manifest(path, files=[facts], samples=samples, **how)
     header, file, *rows = path.read_text().splitlines()
     with path.open("w") as out:
         out.write(header.replace('"files":1', f'"files":{ROWS}').replace('"samples":2', f'"samples":{ROWS}') + "\n")
@@ -92,7 +92,7 @@ def large(tmp_path_factory):
 
 def test_a_quarter_of_a_million_rows_load_in_seconds(large):
     start = time.process_time()
-    samples, _ = find("folder", str(large), "train")
+    samples, _ = find_in_manifest("folder", str(large), "train")
     loaded = time.process_time()
     classes = class_names(samples)
     labels = encode_labels(samples, classes)
@@ -122,7 +122,7 @@ def touch_all(samples, queue):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="tells memory by /proc")
 def test_a_worker_that_has_seen_all_samples_holds_no_copy_of_them(large):
-    samples, _ = find("folder", str(large), "train")
+    samples, _ = find_in_manifest("folder", str(large), "train")
     samples = samples[::3]
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()

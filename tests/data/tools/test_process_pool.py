@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vivit.data.tools.process_pool import in_processes
+from vivit.data.tools.process_pool import map_in_processes
 
 
 def work(job):
@@ -34,7 +34,9 @@ class Odd(Exception):
 
 
 def results(jobs, workers=2, **how):
-    return [r for _, r in in_processes(work, jobs, workers=workers, title="", killed=lambda j: f"{j} killed", **how)]
+    return [
+        r for _, r in map_in_processes(work, jobs, workers=workers, title="", on_crash=lambda j: f"{j} killed", **how)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,6 @@ def test_an_exception_ends_all(job, message):
 
 
 def test_whoever_stops_listening_leaves_no_process_behind():
-    jobs = in_processes(work, ["a", "hang", "hang"], workers=3, title="", killed=lambda job: "killed")
+    jobs = map_in_processes(work, ["a", "hang", "hang"], workers=3, title="", on_crash=lambda job: "killed")
     assert next(jobs) == ("a", "a done")
     jobs.close()

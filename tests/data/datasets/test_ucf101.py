@@ -2,7 +2,7 @@
 
 import pytest
 
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.sample_table import encode_labels
 from vivit.errors import DataError
 
@@ -34,7 +34,7 @@ def test_without_a_number_it_is_the_first_division_and_val_is_its_test_list(tmp_
         assert found(dataset, root, "train") == found(dataset, root, "train1") != found(dataset, root, "train2")
         assert found(dataset, root, "val") == found(dataset, root, "test") == found(dataset, root, "test1")
         with pytest.raises(DataError, match="unknown split 'train4'"):
-            read(dataset, str(root), "train4")
+            read_samples(dataset, str(root), "train4")
 
 
 def test_classes_are_in_the_official_order(tmp_path):
@@ -42,7 +42,7 @@ def test_classes_are_in_the_official_order(tmp_path):
     hmdb51(tmp_path / "hmdb51")
     classes = official_classes("ucf101", str(tmp_path / "ucf101"))
     assert classes == {"action": ("HandstandPushups", "Archery")}  # classInd.txt
-    assert encode_labels(read("ucf101", str(tmp_path / "ucf101"), "test"), classes).tolist() == [[1], [0]]
+    assert encode_labels(read_samples("ucf101", str(tmp_path / "ucf101"), "test"), classes).tolist() == [[1], [0]]
     assert official_classes("hmdb51", str(tmp_path / "hmdb51")) == {"action": ("brush_hair", "wave")}
 
 
@@ -61,7 +61,7 @@ def test_every_wrong_row_of_ucf101_is_listed_at_once_with_file_and_line(tmp_path
         "classInd.txt:3: got 4 Bowling; expected 3 and a class",
         f"trainlist01.txt:{first}: class 'Archry' is not among the 3 classes; did you mean 'Archery'?",
         f"trainlist01.txt:{first + 1}: number 1 is not that of Archery, 2",
-        f"trainlist01.txt:{first + 2}: ../Archery/v_Archery_g06_c01.avi lies outside {tmp_path}",
+        f"trainlist01.txt:{first + 2}: ../Archery/v_Archery_g06_c01.avi is outside {tmp_path}",
         f"trainlist01.txt:{first + 2}: class '../Archery' is not among the 3 classes; did you mean 'Archery'?",
         f"trainlist01.txt:{first + 3}: Archery/v_Archery_g01_c01.avi again, after trainlist01.txt:1",
     ]
@@ -78,7 +78,7 @@ def test_every_wrong_row_of_hmdb51_is_listed_at_once_with_file_and_line(tmp_path
     expected = [
         f"wave_test_split1.txt:{first}: got 3 after the name; allowed are 1 (train), 2 (test), 0",
         f"wave_test_split1.txt:{first + 1}: got no number after the name; allowed are 1 (train), 2 (test), 0",
-        f"wave_test_split1.txt:{first + 2}: ../z.avi lies outside {tmp_path}",
+        f"wave_test_split1.txt:{first + 2}: ../z.avi is outside {tmp_path}",
         "run_test_split1.txt: no rows",
         f"brush_hair_test_split1.txt:{again}: brush_hair/{name} again, after brush_hair_test_split1.txt:3",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vivit.data.datasets.folder import read_folder
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.sample_table import class_names, encode_labels, list_hash
 from vivit.errors import DataError
@@ -31,7 +31,7 @@ def table(folder: Path, text: str, *videos: str, name: str = "labels.csv") -> Pa
 
 def problems(root: Path, split: str = "train") -> str:
     with pytest.raises(DataError) as error:
-        read("folder", str(root), split)
+        read_samples("folder", str(root), split)
     return str(error.value)
 
 
@@ -102,9 +102,9 @@ def test_a_folder_where_nothing_can_be_held_out_says_what_to_do(tmp_path):
 def test_an_unset_or_missing_root_and_an_unknown_reader_say_so(tmp_path):
     assert "does not exist" in problems(tmp_path / "nowhere")
     with pytest.raises(DataError, match="data.root is not set"):
-        read("folder", "", "train")
+        read_samples("folder", "", "train")
     with pytest.raises(DataError, match="unknown dataset 'foldr'; did you mean 'folder'"):
-        read("foldr", str(tmp_path), "train")
+        read_samples("foldr", str(tmp_path), "train")
 
 
 # Tables
@@ -205,9 +205,9 @@ def test_files_outside_the_folder_of_the_table_and_rows_that_stand_there_twice_a
     )
     lines = problems(table(tmp_path, text, "v/ok.mp4")).splitlines()[1:]
     expected = [
-        "labels.csv:3: ../v/ok.mp4 lies outside",
-        f"labels.csv:4: {tmp_path}/../v/ok.mp4 lies outside",
-        "labels.csv:5: the same part of the same video as labels.csv:2",
+        "labels.csv:3: ../v/ok.mp4 is outside",
+        f"labels.csv:4: {tmp_path}/../v/ok.mp4 is outside",
+        "labels.csv:5: the same segment of the same video as labels.csv:2",
         "labels.csv:7: path is empty",
         "labels.csv:7: label is empty",
         "labels.csv:7: split is empty",
@@ -254,8 +254,8 @@ def test_wrong_rows_of_a_jsonl_are_listed_with_file_and_line(tmp_path):
         ("t.csv", "", "no rows"),
         ("t.csv", "path,label\n", "no rows"),
         ("t.csv", "file,label\nok.mp4,a\n", "no column 'path'; found file, label"),
-        ("t.csv", "path,start\nok.mp4,1\n", "no label column beside path, start"),
-        ("t.csv", "path,label,label\nok.mp4,a,b\n", "column 'label' stands there more than once"),
+        ("t.csv", "path,start\nok.mp4,1\n", "no label column besides path, start"),
+        ("t.csv", "path,label,label\nok.mp4,a,b\n", "column 'label' occurs more than once"),
         ("t.csv", "path,label,\nok.mp4,a,\n", "a column without a name"),
         ("t.jsonl", '{"path": "ok.mp4", "label": "a"}\n{"path": \n', "t.jsonl:2"),
         ("t.jsonl", '{"path": "ok.mp4", "label": "a"}\n7\n', "t.jsonl:2"),

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from vivit.config import EvalConfig, ModelConfig, Preprocessing
-from vivit.data.dataset import eval_views, timeline
-from vivit.data.datasets.registry import official_classes, read
+from vivit.data.dataset import candidate_frames, eval_views
+from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.sample_table import encode_labels
 from vivit.data.video.frame_folder import open_video
 from vivit.errors import DataError
 
+from ..video.test_frame_folder import shown, write_frames
+from ..videos import read_all
 from .official import FRAMES, RATE, add, epic_kitchens, problems
-from .test_frames import shown, write_frames
-from .videos import read_all
 
 MODEL = ModelConfig(num_frames=4, image_size=(32, 48), preprocessing=Preprocessing(frame_stride=1, crop_fraction=1))
 SINGLE = EvalConfig(temporal_views=1, spatial_views=1)
@@ -31,7 +31,7 @@ def to_frames(root, place="{person}/rgb_frames/{video}", name="frame_{:010d}.jpg
 
 def test_actions_are_parts_of_videos_with_a_noun_and_a_verb(tmp_path):
     epic_kitchens(tmp_path)
-    samples = read("epic_kitchens", str(tmp_path), "train")
+    samples = read_samples("epic_kitchens", str(tmp_path), "train")
     assert [s.labels for s in samples] == [
         {"noun": "plate", "verb": "take"},
         {"noun": "tap", "verb": "put"},
@@ -47,7 +47,7 @@ def test_classes_are_in_the_official_order_nouns_first(tmp_path):
     epic_kitchens(tmp_path)
     classes = official_classes("epic_kitchens", str(tmp_path))
     assert list(classes.items()) == [("noun", ("tap", "spoon", "plate")), ("verb", ("take", "put", "wash"))]
-    labels = encode_labels(read("epic_kitchens", str(tmp_path), "validation"), classes)
+    labels = encode_labels(read_samples("epic_kitchens", str(tmp_path), "validation"), classes)
     assert labels.tolist() == [[0, 0], [2, 1]]  # noun_class, verb_class of the rows
 
 
@@ -56,17 +56,19 @@ def test_video_files_and_jpeg_frames_give_the_same_frames(split, tmp_path):
     epic_kitchens(tmp_path / "files")
     shutil.copytree(tmp_path / "files", tmp_path / "frames")
     to_frames(tmp_path / "frames", quality=95, subsampling=0)
-    files = read("epic_kitchens", str(tmp_path / "files"), split)
+    files = read_samples("epic_kitchens", str(tmp_path / "files"), split)
     views = [eval_views(s, MODEL, SINGLE) for s in files]
     times = np.arange(FRAMES) / RATE
-    for file, of_file, frames in zip(files, views, read("epic_kitchens", str(tmp_path / "frames"), split), strict=True):
-        clocks = [timeline(open_video(s.path, fps=s.fps), s, MODEL)[0].tolist() for s in (file, frames)]
+    for file, of_file, frames in zip(
+        files, views, read_samples("epic_kitchens", str(tmp_path / "frames"), split), strict=True
+    ):
+        clocks = [candidate_frames(open_video(s.path, fps=s.fps), s, MODEL)[0].tolist() for s in (file, frames)]
         assert clocks[0] == clocks[1] == np.flatnonzero((times >= file.start) & (times < file.end)).tolist()
         of_frames = eval_views(frames, MODEL, SINGLE)
         assert shown(of_file[0]) == shown(of_frames[0])
         assert (of_file.float() - of_frames.float()).abs().mean() < 2  # what JPEG loses
     to_frames(tmp_path / "files", name="frame_{:010d}.png")
-    for of_file, frames in zip(views, read("epic_kitchens", str(tmp_path / "files"), split), strict=True):
+    for of_file, frames in zip(views, read_samples("epic_kitchens", str(tmp_path / "files"), split), strict=True):
         assert torch.equal(of_file, eval_views(frames, MODEL, SINGLE))  # PNG loses nothing
 
 
@@ -76,7 +78,7 @@ def test_frames_may_lie_in_any_folder_and_go_before_the_video(place, tmp_path):
     shutil.copytree(tmp_path / "P01", tmp_path / "again/P01")
     to_frames(tmp_path / "again", place=f"../{place}")
     write_frames(tmp_path / "P01/flow_frames/P01_01/u", np.zeros((2, 8, 8, 3), np.uint8), name="frame_{:010d}.jpg")
-    found = {s.path for s in read("epic_kitchens", str(tmp_path), "train")}
+    found = {s.path for s in read_samples("epic_kitchens", str(tmp_path), "train")}
     expected = {f"{tmp_path}/{place.format(person='P01', video='P01_01')}", f"{tmp_path}/P02/videos/P02_101.MP4"}
     assert found == expected
 
@@ -93,7 +95,7 @@ def test_the_rate_of_frames_is_the_official_one_unless_there_are_fewer_or_nobody
         write_frames(folder, np.zeros((images, 8, 8, 3), np.uint8), name="frame_{:010d}.jpg")
         if not info:
             (tmp_path / "EPIC_100_video_info.csv").unlink()
-        return {s.fps for s in read("epic_kitchens", str(tmp_path), "train") if video in s.path}
+        return {s.fps for s in read_samples("epic_kitchens", str(tmp_path), "train") if video in s.path}
 
     seconds = FRAMES // RATE
     assert rate(official * seconds) == rate(official * seconds + 4) == {official}
@@ -131,7 +133,7 @@ def test_every_wrong_row_is_listed_at_once_with_file_and_line(tmp_path):
         f"{table}:{first + 4}: noun_class 'plate' is not among the 3 classes; allowed: 0, 1, 2",
         f"{table}:{first + 5}: narration_id is empty",
         f"{table}:{first + 6}: P01_01_0 of P01_01 again, after {table}:2",
-        f"{table}:{first + 7}: video_id '../P01_01' lies outside {tmp_path}",
+        f"{table}:{first + 7}: video_id '../P01_01' is outside {tmp_path}",
         f"{table}:{first + 8}: 3 fields",
         f"{table}:{first + 9}: an empty row",
     ]
@@ -155,4 +157,4 @@ def test_columns_and_files_that_are_not_there_are_named_together(tmp_path):
     with pytest.raises(DataError, match="no list of classes"):
         official_classes("epic_kitchens", str(tmp_path))
     with pytest.raises(DataError, match="keep the labels of the test videos"):
-        read("epic_kitchens", str(tmp_path), "test")
+        read_samples("epic_kitchens", str(tmp_path), "test")

@@ -13,13 +13,13 @@ from PIL import ExifTags, Image, ImageOps
 from vivit.config import EvalConfig, ModelConfig, Preprocessing
 from vivit.data.dataset import eval_views, open_sample
 from vivit.data.datasets.folder import read_folder
-from vivit.data.datasets.registry import read
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.video.decoder import Video
 from vivit.data.video.frame_folder import FrameFolder, open_video
 from vivit.errors import DataError, VideoError
 
-from .videos import counter_frames, read_all, read_counter, write_video
+from ..videos import counter_frames, read_all, read_counter, write_video
 
 
 def write_frames(folder, images, *, name="frame_{:010d}.png", first=1, **how):
@@ -151,7 +151,7 @@ def test_a_table_may_name_folders_of_images_and_their_rate(tmp_path):
     (tmp_path / "v/c").mkdir()
     table = tmp_path / "labels.csv"
     table.write_text("path,label,start,end,fps,split\nv/a,x,0.5,1,10,train\nv/b/,x,0.2,,,train\n")
-    samples = read("folder", str(table), "train")
+    samples = read_samples("folder", str(table), "train")
     assert [s.fps for s in samples] == [10.0, None]
     model = ModelConfig(num_frames=4, image_size=(48, 64), preprocessing=Preprocessing(frame_stride=1, crop_fraction=1))
     single = EvalConfig(temporal_views=1, spatial_views=1)
@@ -159,7 +159,7 @@ def test_a_table_may_name_folders_of_images_and_their_rate(tmp_path):
     assert shown(eval_views(samples[1], model, single)[0]) == [10, 11, 12, 13]  # of 5 to 19, at 25 images a second
     table.write_text("path,label,fps\nv/a,x,0\nv/b,x,fast\nv/c,x,\n")
     with pytest.raises(DataError) as error:
-        read("folder", str(table), "train")
+        read_samples("folder", str(table), "train")
     lines = str(error.value).splitlines()[1:]
     assert "labels.csv:2: fps is '0'; it takes images per second, above 0" in lines[0]
     assert "labels.csv:3: fps is 'fast'" in lines[1]
