@@ -26,7 +26,7 @@ from vivit.engine.evaluate import SINGLE_VIEW, load_weights
 from vivit.engine.memory import kept_bytes
 from vivit.engine.optim import build_optimizer
 from vivit.inference.predict import predict
-from vivit.model.token_reduction import shorten
+from vivit.model.token_reduction import reduce_tokens
 from vivit.model.vivit import ViViT
 from vivit.presets import preset
 from vivit.weights.convert import save_huggingface
@@ -68,7 +68,7 @@ def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool,
         fast = compiled_blocks(copy.deepcopy(plain))
         contenders[f"{name} compiled"] = Contender(lambda: fast(video), operations, batch_size, same, held(fast))
     if peer := transformers_vivit(model):
-        peer, pixels = peer.to(getattr(torch, precision)), model.normalise(video).to(getattr(torch, precision))
+        peer, pixels = peer.to(getattr(torch, precision)), model.normalize(video).to(getattr(torch, precision))
         work = operations_of(peer, pixels)
         contenders[f"transformers {name}"] = Contender(lambda: peer(pixels), work, batch_size, same, held(peer))
     contenders |= image_vit(model, video, precision=precision)
@@ -82,7 +82,7 @@ def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, c
     if compiled:
         models[f"{name} compiled"] = compiled_blocks(copy.deepcopy(model)), video
     if peer := transformers_vivit(model):
-        models[f"transformers {name}"] = peer, model.normalise(video)
+        models[f"transformers {name}"] = peer, model.normalize(video)
     contenders, kept = {}, {}
     for label, (one, pixels) in models.items():
         work = 3 * operations_of(one if one is peer else model, pixels)
@@ -123,8 +123,8 @@ def shortened(
         video = torch.cat([eval_views(sample, plain.config, SINGLE_VIEW) for sample in samples]).to(clock.device)
     contenders = {}
     for name, how in options.items():
-        operations = operations_of(shorten(exact, **how), video, device=clock.device)  # not all are counted in bfloat16
-        equals, model = None if name == source else source, shorten(plain, **how)
+        operations = operations_of(reduce_tokens(exact, **how), video, device=clock.device)
+        equals, model = None if name == source else source, reduce_tokens(plain, **how)
         contenders[name] = Contender(partial(model, video), operations, batch_size, equals, held(model))
     return measure("shorten", contenders, precision=precision, clock=clock, gradients=False)
 
@@ -141,7 +141,7 @@ def prediction(name: str, *, clock: Clock) -> list[dict[str, Any]]:
         def through(peer: nn.Module) -> None:
             together = 1 if clock.device.type == "cpu" else EvalConfig().batch_views  # as ours
             for view in eval_views(sample, model.config, EvalConfig())[1:].split(together):
-                peer(model.normalise(view.to(clock.device)))
+                peer(model.normalize(view.to(clock.device)))
 
         contenders: dict[str, Callable[[], Any]] = {f"vivit.predict, {name}": partial(predict, model, sample.path)}
         if peer := transformers_vivit(model):
@@ -326,7 +326,7 @@ def image_vit(model: ViViT, video: Tensor, *, precision: Precision) -> dict[str,
         num_classes=c.num_classes,
     )
     vit = vit.eval().to(video.device, getattr(torch, precision))
-    images = model.normalise(video)[:, :: c.tubelet_size[0]].flatten(0, 1).to(getattr(torch, precision))
+    images = model.normalize(video)[:, :: c.tubelet_size[0]].flatten(0, 1).to(getattr(torch, precision))
     label = f"timm ViT on {t} images" + (f" x {len(video)}" if len(video) > 1 else "")
     return {label: Contender(lambda: vit(images), operations_of(vit, images), len(video), None, held(vit))}
 

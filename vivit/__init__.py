@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.compare import compare
     from .inference.predict import predict
-    from .model.token_reduction import shorten
+    from .model.token_reduction import reduce_tokens
     from .weights.load import create, from_pretrained
 
-__all__ = ["compare", "create", "from_pretrained", "predict", "shorten"]
+__all__ = ["compare", "create", "from_pretrained", "predict", "reduce_tokens"]
 
 # Where the public names live. Imported at first use, so that `import vivit` and `vivit --help` do not wait for PyTorch.
 _HOMES = {
@@ -18,7 +18,7 @@ _HOMES = {
     "create": "vivit.weights.load",
     "from_pretrained": "vivit.weights.load",
     "predict": "vivit.inference.predict",
-    "shorten": "vivit.model.token_reduction",
+    "reduce_tokens": "vivit.model.token_reduction",
 }
 
 

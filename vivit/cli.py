@@ -364,13 +364,13 @@ def predict_files(
     from .engine.device import choose_attention, pick_device, uses_bfloat16
     from .engine.evaluate import load_weights
     from .inference.predict import predict
-    from .model.token_reduction import shorten
+    from .model.token_reduction import reduce_tokens
 
     if not files:
         raise ValueError("no video to predict; usage: vivit predict WEIGHTS VIDEO [VIDEO …] [options]")
     where = pick_device(device)
     choose_attention(where)
-    model = shorten(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
+    model = reduce_tokens(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
     if uses_bfloat16(where, precision):
         print(f"computing in bfloat16 on {where.type}; --precision float32 is exact", file=sys.stderr)
     how = {"temporal_views": temporal_views, "spatial_views": spatial_views, "top_k": top_k, "precision": precision}

@@ -15,7 +15,7 @@ from vivit.model.encoders import resize_positions
 from vivit.weights import convert as convert_module
 from vivit.weights import save as save_module
 from vivit.weights.convert import convert
-from vivit.weights.load import config_for_start
+from vivit.weights.load import config_for_init
 
 from .models import CONFIGS, pixels
 from .random_weights import randomise
@@ -32,7 +32,7 @@ def test_a_saved_model_comes_back_with_its_bits_its_classes_and_its_preprocessin
     model.save_pretrained(tmp_path)
     back = vivit.from_pretrained(tmp_path)
     assert back.config == model.config
-    assert back.pixels.shift[0] == pytest.approx(-0.8)
+    assert back.normalization.shift[0] == pytest.approx(-0.8)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.state_dict().items())
     assert set(back.load_report.names("loaded")) == set(model.state_dict())
     assert_once(back, model.state_dict())
@@ -303,4 +303,4 @@ def test_a_run_folder_is_a_source_for_every_door(source, tmp_path):
     vivit.create(CONFIGS["model 2"]).save_pretrained(tmp_path / "best") if source == "weights" else None
     assert torch.equal(vivit.from_pretrained(tmp_path).head.weight, model.head.weight)
     assert torch.equal(vivit.create(CONFIGS["model 2"], init=tmp_path).head.weight, model.head.weight)
-    assert config_for_start(tmp_path, CONFIGS["model 1"]).encoder == "factorised_encoder"
+    assert config_for_init(tmp_path, CONFIGS["model 1"]).encoder == "factorised_encoder"

@@ -26,7 +26,7 @@ class Row:
     paper: float | None = None
     """The paper's top-1 in percent."""
     network: str = ""
-    """Of PRIOR_ART, instead of a ViViT."""
+    """Of CNN_BASELINES, instead of a ViViT."""
     temporal_depth: int | None = None
     """Where it lies on the curve of the temporal depth."""
     view_curve: bool = False

@@ -27,7 +27,7 @@ from ..engine.losses import cross_entropy
 from ..engine.run import check_same_run, stop_signals, write_json
 from ..engine.train import train
 from ..errors import DataError, Stopped
-from ..model.cnn_baselines import PRIOR_ART
+from ..model.cnn_baselines import CNN_BASELINES
 from ..model.vivit import ViViT
 from ..text import listing, printable
 
@@ -41,7 +41,7 @@ class Job:
     title: str
     config: Config
     network: str = ""
-    """Of PRIOR_ART, instead of a ViViT."""
+    """Of CNN_BASELINES, instead of a ViViT."""
     views: tuple[int, ...] = ()
     """Numbers of temporal views to test it with as well."""
 
@@ -58,7 +58,7 @@ def do(job: Job) -> None:
     (job.folder / ERROR).unlink(missing_ok=True)
     check_same_run(job.config)
     if not (job.folder / "weights" / "config.json").is_file():  # written last
-        train(job.config, build=PRIOR_ART.get(job.network, ViViT))
+        train(job.config, build=CNN_BASELINES.get(job.network, ViViT))
     for path, protocol in tests(job):
         if not tested(path, protocol):
             test(job, path, protocol)
@@ -92,7 +92,7 @@ def tested(path: Path, protocol: EvalConfig) -> bool:
 def test(job: Job, path: Path, protocol: EvalConfig) -> None:
     """Predictions of every test video; results.json beside them."""
     c, folder = job.config, job.folder
-    model = PRIOR_ART[job.network].load(folder / "weights") if job.network else load_weights(str(folder))
+    model = CNN_BASELINES[job.network].load(folder / "weights") if job.network else load_weights(str(folder))
     result = evaluate(
         model.to(pick_device(c.device)).eval(),  # type: ignore[arg-type]
         load_split(c.data, c.data.eval_split, classes=model.config.classes).samples,
@@ -256,7 +256,7 @@ def speed(config: Config, network: str = "", *, clips: int = 4, seconds: float =
     Medians over `seconds` each, at least two, after one to warm up. `config.model` knows its classes.
     """
     device = pick_device(config.device)
-    build: Callable[[ModelConfig], Any] = PRIOR_ART.get(network, ViViT)
+    build: Callable[[ModelConfig], Any] = CNN_BASELINES.get(network, ViViT)
     model = build(config.model).to(device)
     video = torch.randint(256, (clips, config.model.num_frames, 3, *config.model.image_size), dtype=torch.uint8)
     video, sizes = video.to(device), [len(names) for names in config.model.classes.values()]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import WeightsError
-from ..model.vivit import Normalise, ViViT, init_weights
+from ..model.vivit import Normalize, ViViT, init_weights
 from .load_report import LoadReport, Row, Status, rows_once
 
 
@@ -191,7 +191,7 @@ def fill(
         setattr(model.get_submodule(parent), leaf, nn.Parameter(torch.empty(parameters[name].shape)))
     init_weights(model)  # the parameters that are still on the meta device take no values and no random numbers
     model.load_state_dict(tensors, strict=not missing, assign=True)
-    model.pixels = Normalise(config.preprocessing)
+    model.normalization = Normalize(config.preprocessing)
 
     model.load_report = LoadReport(source.path, source.format, rows_once(rows), tuple(source.notes))
     return model

@@ -123,7 +123,7 @@ def from_pretrained(
         return _fit(src, trained, config).eval()
 
 
-def config_for_start(source: str | os.PathLike, config: ModelConfig) -> ModelConfig:
+def config_for_init(source: str | os.PathLike, config: ModelConfig) -> ModelConfig:
     """`config` with the architecture of the weights `source`, for `create(…, init=source)`.
 
     Of a video model everything, without its classes. Of an image model width, depth, heads (64 wide where the file does
