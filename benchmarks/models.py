@@ -51,7 +51,7 @@ class Contender:
     equals: str | Tensor | None = None
     """What it should give, exactly or nearly: the result of another contender, or this."""
     held: float = 0.0
-    """MiB that stay between two calls: weights, and in training the momentum; gradients are made anew."""
+    """MiB that stay between two calls: weights, and in training the momentum; gradients are allocated in each step."""
 
 
 def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def shortened(
     batch_size: int,
     clock: Clock,
 ) -> list[dict[str, Any]]:
-    """A Model 1 without gradients, plain and on fewer tokens, on made videos: noise would have nothing to drop.
+    """Time a Model 1 without gradients, plain and on fewer tokens, on synthetic videos: noise has nothing to drop.
 
     `source` is a preset, or trained weights as `vivit eval` takes them.
     """
@@ -161,7 +161,7 @@ def prediction(name: str, *, clock: Clock) -> list[dict[str, Any]]:
 
 
 def peers(names: Sequence[str], *, precision: Precision, clock: Clock) -> list[dict[str, Any]]:
-    """What a user would otherwise pick, beside our models, on one clip of 32 x 224 x 224; random weights."""
+    """Time other video models and ours on one clip of 32 x 224 x 224, with random weights."""
     contenders: dict[str, Contender] = {}
     for name in names:
         model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=1)
@@ -247,7 +247,7 @@ def build(config: ModelConfig, *, device: torch.device, batch_size: int) -> tupl
 
 
 def in_precision(model: ViViT, precision: Precision) -> ViViT:
-    """The model itself, or a copy with its weights in bfloat16."""
+    """Return the model itself, or a copy with its weights in bfloat16."""
     return model if precision == "float32" else copy.deepcopy(model).bfloat16()
 
 
@@ -257,7 +257,7 @@ def held(model: nn.Module) -> float:
 
 
 def compiled_blocks(model: ViViT) -> ViViT:
-    """The model with every block compiled, as `scale.compile` does in training."""
+    """Compile every block of the model, as `scale.compile` does in training; return the model."""
     for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
         for block in blocks:
             block.compile()
@@ -293,7 +293,7 @@ class Logits(nn.Module):
 
 
 def transformers_vivit(model: ViViT) -> Logits | None:
-    """transformers' ViViT with the weights of a Model 1, in float32; None where it is not installed or has no such."""
+    """Return transformers' ViViT with the weights of a Model 1 in float32; None without the package or for other models."""
     try:
         from transformers import VivitForVideoClassification
     except ImportError:

@@ -137,7 +137,7 @@ def test_prior_art_computes_what_torchvision_does(name):
 
 class Small(CNNBaseline):
     @staticmethod
-    def make():
+    def build_network():
         layers = nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()
         return nn.Sequential(*layers), 4
 

@@ -458,9 +458,9 @@ def weights_report(source: str, /, preset: str | None = None, model: Overrides =
         preset: Report the start of this model, such as "ViViT-B/16x2 FE", from the source.
         model: What the file cannot say.
     """
-    from .weights.load import report
+    from .weights.load import describe_loading
 
-    return report(source, preset=preset, **model.given())
+    return describe_loading(source, preset=preset, **model.given())
 
 
 def weights_convert(source: str, dest: str, /, to: str = "vivit", model: Overrides = Overrides()) -> str:  # noqa: B008

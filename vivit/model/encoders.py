@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import ENCODERS, ModelConfig
 from .cpu_kernels import is_jit_tracing
 from .layers import (
     MAX_BRANCHES,
@@ -184,12 +184,17 @@ def factorised_dot_product(config: ModelConfig) -> Transformer:
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 
-ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "spatiotemporal": spatiotemporal,
-    "factorised_encoder": FactorisedEncoder,
-    "factorised_self_attention": factorised_self_attention,
-    "factorised_dot_product": factorised_dot_product,
-}
+# config.encoder → a function from the config to a module that maps tokens (B, t, s, D) to features (B, D), with the
+# signature `forward(tokens, seeds=None)`. For `ViViT.resize` it needs a method `resize(grid)` too. Add your own with
+# `ENCODERS["mine"] = build`, before a config names it.
+ENCODERS.update(
+    {
+        "spatiotemporal": spatiotemporal,
+        "factorised_encoder": FactorisedEncoder,
+        "factorised_self_attention": factorised_self_attention,
+        "factorised_dot_product": factorised_dot_product,
+    }
+)
 
 
 def drop_path_rates(config: ModelConfig, depth: int) -> list[float]:
