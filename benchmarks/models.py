@@ -293,7 +293,7 @@ class Logits(nn.Module):
 
 
 def transformers_vivit(model: ViViT) -> Logits | None:
-    """Return transformers' ViViT with the weights of a Model 1 in float32; None without the package or for other models."""
+    """Return transformers' ViViT with the float32 weights of a Model 1; None without the package or for others."""
     try:
         from transformers import VivitForVideoClassification
     except ImportError:
