@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: speed beside the machine's limit and other libraries. Write JSON, and a page from it."""
+"""Measure speed against the limit of the machine and other libraries: `python -m benchmarks`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def bench(
         merge_tokens: shorten: how many tokens a layer merges.
         drop_static: shorten: up to which difference a tubelet counts as static, on the scale 0..1.
         weights: shorten: a trained Model 1 instead of presets at random, as vivit eval takes it.
-        out: Write JSON here, beside what other commands have measured there.
+        out: Add the results to this JSON file.
         docs: Write a page of all that here: docs/benchmarks.md.
     """
     where = pick_device(device)
@@ -108,7 +108,7 @@ def bench(
 
 
 def command(args: list[str]) -> str:
-    """What was typed, without where the results go."""
+    """Return the command line without the options that say where the results go."""
     places = {i + n for i, word in enumerate(args) if word in ("--out", "--docs") for n in (0, 1)}
     return shlex.join(["python", "-m", "benchmarks", *(word for i, word in enumerate(args) if i not in places)])
 
@@ -122,6 +122,6 @@ def add(results: dict[str, Any], rows: list[dict[str, Any]], out: Path | None) -
 
 
 def with_earlier(results: dict[str, Any], out: Path | None) -> dict[str, Any]:
-    """{"runs": […]}: what the file holds of other commands, and this run."""
+    """Return {"runs": […]}: this run, and the runs of other commands in the file."""
     earlier = json.loads(out.read_text(encoding="utf-8"))["runs"] if out is not None and out.exists() else []
     return {"runs": [*(run for run in earlier if run["command"] != results["command"]), results]}

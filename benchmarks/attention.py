@@ -1,4 +1,4 @@
-"""Attention alone, at the sizes of the four models: the kernel that is chosen beside the others that could be."""
+"""Time attention kernels at the sizes of the four models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shapes(config: ModelConfig, batch_size: int) -> dict[str, tuple[int, int, in
 def rows_of(
     label: str, shape: tuple[int, int, int, int], backward: bool, *, precision: Precision, clock: Clock
 ) -> list[dict[str, Any]]:
-    """The chosen kernel and those that PyTorch has for this device, on tensors as a layer gives them."""
+    """Time the chosen kernel and the others that PyTorch has for this device, on tensors with the layout of a layer."""
     sequences, tokens, heads, width = shape
     # Queries, keys and values of all tokens of a sequence: a view of one tensor, as a fused projection gives them.
     x = torch.randn(sequences, tokens, 3, heads, width, device=clock.device, dtype=getattr(torch, precision))

@@ -1,4 +1,4 @@
-"""How things are timed: interleaved rounds in one process, so that what else the machine does falls on all alike."""
+"""The timer: interleaved rounds in one process, so that other load affects all contenders."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> tuple[float | N
 
 
 def _status(field: str) -> int:
-    """A field of /proc/self/status, in KiB."""
+    """Read a field of /proc/self/status, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any], float]:
-    """A large matrix product, the ceiling that models are held against, and its operations (2 n³ a product).
+    """Return a large matrix product, the ceiling for the speed of models, and its operations (2 n³ per product).
 
     Through `linear`, which is what models call; n is large enough that the caches hold no whole operand.
     """
@@ -134,7 +134,7 @@ def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on: hardware, versions, threads, date."""
+    """Describe what the numbers depend on: hardware, versions, threads, date."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
@@ -147,7 +147,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU by name, with the vector units that decide how fast it multiplies matrices."""
+    """Return the name of the CPU and its vector units, which determine the speed of matrix products."""
     name = platform.processor() or platform.machine()
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -26,7 +26,7 @@ from vivit.engine.evaluate import SINGLE_VIEW, load_weights
 from vivit.engine.memory import kept_bytes
 from vivit.engine.optim import build_optimizer
 from vivit.inference.predict import predict
-from vivit.model.token_reduction import shorten
+from vivit.model.token_reduction import reduce_tokens
 from vivit.model.vivit import ViViT
 from vivit.presets import preset
 from vivit.weights.convert import save_huggingface
@@ -51,7 +51,7 @@ class Contender:
     equals: str | Tensor | None = None
     """What it should give, exactly or nearly: the result of another contender, or this."""
     held: float = 0.0
-    """MiB that stay between two calls: weights, and in training the momentum; gradients are made anew."""
+    """MiB that stay between two calls: weights, and in training the momentum; gradients are allocated in each step."""
 
 
 def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool,
         fast = compiled_blocks(copy.deepcopy(plain))
         contenders[f"{name} compiled"] = Contender(lambda: fast(video), operations, batch_size, same, held(fast))
     if peer := transformers_vivit(model):
-        peer, pixels = peer.to(getattr(torch, precision)), model.normalise(video).to(getattr(torch, precision))
+        peer, pixels = peer.to(getattr(torch, precision)), model.normalize(video).to(getattr(torch, precision))
         work = operations_of(peer, pixels)
         contenders[f"transformers {name}"] = Contender(lambda: peer(pixels), work, batch_size, same, held(peer))
     contenders |= image_vit(model, video, precision=precision)
@@ -82,7 +82,7 @@ def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, c
     if compiled:
         models[f"{name} compiled"] = compiled_blocks(copy.deepcopy(model)), video
     if peer := transformers_vivit(model):
-        models[f"transformers {name}"] = peer, model.normalise(video)
+        models[f"transformers {name}"] = peer, model.normalize(video)
     contenders, kept = {}, {}
     for label, (one, pixels) in models.items():
         work = 3 * operations_of(one if one is peer else model, pixels)
@@ -105,7 +105,7 @@ def shortened(
     batch_size: int,
     clock: Clock,
 ) -> list[dict[str, Any]]:
-    """A Model 1 without gradients, plain and on fewer tokens, on made videos: noise would have nothing to drop.
+    """Time a Model 1 without gradients, plain and on fewer tokens, on synthetic videos: noise has nothing to drop.
 
     `source` is a preset, or trained weights as `vivit eval` takes them.
     """
@@ -123,8 +123,8 @@ def shortened(
         video = torch.cat([eval_views(sample, plain.config, SINGLE_VIEW) for sample in samples]).to(clock.device)
     contenders = {}
     for name, how in options.items():
-        operations = operations_of(shorten(exact, **how), video, device=clock.device)  # not all are counted in bfloat16
-        equals, model = None if name == source else source, shorten(plain, **how)
+        operations = operations_of(reduce_tokens(exact, **how), video, device=clock.device)
+        equals, model = None if name == source else source, reduce_tokens(plain, **how)
         contenders[name] = Contender(partial(model, video), operations, batch_size, equals, held(model))
     return measure("shorten", contenders, precision=precision, clock=clock, gradients=False)
 
@@ -141,7 +141,7 @@ def prediction(name: str, *, clock: Clock) -> list[dict[str, Any]]:
         def through(peer: nn.Module) -> None:
             together = 1 if clock.device.type == "cpu" else EvalConfig().batch_views  # as ours
             for view in eval_views(sample, model.config, EvalConfig())[1:].split(together):
-                peer(model.normalise(view.to(clock.device)))
+                peer(model.normalize(view.to(clock.device)))
 
         contenders: dict[str, Callable[[], Any]] = {f"vivit.predict, {name}": partial(predict, model, sample.path)}
         if peer := transformers_vivit(model):
@@ -161,7 +161,7 @@ def prediction(name: str, *, clock: Clock) -> list[dict[str, Any]]:
 
 
 def peers(names: Sequence[str], *, precision: Precision, clock: Clock) -> list[dict[str, Any]]:
-    """What a user would otherwise pick, beside our models, on one clip of 32 x 224 x 224; random weights."""
+    """Time other video models and ours on one clip of 32 x 224 x 224, with random weights."""
     contenders: dict[str, Contender] = {}
     for name in names:
         model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=1)
@@ -247,7 +247,7 @@ def build(config: ModelConfig, *, device: torch.device, batch_size: int) -> tupl
 
 
 def in_precision(model: ViViT, precision: Precision) -> ViViT:
-    """The model itself, or a copy with its weights in bfloat16."""
+    """Return the model itself, or a copy with its weights in bfloat16."""
     return model if precision == "float32" else copy.deepcopy(model).bfloat16()
 
 
@@ -257,7 +257,7 @@ def held(model: nn.Module) -> float:
 
 
 def compiled_blocks(model: ViViT) -> ViViT:
-    """The model with every block compiled, as `scale.compile` does in training."""
+    """Compile every block of the model, as `scale.compile` does in training; return the model."""
     for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
         for block in blocks:
             block.compile()
@@ -293,7 +293,7 @@ class Logits(nn.Module):
 
 
 def transformers_vivit(model: ViViT) -> Logits | None:
-    """transformers' ViViT with the weights of a Model 1, in float32; None where it is not installed or has no such."""
+    """Return transformers' ViViT with the float32 weights of a Model 1; None without the package or for others."""
     try:
         from transformers import VivitForVideoClassification
     except ImportError:
@@ -326,7 +326,7 @@ def image_vit(model: ViViT, video: Tensor, *, precision: Precision) -> dict[str,
         num_classes=c.num_classes,
     )
     vit = vit.eval().to(video.device, getattr(torch, precision))
-    images = model.normalise(video)[:, :: c.tubelet_size[0]].flatten(0, 1).to(getattr(torch, precision))
+    images = model.normalize(video)[:, :: c.tubelet_size[0]].flatten(0, 1).to(getattr(torch, precision))
     label = f"timm ViT on {t} images" + (f" x {len(video)}" if len(video) > 1 else "")
     return {label: Contender(lambda: vit(images), operations_of(vit, images), len(video), None, held(vit))}
 

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, made from the JSON of `python -m benchmarks`."""
+"""Write docs/benchmarks.md from the JSON of `python -m benchmarks`."""
 
 from __future__ import annotations
 

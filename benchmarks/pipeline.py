@@ -1,6 +1,6 @@
-"""Input and evaluation: what the loader delivers of what raw decoding gives, and what a test video costs.
+"""Time input and evaluation: clips from files through the loader, and the views of a test video.
 
-The videos are made: 256 x 340 at 30 frames/s, ten seconds in H.264, as Kinetics comes out of the usual preparation.
+The videos are synthetic: 256 x 340 at 30 frames/s, ten seconds in H.264, like prepared Kinetics.
 Everything runs on one thread, as a loader's worker does.
 """
 
@@ -99,7 +99,7 @@ def kinetics_like(folder: Path, videos: int, num_frames: int | None = None) -> l
 
 
 def packed(samples: list[Sample]) -> list[Sample]:
-    """The same videos in one tar file beside them, as `vivit data prepare` packs them."""
+    """Pack the videos into one tar file in their folder, as `vivit data prepare` does."""
     path = Path(samples[0].path).with_name("videos.tar")
     with tarfile.open(path, "w") as tar:
         for sample in samples:
@@ -111,7 +111,7 @@ def packed(samples: list[Sample]) -> list[Sample]:
 
 
 def raw_clip(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
-    """The frames of a random clip at their own size, by PyAV alone: open, seek, decode, convert to RGB."""
+    """Read the frames of a random clip at their own size with PyAV alone: open, seek, decode, convert to RGB."""
     how = {"num_frames": CLIP.num_frames, "frame_stride": CLIP.preprocessing.frame_stride}
     start = random_start(SECONDS * RATE, **how, u=rng.uniform())
     wanted = set(clip_frames(start, SECONDS * RATE, **how))
@@ -157,7 +157,7 @@ def one_thread() -> Iterator[None]:
 
 
 def evaluation(clock: Clock) -> list[dict[str, Any]]:
-    """The 4 x 3 views of a test video of ten seconds, and of one shorter than a clip.
+    """Time the 4 x 3 views of a test video of ten seconds and of one that is shorter than a clip.
 
     Milliseconds; and counted, not timed: frames decoded over frames needed, and of the temporal positions of all views
     those that differ, which are what the factorised encoder encodes of a batch that holds all of them.
@@ -186,7 +186,7 @@ def evaluation(clock: Clock) -> list[dict[str, Any]]:
 
 
 def frames_counted(sample: Sample, model: ModelConfig, protocol: EvalConfig) -> tuple[int, int, torch.Tensor]:
-    """(decoded, needed, views): how many frames FFmpeg decoded for the views, how many numbers of frames they show."""
+    """Return (frames that FFmpeg decoded for the views, distinct frames in the views, the views)."""
     opened: list[Video] = []
     init = Video.__init__
 

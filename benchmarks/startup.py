@@ -1,4 +1,4 @@
-"""How long one waits before anything happens: fresh processes, one after the other."""
+"""Time imports and start-up in fresh processes."""
 
 from __future__ import annotations
 

@@ -44,12 +44,12 @@ def attentions(model: ViViT) -> list[Attention]:
 
 def sees(module: Attention, tokens: int, head: int) -> torch.Tensor:
     """(n, n): which token may look at which, read off the names of the module's pattern."""
-    attend = module.patterns[head * len(module.patterns) // HEADS]
+    attend = module.attention_fns[head * len(module.attention_fns) // HEADS]
     pattern = getattr(attend, "func", attend).__name__
-    if pattern == "attend_all":
+    if pattern == "full_attention":
         return torch.ones(tokens, tokens, dtype=torch.bool)
     t, s = (torch.arange(tokens) // (tokens // 3), torch.arange(tokens) % (tokens // 3))
-    axis = t if pattern == "attend_space" else s
+    axis = t if pattern == "spatial_attention" else s
     return axis[:, None] == axis[None]
 
 
@@ -86,7 +86,7 @@ def test_every_temporal_position_has_its_map_also_where_frames_repeat():
     assert maps.space.shape == (3, 2, 4)
     torch.testing.assert_close(maps.space[0], maps.space[1])
     assert not torch.allclose(maps.space[0], maps.space[2])
-    assert model.encoder.share
+    assert model.encoder.deduplicate
 
 
 def naive_rollout(transformer: Transformer, tokens: torch.Tensor) -> torch.Tensor:
@@ -116,7 +116,7 @@ def naive_rollout(transformer: Transformer, tokens: torch.Tensor) -> torch.Tenso
 def test_maps_equal_a_product_of_naive_attention_matrices_and_sum_to_one(how):
     model, video = build(**how), clip()
     maps = attention_maps(model, video)
-    tokens = model.tokenizer(model.normalise(video[None]))
+    tokens = model.tokenizer(model.normalize(video[None]))
     if isinstance(model.encoder, FactorisedEncoder):
         space, time = naive_rollout(model.encoder.spatial, rearrange(tokens, "1 t s D -> t s D")), torch.ones(3)
         if model.config.temporal_depth:
@@ -160,7 +160,7 @@ def test_more_than_one_clip_is_an_error_that_says_so():
 def test_positions_are_shown_by_the_frame_in_their_middle():
     assert middle_frames(build(**MODELS[0])) == [1, 3, 5]
     uniform = build(**MODELS[0], tokenizer="uniform_frames", sampled_frames=3, tubelet_size=(1, 8, 8))
-    assert middle_frames(uniform) == uniform.tokenizer.frames
+    assert middle_frames(uniform) == uniform.tokenizer.frame_index
 
 
 def test_heat_is_brightest_where_the_map_is_largest():

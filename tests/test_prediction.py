@@ -118,7 +118,7 @@ def test_predict_takes_the_options_for_fewer_tokens_and_gives_what_the_shortened
         cli.main()
         shown.append(json.loads(capsys.readouterr().out))
     assert shown[0] == vivit.predict(model, file, precision="float32").to_dict()
-    assert shown[1] == vivit.predict(vivit.shorten(model, **options), file, precision="float32").to_dict()
+    assert shown[1] == vivit.predict(vivit.reduce_tokens(model, **options), file, precision="float32").to_dict()
     assert shown[0] != shown[1]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from vivit.info import count, info
+from vivit.info import count_cost, info
 from vivit.model.vivit import ViViT
 from vivit.presets import PRESETS, preset
 
@@ -21,7 +21,7 @@ PAPER = [
 
 @pytest.mark.parametrize(("name", "fields", "parameters", "multiply_adds"), PAPER)
 def test_parameters_and_multiply_adds_are_the_papers(name, fields, parameters, multiply_adds):
-    *parts, total = count(preset(name, classes=CLASSES, **fields))
+    *parts, total = count_cost(preset(name, classes=CLASSES, **fields))
     decimals = len(str(parameters).split(".")[1])
     assert round(total.parameters / 1e6, decimals) == parameters
     assert total.multiply_adds / 1e9 == pytest.approx(multiply_adds, rel=0.01)
@@ -60,7 +60,7 @@ def test_counting_computes_and_allocates_nothing():
             return result
 
     with OnlyMeta():
-        count(preset("ViViT-Ti/16x2 FE", classes=CLASSES))
+        count_cost(preset("ViViT-Ti/16x2 FE", classes=CLASSES))
 
 
 def test_info_prints_one_line_per_part():

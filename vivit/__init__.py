@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .inference.predict import Prediction as Prediction
     from .inference.predict import predict
     from .model.rollout import attention_maps
-    from .model.token_reduction import shorten
+    from .model.token_reduction import reduce_tokens
     from .model.vivit import ViViT as ViViT
     from .weights.load import create, from_pretrained
 
@@ -63,7 +63,7 @@ __all__ = [
     "from_pretrained",
     "load_run",
     "predict",
-    "shorten",
+    "reduce_tokens",
     "train",
 ]
 
@@ -91,7 +91,7 @@ _MODULES = {
     "from_pretrained": "weights.load",
     "load_run": "api",
     "predict": "inference.predict",
-    "shorten": "model.token_reduction",
+    "reduce_tokens": "model.token_reduction",
     "train": "engine.train",
 }
 _SUBMODULES = ("config", "errors", "recipes")

@@ -18,7 +18,7 @@ from .engine.evaluation import Evaluation
 from .engine.run import read_config
 from .engine.runs import metrics
 from .model.vivit import ViViT
-from .weights.formats import of_run
+from .weights.formats import find_run_weights
 from .weights.load import from_pretrained
 
 Source = str | os.PathLike[str]
@@ -81,7 +81,7 @@ class RunFolder:
 
         Raises FileNotFoundError if there are none so far.
         """
-        return of_run(self.folder)
+        return find_run_weights(self.folder)
 
 
 def load_run(folder: Source) -> RunFolder:

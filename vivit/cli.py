@@ -369,13 +369,13 @@ def predict_files(
     from .engine.device import choose_attention, pick_device, uses_bfloat16
     from .engine.evaluate import load_weights
     from .inference.predict import predict
-    from .model.token_reduction import shorten
+    from .model.token_reduction import reduce_tokens
 
     if not files:
         raise ValueError("no video to predict; usage: vivit predict WEIGHTS VIDEO [VIDEO …] [options]")
     where = pick_device(device)
     choose_attention(where)
-    model = shorten(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
+    model = reduce_tokens(load_weights(weights).to(where), merge_tokens=merge_tokens, drop_static=drop_static)
     if uses_bfloat16(where, precision):
         print(f"computing in bfloat16 on {where.type}; --precision float32 is exact", file=sys.stderr)
     how = {"temporal_views": temporal_views, "spatial_views": spatial_views, "top_k": top_k, "precision": precision}
@@ -463,9 +463,9 @@ def weights_report(source: str, /, preset: str | None = None, model: Overrides =
         preset: Report the start of this model, such as "ViViT-B/16x2 FE", from the source.
         model: What the file cannot say.
     """
-    from .weights.load import report
+    from .weights.load import describe_loading
 
-    return report(source, preset=preset, **model.given())
+    return describe_loading(source, preset=preset, **model.given())
 
 
 def weights_convert(source: str, dest: str, /, to: str = "vivit", model: Overrides = Overrides()) -> str:  # noqa: B008

@@ -20,6 +20,8 @@ from typing import Any, Literal, TypeVar
 EncoderName = Literal[
     "spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
 ]  # Models 1, 2, 3, 4 of the paper
+ENCODERS: dict[str, typing.Callable[[ModelConfig], Any]] = {}
+"""The table of encoders, which vivit.model.encoders fills."""
 ALL = "all"  # in results: every label set of a video at once, so no label set may be called this
 T = TypeVar("T")
 
@@ -82,7 +84,9 @@ class ModelConfig:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self):
-        _one_of(self, "encoder", "tokenizer", "pool", "attention_order", "activation")
+        if self.encoder not in ENCODERS:  # one of the user's own does not have to be in the annotation
+            _one_of(self, "encoder")
+        _one_of(self, "tokenizer", "pool", "attention_order", "activation")
         _positive(self, "num_frames", "embed_dim", "depth", "num_heads", "mlp_ratio", "sampled_frames")
         _check(min(*self.tubelet_size, *self.image_size) > 0, "tubelet_size and image_size take sizes above 0")
         for name, labels in self.classes.items():

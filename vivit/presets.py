@@ -1,6 +1,6 @@
-"""Names of models, as the paper writes them: "ViViT-B/16x2 FE" is a ModelConfig.
+"""Models by the names of the paper: "ViViT-B/16x2 FE" is a ModelConfig.
 
-`ViViT-<size>/<patch>x<tubelet depth>[ <variant>]`, the sizes and variants being the two tables below.
+A name is `ViViT-<size>/<patch>x<tubelet depth>[ <variant>]`. The tables below hold the sizes and the variants.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 PRESETS: tuple[str, ...] = tuple(
     f"ViViT-{size}/16x2 {variant}".strip() for size in SIZES for variant in VARIANTS
-)  # the usual ones; any other patch size and tubelet depth is understood as well
+)  # the usual ones; other patch sizes and tubelet depths work too
 
 
 def preset(name: str, **overrides: Any) -> ModelConfig:
-    """The ModelConfig of a name such as "ViViT-B/16x2 FE", at 32 frames of 224 x 224; `overrides` are its fields.
+    """Return the ModelConfig of a name such as "ViViT-B/16x2 FE": 32 frames of 224 x 224, with `overrides` applied.
 
-    Raises ValueError for a name that does not follow the pattern.
+    Raises ValueError for a name that does not follow the pattern and for an unknown or invalid field.
     """
     match = re.fullmatch(r"ViViT-(\w+)/(\d+)x(\d+)(?: (\w+))?", name.strip())
     if match is None or match[1] not in SIZES or (match[4] or "") not in VARIANTS:
@@ -42,7 +42,7 @@ def preset(name: str, **overrides: Any) -> ModelConfig:
             f"[variant]' with size {', '.join(SIZES)} and variant {', '.join(filter(None, VARIANTS))} or none"
         )
     size, patch, depth, variant = match[1], int(match[2]), int(match[3]), match[4] or ""
-    # A ViT-Ti has three heads; splitting them in halves (Model 4) takes an even number.
+    # ViT-Ti has three heads; Model 4 splits them in halves and needs an even number.
     heads = {"num_heads": 4} if variant == "FDP" and SIZES[size]["num_heads"] % 2 else {}
     values = SIZES[size] | VARIANTS[variant] | heads | {"tubelet_size": (depth, patch, patch)}
     return replace(ModelConfig(), **(values | overrides))

@@ -26,7 +26,7 @@ from vivit.engine.metrics import confusion
 from vivit.engine.train import train
 from vivit.errors import DataError
 from vivit.inference.predict import predict
-from vivit.model.token_reduction import shorten
+from vivit.model.token_reduction import reduce_tokens
 from vivit.model.vivit import ViViT
 
 from ..data.videos import counter_frames, write_video
@@ -187,7 +187,7 @@ def test_fewer_tokens_are_in_the_logits_and_in_every_record_of_the_protocol(root
     c = Config(run="", device="cpu", eval=replace(PROTOCOL, merge_tokens=2, drop_static=0.02))
     result = evaluate_weights(str(weights), replace(c, data=replace(c.data, root=str(root), workers=0)))
     views = eval_views(result.samples[0], model.config, PROTOCOL)
-    expected = shorten(model, merge_tokens=2, drop_static=0.02)(views)
+    expected = reduce_tokens(model, merge_tokens=2, drop_static=0.02)(views)
     torch.testing.assert_close(result.single[0], expected[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(result.multi[0], expected[1:].mean(dim=0), atol=1e-5, rtol=1e-5)
     with torch.no_grad():

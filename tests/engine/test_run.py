@@ -15,7 +15,7 @@ from vivit.config import replace
 from vivit.engine.device import autocast, pick_device
 from vivit.engine.distributed import World
 from vivit.engine.run import Meter, environment
-from vivit.model.cost import count
+from vivit.model.cost import count_cost
 
 from .tiny import ALONE, CLASSES, tiny_config
 
@@ -35,7 +35,7 @@ def test_readings_are_means_since_the_last_one_and_pauses_do_not_count():
     assert values["clips_per_second"] > 12 / (0.1 + time.monotonic() - before)
     # Forward and backward: three times the forward pass, a multiply-add is two operations.
     assert values["tflops"] == pytest.approx(
-        6 * count(MODEL, as_computed=True)[-1].multiply_adds * values["clips_per_second"] / 1e12
+        6 * count_cost(MODEL, as_computed=True)[-1].multiply_adds * values["clips_per_second"] / 1e12
     )
     meter.add(loss=torch.tensor(5.0), grad_norm=0.0, clips=1)
     assert meter.read()["loss"] == 5.0

@@ -12,12 +12,12 @@ from vivit.model.layers import (
     Attention,
     Mlp,
     TimeSpaceBlock,
-    attend_all,
-    attend_space,
-    attend_time,
     drop_path,
     dropout,
+    full_attention,
     random_bits,
+    spatial_attention,
+    temporal_attention,
 )
 from vivit.model.vivit import ViViT
 
@@ -48,9 +48,9 @@ def same_place(i, j, _=0):
 
 
 CASES = {
-    "all": (attend_all, lambda i, j, a: True),
-    "space": (partial(attend_space, t=T_), same_time),
-    "time": (partial(attend_time, t=T_), same_place),
+    "all": (full_attention, lambda i, j, a: True),
+    "space": (partial(spatial_attention, t=T_), same_time),
+    "time": (partial(temporal_attention, t=T_), same_place),
 }
 
 
@@ -62,7 +62,7 @@ def test_each_kind_of_attention_sees_the_tokens_it_should(name):
 
 
 def test_the_fused_projection_holds_queries_keys_and_values_head_by_head():
-    ours = Attention(tiny.config(), attend_all).double()
+    ours = Attention(tiny.config(), full_attention).double()
     theirs = nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64)
     theirs.load_state_dict(
         {
@@ -79,8 +79,8 @@ def test_the_fused_projection_holds_queries_keys_and_values_head_by_head():
 @pytest.mark.parametrize("names", [("all",), ("time", "space"), ("space", "time"), ("all", "all")])
 @torch.no_grad()
 def test_patterns_share_the_heads_in_equal_parts_in_their_order(names):
-    patterns, sees = zip(*(CASES[name] for name in names))
-    attention = Attention(tiny.config(), *patterns, separate_qkv=True).double()
+    attention_fns, sees = zip(*(CASES[name] for name in names))
+    attention = Attention(tiny.config(), *attention_fns, separate_qkv=True).double()
     x = torch.randn(2, T_ * S_, 16, dtype=torch.float64)
     q, k, v = attention.qkv(x).view(2, T_ * S_, 3, 4, 4).unbind(dim=2)
     seen = attend_with_loops(q, k, v, lambda i, j, a: sees[a * len(names) // 4](i, j, a))
@@ -116,7 +116,7 @@ def test_a_layer_that_is_wrapped_is_called(names, first):
 
 
 def test_float64_stays_under_autocast_as_it_does_in_every_layer():
-    attention = Attention(tiny.config(), attend_all).double()
+    attention = Attention(tiny.config(), full_attention).double()
     with torch.autocast("cpu", torch.bfloat16):
         assert attention(torch.randn(1, 3, 16, dtype=torch.float64)).dtype == torch.float64
 

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from vivit.model import cpu_kernels as kernels
 from vivit.model import layers
-from vivit.model.cost import compute_all, count
+from vivit.model.cost import compute_all_tokens, count_cost
+from vivit.torch_private import cpu_supports
 
 from . import tiny
 
@@ -16,9 +17,9 @@ from . import tiny
 def plain(model, video):
     """Nothing left out; with gradients nothing is folded or overwritten; pixels are normalised beforehand."""
     model = copy.deepcopy(model)
-    compute_all(model)
+    compute_all_tokens(model)
     with torch.enable_grad():
-        return model(model.normalise(video))
+        return model(model.normalize(video))
 
 
 def made(encoder, **changes):
@@ -41,9 +42,9 @@ def test_without_gradients_the_logits_are_those_of_the_plain_model(encoder, acti
 @pytest.mark.parametrize("encoder", tiny.NAMES)
 def test_bfloat16_is_off_by_no_more_than_bfloat16(encoder, forced, monkeypatch):
     """`forced` takes the kernels for CPUs with bfloat16 units on any CPU."""
-    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: forced)
+    monkeypatch.setattr(kernels, "has_fast_bf16_products", lambda: forced)
     monkeypatch.setattr(kernels, "CHUNK_SCORES", 100)
-    if forced and not kernels.has_units("avx512_bf16"):
+    if forced and not cpu_supports("avx512_bf16"):
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", written_out)
     model = made(encoder)
     video = tiny.video(model, batch=32)
@@ -83,7 +84,7 @@ def test_attention_chunked_attention_is_off_by_what_rounded_scores_are(monkeypat
 
 
 def test_kernels_for_bfloat16_are_taken_only_where_they_are_faster(monkeypatch):
-    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(kernels, "has_fast_bf16_products", lambda: True)
     x = torch.zeros(2)
     with torch.no_grad():
         assert kernels.use_bf16_cpu_kernel(x.bfloat16())
@@ -110,7 +111,7 @@ def test_leaving_out_what_nobody_reads_changes_no_gradient(encoder):
     """In training as well, with everything that is random: what is dropped is a function of clip and place."""
     model = made(encoder, dropout=0.3, drop_path=0.2).double().train()
     whole = copy.deepcopy(model)
-    compute_all(whole)
+    compute_all_tokens(whole)
     video, seeds = tiny.video(model, batch=3), torch.arange(3)
     for each in (model, whole):
         each(video, seeds).square().sum().backward()
@@ -121,12 +122,12 @@ def test_leaving_out_what_nobody_reads_changes_no_gradient(encoder):
 
 def test_pixels_folded_into_the_kernel_give_the_tokens_of_normalised_pixels():
     model = made("spatiotemporal")
-    model.pixels.scale.mul_(torch.tensor([0.5, 1.0, 3.0]).view(3, 1, 1))  # every channel its own
-    model.pixels.shift.add_(torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1))
+    model.normalization.scale.mul_(torch.tensor([0.5, 1.0, 3.0]).view(3, 1, 1))  # every channel its own
+    model.normalization.shift.add_(torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1))
     video = tiny.video(model)
     before = video.clone()
     with torch.no_grad():
-        torch.testing.assert_close(model.tokens(video), model.tokenizer(model.normalise(video)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.tokenize(video), model.tokenizer(model.normalize(video)), atol=1e-5, rtol=1e-5)
     assert bool((video == before).all())
 
 
@@ -136,10 +137,10 @@ def test_a_model_in_another_precision_normalises_pixels_as_before(dtype):
     video = tiny.video(model)
     x = (video.double() / 255 - 0.5) / 0.5
     other = copy.deepcopy(model).to(dtype)
-    torch.testing.assert_close(other.normalise(video), x.to(dtype), atol=1e-6, rtol=torch.finfo(dtype).eps)
+    torch.testing.assert_close(other.normalize(video), x.to(dtype), atol=1e-6, rtol=torch.finfo(dtype).eps)
     with torch.no_grad():
         exact = copy.deepcopy(other).double().tokenizer(x)
-        folded = (other.tokens(video).double() - exact).mean(dim=(0, 1, 2))  # rounding to one side would add up
+        folded = (other.tokenize(video).double() - exact).mean(dim=(0, 1, 2))  # rounding to one side would add up
         plain = (other.tokenizer(x.to(dtype)).double() - exact).mean(dim=(0, 1, 2))
     assert folded.norm() < 3 * plain.norm() + 1e-6
 
@@ -156,7 +157,7 @@ def test_a_block_computes_its_first_tokens_as_it_computes_all():
 def test_gelu_keeps_its_input_while_gradients_are_wanted():
     linear = torch.nn.Linear(7, 9)
     x = torch.randn(3, 7, requires_grad=True)
-    for approximate in layers.GELU.values():
+    for approximate in layers.GELU_APPROXIMATION.values():
         plain = F.gelu(linear(x), approximate=approximate)
         out = kernels.linear_gelu(x, linear, approximate)
         for ours, theirs in zip(torch.autograd.grad(out.sum(), [x]), torch.autograd.grad(plain.sum(), [x])):
@@ -186,5 +187,5 @@ def test_what_is_left_out_is_counted_by_hand(encoder):
         "spatiotemporal": left_out(1 + t * h * w),
         "factorised_encoder": t * left_out(1 + h * w) + left_out(1 + t),
     }
-    paper, here = (count(config, as_computed=computed)[-1].multiply_adds for computed in (False, True))
+    paper, here = (count_cost(config, as_computed=computed)[-1].multiply_adds for computed in (False, True))
     assert paper - here == expected.get(encoder, 0)

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 import vivit
 from vivit.config import ModelConfig, replace
 from vivit.weights.convert import convert
-from vivit.weights.load import config_for_start
+from vivit.weights.load import config_for_init
 
 from ..weights.random_weights import randomise
 
@@ -24,7 +24,7 @@ def test_the_start_is_the_average_of_timms_features_of_every_second_frame(kind, 
     vit = randomise(VisionTransformer(img_size=24, patch_size=8, embed_dim=64, depth=2, num_heads=1, **KINDS[kind]))
     safetensors.torch.save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     config = ModelConfig(num_frames=6, embed_dim=384, num_heads=6, temporal_depth=2, temporal_skip=True)
-    config = config_for_start(tmp_path / "vit.safetensors", config)
+    config = config_for_init(tmp_path / "vit.safetensors", config)
     model = vivit.create(config, init=tmp_path / "vit.safetensors").eval()
     video = torch.randint(0, 256, (2, 6, 3, 24, 24), dtype=torch.uint8)
     with torch.no_grad():

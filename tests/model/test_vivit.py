@@ -50,7 +50,7 @@ def test_bytes_and_normalised_floats_give_the_same_result():
 def test_pixels_go_from_minus_one_to_one_by_default():
     made = tiny.model()
     ends = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1, 1).expand(2, 1, 3, 1, 1)
-    torch.testing.assert_close(made.normalise(ends).flatten(), torch.tensor([-1.0] * 3 + [1.0] * 3))
+    torch.testing.assert_close(made.normalize(ends).flatten(), torch.tensor([-1.0] * 3 + [1.0] * 3))
 
 
 def test_whole_numbers_that_are_not_bytes_are_refused():
@@ -207,7 +207,7 @@ def test_model_2_is_a_transformer_over_space_then_one_over_time():
     video = tiny.video(made)
     frames = []
     for t in range(3):  # each temporal position by itself
-        tokens = made.tokenizer(made.normalise(video))[:, t]
+        tokens = made.tokenizer(made.normalize(video))[:, t]
         frames.append(made.encoder.spatial(tokens))
     torch.testing.assert_close(made.features(video), made.encoder.temporal(torch.stack(frames, dim=1)))
 

@@ -49,7 +49,7 @@ def load_case(name: str) -> tuple[ViViT, dict, dict[str, torch.Tensor]]:
     """The model with the case's parameters, the case, and its expected arrays."""
     case = read_case(name)
     model = ViViT(model_config(case)).eval()
-    model.load_state_dict(scenic.to_vivit(scenic.read(GOLDEN / name / "checkpoint_123")))
+    model.load_state_dict(scenic.to_vivit(scenic.read_msgpack(GOLDEN / name / "checkpoint_123")))
     with np.load(GOLDEN / name / "expected.npz") as arrays:
         expected = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     expected["video"] = expected.pop("video_BTHWC_uint8").movedim(-1, 2)

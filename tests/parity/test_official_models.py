@@ -77,4 +77,4 @@ def test_both_file_layouts_are_read():
 def test_other_files_are_refused_with_their_name(tmp_path):
     (tmp_path / "notes.txt").write_text("not a checkpoint")
     with pytest.raises(ValueError, match="notes.txt: not a Flax msgpack checkpoint"):
-        scenic.read(tmp_path / "notes.txt")
+        scenic.read_msgpack(tmp_path / "notes.txt")

@@ -13,7 +13,7 @@ MODULES = {
 # A module may import modules of an earlier line, and other modules of its own part.
 ORDER = [
     {"errors"},
-    {"files", "text", "config", "install_check"},
+    {"files", "text", "config", "install_check", "torch_private"},
     {"presets"},
     {"data", "model"},
     {"weights"},

@@ -15,8 +15,8 @@ from vivit.config import Config, ModelConfig, Preprocessing, differences, replac
 from vivit.engine.compare import compare as compare_pair
 from vivit.engine.evaluation import load_evaluation
 from vivit.engine.train import train, train_in
-from vivit.model.cnn_baselines import PRIOR_ART, PriorArt
-from vivit.model.cost import count
+from vivit.model.cnn_baselines import CNN_BASELINES, CNNBaseline
+from vivit.model.cost import count_cost
 from vivit.presets import preset
 from vivit.recipes import RECIPES
 from vivit.studies import runner as runner_module
@@ -57,7 +57,7 @@ def test_the_models_of_the_architecture_study_are_those_of_the_paper():
     official = {"model_1": 88.954, "model_2": 115.063, "model_3": 117.319, "model_4": 88.952, "average": 86.7}
     for name, millions in official.items():
         rounding = 0.05 if name == "average" else 0.0006
-        assert count(rows[name].model)[-1].parameters / 1e6 == pytest.approx(millions, abs=rounding), name
+        assert count_cost(rows[name].model)[-1].parameters / 1e6 == pytest.approx(millions, abs=rounding), name
     assert {rows[f"depth_{d}"].model.temporal_depth for d in (1, 2)} == {1, 2}  # 4 is Model 2's own
 
 
@@ -124,7 +124,7 @@ def test_an_interval_needs_three_seeds(seeds):
     assert format_difference(difference)[2] == "[-1.0, +2.0]"
 
 
-@pytest.mark.parametrize("name", PRIOR_ART)
+@pytest.mark.parametrize("name", CNN_BASELINES)
 @torch.no_grad()
 def test_prior_art_computes_what_torchvision_does(name):
     """Its own network with its own classifier, on pixels normalised by hand."""
@@ -132,7 +132,7 @@ def test_prior_art_computes_what_torchvision_does(name):
     side = 224 if name == "s3d" else 32  # the least that torchvision's S3D takes
     frames = 16 if name == "s3d" else 4
     config = ModelConfig(classes={"a": ("x", "y"), "b": ("u", "v", "w")}, preprocessing=pixels)
-    ours = PRIOR_ART[name](replace(config, num_frames=frames, image_size=(side, side))).eval()
+    ours = CNN_BASELINES[name](replace(config, num_frames=frames, image_size=(side, side))).eval()
     nn.init.normal_(ours.head.weight)
     theirs = getattr(torchvision.models.video, name)(num_classes=5).eval()
     head = {"weight": ours.head.weight, "bias": ours.head.bias}
@@ -145,9 +145,9 @@ def test_prior_art_computes_what_torchvision_does(name):
     torch.testing.assert_close(ours(video), theirs(by_hand.transpose(1, 2)), atol=1e-4, rtol=1e-4)
 
 
-class Small(PriorArt):
+class Small(CNNBaseline):
     @staticmethod
-    def make():
+    def build_network():
         layers = nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()
         return nn.Sequential(*layers), 4
 
@@ -163,7 +163,7 @@ def test_prior_art_resumes_as_if_never_stopped_and_loads_what_it_saved(table, tm
     assert model.config.classes
     assert model.state_dict()["network.1.running_mean"].abs().sum() > 0
     with pytest.raises(ValueError, match="holds vivit prior art Small, not R3D18"):
-        PRIOR_ART["r3d_18"].load(Path(a.run) / "weights")
+        CNN_BASELINES["r3d_18"].load(Path(a.run) / "weights")
 
 
 def test_a_failing_row_is_shown_the_others_run_and_the_same_command_completes_it(config, monkeypatch, capsys):

@@ -13,8 +13,7 @@ import torch
 import torchvision
 
 import vivit
-from vivit.weights import formats as files
-from vivit.weights import scenic
+from vivit.weights import formats, scenic
 
 from ..parity.official import GOLDEN
 from .models import CONFIGS
@@ -92,7 +91,7 @@ def test_a_tensor_of_another_shape_is_refused_by_its_name(folder):
 
 def test_a_missing_tensor_is_refused_by_its_name(folder):
     edit(folder, lambda t: t.pop("encoder.temporal.norm.weight"))
-    fails_by_both_doors(folder, "encoder.temporal.norm.weight is not in the source")
+    fails_by_both_doors(folder, "encoder.temporal.norm.weight is not in the file")
 
 
 def test_an_additional_tensor_is_refused_by_its_name(folder):
@@ -201,7 +200,7 @@ def test_a_config_that_does_not_fit_its_weights_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     config["model"]["depth"] = 3
     (folder / "config.json").write_text(json.dumps(config))
-    fails(folder, re.escape("encoder.spatial.blocks.2.norm1.weight is not in the source"))
+    fails(folder, re.escape("encoder.spatial.blocks.2.norm1.weight is not in the file"))
 
 
 def test_missing_shards_are_named(folder):
@@ -212,11 +211,11 @@ def test_missing_shards_are_named(folder):
 
 
 def test_scenic_names_that_are_no_vivits_are_refused(tmp_path):
-    params = scenic.read(GOLDEN / "m1_cls" / "checkpoint_123")
-    scenic.write_checkpoint(tmp_path / "extra", params | {"Bottleneck/kernel": np.zeros((2, 2), np.float32)})
+    params = scenic.read_msgpack(GOLDEN / "m1_cls" / "checkpoint_123")
+    scenic.write_msgpack(tmp_path / "extra", params | {"Bottleneck/kernel": np.zeros((2, 2), np.float32)})
     fails(tmp_path / "extra", "'Bottleneck/kernel' is not a parameter of an official ViViT", image_size=(32, 32))
     short = {name: value for name, value in params.items() if "/key/" not in name}
-    scenic.write_checkpoint(tmp_path / "short", short)
+    scenic.write_msgpack(tmp_path / "short", short)
     fails(tmp_path / "short", "qkv.weight", image_size=(32, 32))
 
 
@@ -245,4 +244,4 @@ def test_a_path_with_more_than_one_slash_is_no_hub_id(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     for path in ("a/b/c", "weights.pth", "./a", "../a", "/a/b"):
         with pytest.raises(FileNotFoundError, match="not a hub id"):
-            files.read(path)
+            formats.read_files(path)

@@ -76,7 +76,7 @@ def test_dinov2_with_registers_starts_a_model_as_dinov2_without_them_would(names
     else:
         path = save(with_registers, tmp_path / "w")
     plain.load_state_dict(state)
-    model = vivit.create("ViViT-S/14x2", depth=2, num_frames=2, image_size=(56, 56), init=path).eval()
+    model = vivit.create("ViViT-S/14x2", classes={}, depth=2, num_frames=2, image_size=(56, 56), init=path).eval()
     ignored = {row.sources[0]: row.reason for row in model.load_report.rows if row.status == "ignored"}
     assert "register tokens" in ignored["register_tokens" if names == "released" else "reg_token"]
     video = torch.randn(2, 2, 3, 56, 56)
@@ -93,7 +93,7 @@ def test_a_distilled_deit_starts_a_model_as_a_deit_without_the_token_would(tmp_p
     state["pos_embed"] = state["pos_embed"][:, [0, *range(2, state["pos_embed"].shape[1])]]
     plain.load_state_dict(state)
     path = save(distilled, tmp_path / "w")
-    model = vivit.create("ViViT-Ti/16x2", depth=2, num_frames=2, image_size=(64, 64), init=path).eval()
+    model = vivit.create("ViViT-Ti/16x2", classes={}, depth=2, num_frames=2, image_size=(64, 64), init=path).eval()
     assert {"dist_token", "head_dist.weight"} <= set(model.load_report.names("ignored"))
     video = torch.randn(2, 2, 3, 64, 64)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_hugging_face_deit_starts_a_model_as_a_vit_without_the_token_would(tmp_p
     del state["embeddings.distillation_token"]
     state["embeddings.position_embeddings"] = state["embeddings.position_embeddings"][:, [0, *range(2, 18)]]
     vit.load_state_dict(state)
-    model = vivit.create(small_config(), init=tmp_path).eval()
+    model = vivit.create(small_config(), classes={}, init=tmp_path).eval()
     video = torch.randn(2, 2, 3, 32, 32)
     with torch.no_grad():
         assert_equal(model.features(video), vit(video[:, 1]).last_hidden_state[:, 0])
@@ -168,7 +168,7 @@ def still(image, frames):
 
 
 def test_model_1_on_one_tubelet_is_the_image_model_on_its_central_frame(image_model, tmp_path):
-    model = vivit.create(timm_config(), init=save(image_model, tmp_path / "w")).eval()
+    model = vivit.create(timm_config(), classes={}, init=save(image_model, tmp_path / "w")).eval()
     video = torch.randn(2, 2, 3, 32, 32)
     with torch.no_grad():
         assert_equal(model.features(video), image_model.forward_features(video[:, 1])[:, 0])
@@ -178,7 +178,7 @@ def test_model_1_on_one_tubelet_is_the_image_model_on_its_central_frame(image_mo
 def test_model_1_with_mean_pooling_sees_a_still_clip_as_its_image(kernel_init, tmp_path):
     image_model = randomise(VisionTransformer(**SMALL, class_token=False, global_pool="avg"))
     path = save(image_model, tmp_path / "w")
-    model = vivit.create(timm_config(num_frames=6, pool="mean"), init=path, kernel_init=kernel_init).eval()
+    model = vivit.create(timm_config(num_frames=6, pool="mean"), classes={}, init=path, kernel_init=kernel_init).eval()
     assert model.config.norm_after_pool  # timm's fc_norm
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_model_1_with_mean_pooling_sees_a_still_clip_as_its_image(kernel_init, t
 
 
 def test_model_1_with_a_class_token_sees_a_still_clip_with_each_patch_counted_t_times(image_model, tmp_path):
-    model = vivit.create(timm_config(num_frames=6), init=save(image_model, tmp_path / "w")).eval()
+    model = vivit.create(timm_config(num_frames=6), classes={}, init=save(image_model, tmp_path / "w")).eval()
     image = torch.randn(2, 3, 32, 32)
     counted = torch.zeros(17, 17)
     counted[:, 1:] = math.log(3)  # softmax over three equal keys = over one with log 3 more
@@ -201,7 +201,7 @@ def test_model_1_with_a_class_token_sees_a_still_clip_with_each_patch_counted_t_
 
 def test_model_2_without_a_temporal_encoder_averages_the_image_features_of_any_video(image_model, tmp_path):
     config = timm_config(num_frames=6, encoder="factorised_encoder", temporal_depth=0)
-    model = vivit.create(config, init=save(image_model, tmp_path / "w")).eval()
+    model = vivit.create(config, classes={}, init=save(image_model, tmp_path / "w")).eval()
     video = torch.randn(2, 6, 3, 32, 32)
     with torch.no_grad():
         frames = [image_model.forward_features(video[:, i])[:, 0] for i in (1, 3, 5)]
@@ -211,7 +211,7 @@ def test_model_2_without_a_temporal_encoder_averages_the_image_features_of_any_v
 def test_model_3_starts_as_the_image_model_on_every_tubelet(tmp_path):
     image_model = randomise(VisionTransformer(**SMALL, class_token=False, global_pool="avg", fc_norm=False))
     config = timm_config(num_frames=6, encoder="factorised_self_attention", pool="mean")
-    model = vivit.create(config, init=save(image_model, tmp_path / "w")).eval()
+    model = vivit.create(config, classes={}, init=save(image_model, tmp_path / "w")).eval()
     video = torch.randn(2, 6, 3, 32, 32)
     with torch.no_grad():
         frames = [image_model.forward_features(video[:, i]).mean(dim=1) for i in (1, 3, 5)]
@@ -229,7 +229,7 @@ def test_model_3_can_learn_to_see_time_from_its_zero_start(image_model, tmp_path
 def test_model_4_sees_a_still_clip_with_half_of_the_heads_on_the_token_itself(tmp_path):
     image_model = randomise(VisionTransformer(**SMALL, class_token=False, global_pool="avg", fc_norm=False))
     config = timm_config(num_frames=6, encoder="factorised_dot_product", pool="mean")
-    model = vivit.create(config, init=save(image_model, tmp_path / "w")).eval()
+    model = vivit.create(config, classes={}, init=save(image_model, tmp_path / "w")).eval()
     image = torch.randn(2, 3, 32, 32)
     itself = torch.zeros(4, 16, 16)
     itself[:2] = torch.full((16, 16), -torch.inf).fill_diagonal_(0)  # over time a still clip shows equal tokens
@@ -249,7 +249,7 @@ def test_uniformly_sampled_frames_start_as_the_image_model_on_each(image_model, 
         sampled_frames=2,
         tubelet_size=(1, 8, 8),
     )
-    model = vivit.create(config, init=save(image_model, tmp_path / "w")).eval()
+    model = vivit.create(config, classes={}, init=save(image_model, tmp_path / "w")).eval()
     video = torch.randn(2, 8, 3, 32, 32)
     with torch.no_grad():
         frames = [image_model.forward_features(video[:, i])[:, 0] for i in (3, 5)]  # round(8/3), round(16/3)
@@ -262,29 +262,31 @@ def test_uniformly_sampled_frames_start_as_the_image_model_on_each(image_model, 
 def test_activation_epsilon_and_pixels_come_from_the_source_and_the_report_says_so(image_model, tmp_path):
     save(image_model, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.4] * 3, "std": [0.2] * 3}}))
-    model = vivit.create(timm_config(), init=tmp_path)
+    model = vivit.create(timm_config(), classes={}, init=tmp_path)
     assert model.config.activation == "gelu"
     assert model.config.preprocessing.mean == (0.4, 0.4, 0.4)
     assert any("activation" in note for note in model.load_report.notes)
-    kept = vivit.create(timm_config(), init=tmp_path, activation="gelu_tanh")
+    kept = vivit.create(timm_config(), classes={}, init=tmp_path, activation="gelu_tanh")
     assert kept.config.activation == "gelu_tanh"
 
 
 def test_model_2s_temporal_encoder_can_start_from_the_first_image_layers(image_model, tmp_path):
     path = save(image_model, tmp_path / "w")
     config = timm_config(num_frames=6, encoder="factorised_encoder")
-    model = vivit.create(config, init=path, temporal_init="image")
+    model = vivit.create(config, classes={}, init=path, temporal_init="image")
     torch.testing.assert_close(model.encoder.temporal.blocks[0].attn.qkv.weight, image_model.blocks[0].attn.qkv.weight)
     torch.testing.assert_close(model.encoder.temporal.norm.bias, image_model.norm.bias)
     with pytest.raises(ValueError, match="temporal_depth=2 or less"):
-        vivit.create(config, init=path, temporal_init="image", temporal_depth=3)
+        vivit.create(config, classes={}, init=path, temporal_init="image", temporal_depth=3)
     with pytest.raises(ValueError, match="'zero'; factorised_encoder takes temporal_init 'random' or 'image'"):
-        vivit.create(config, init=path, temporal_init="zero")
+        vivit.create(config, classes={}, init=path, temporal_init="zero")
 
 
 def test_model_3s_temporal_attention_can_start_as_a_copy_with_its_norm(image_model, tmp_path):
     config = timm_config(num_frames=6, encoder="factorised_self_attention", pool="mean")
-    block = vivit.create(config, init=save(image_model, tmp_path / "w"), temporal_init="image").encoder.blocks[1]
+    block = vivit.create(
+        config, classes={}, init=save(image_model, tmp_path / "w"), temporal_init="image"
+    ).encoder.blocks[1]
     torch.testing.assert_close(block.attn_time.qkv.weight, image_model.blocks[1].attn.qkv.weight)
     torch.testing.assert_close(block.norm_time.weight, image_model.blocks[1].norm1.weight)
 
@@ -294,7 +296,7 @@ def test_copies_of_the_image_layers_have_memory_of_their_own_and_are_saved(encod
     pool = "cls" if encoder == "factorised_encoder" else "mean"
     config = timm_config(num_frames=6, encoder=encoder, pool=pool)
     torch.save(image_model.state_dict(), tmp_path / "vit.bin")
-    model = vivit.create(config, init=tmp_path / "vit.bin", temporal_init="image")
+    model = vivit.create(config, classes={}, init=tmp_path / "vit.bin", temporal_init="image")
     starts = [p.data_ptr() for p in model.parameters() if p.numel()]
     assert len(set(starts)) == len(starts)
     model.save_pretrained(tmp_path / "video")
@@ -303,7 +305,7 @@ def test_copies_of_the_image_layers_have_memory_of_their_own_and_are_saved(encod
 
 
 def test_a_random_kernel_leaves_the_image_models_patches_out(image_model, tmp_path):
-    model = vivit.create(timm_config(), init=save(image_model, tmp_path / "w"), kernel_init="random")
+    model = vivit.create(timm_config(), classes={}, init=save(image_model, tmp_path / "w"), kernel_init="random")
     assert set(model.load_report.names("initialised")) >= {"tokenizer.proj.weight", "tokenizer.proj.bias"}
     assert set(model.load_report.names("ignored")) >= {"patch_embed.proj.weight", "patch_embed.proj.bias"}
     assert 0.02 < model.tokenizer.proj.weight.std() < 0.1  # 1 / sqrt(2 * 8 * 8 * 3) = 0.05
@@ -313,7 +315,7 @@ def test_a_random_kernel_leaves_the_image_models_patches_out(image_model, tmp_pa
 @pytest.mark.parametrize("encoder", ["spatiotemporal", "factorised_encoder"])
 def test_every_tensor_of_source_and_model_stands_once_in_the_report(encoder, pool, image_model, tmp_path):
     config = timm_config(num_frames=6, encoder=encoder, pool=pool, image_size=(48, 24))
-    model = vivit.create(config, init=save(image_model, tmp_path / "w"))
+    model = vivit.create(config, classes={}, init=save(image_model, tmp_path / "w"))
     assert_once(model, image_model.state_dict())
     assert model.load_report.names("interpolated") == [
         "encoder.spatial.pos_embed" if encoder == "factorised_encoder" else "encoder.pos_embed"
@@ -329,13 +331,13 @@ def assert_once(model, source):
 def test_an_image_model_of_another_shape_is_refused_by_what_differs(image_model, tmp_path):
     path = save(image_model, tmp_path / "w")
     with pytest.raises(ValueError, match=r"embed_dim=48, not 192; depth=2, not 12"):
-        vivit.create("ViViT-Ti/8x2", init=path)
+        vivit.create("ViViT-Ti/8x2", classes={}, init=path)
     with pytest.raises(ValueError, match="kernel_init is 'central'; did you mean 'central_frame'"):
-        vivit.create(timm_config(), init=path, kernel_init="central")
+        vivit.create(timm_config(), classes={}, init=path, kernel_init="central")
     with pytest.raises(ValueError, match="say how an image model is inflated"):
-        vivit.create(timm_config(), kernel_init="filter_inflation")
+        vivit.create(timm_config(), classes={}, kernel_init="filter_inflation")
     with pytest.raises(ValueError, match=r"patches of 8 x 8, not 16 x 16; use tubelet_size=\(2, 8, 8\)"):
-        vivit.create(timm_config(tubelet_size=(2, 16, 16)), init=path)
+        vivit.create(timm_config(tubelet_size=(2, 16, 16)), classes={}, init=path)
 
 
 # JAX files beyond the golden ones: big_vision's names, stacked layers, bfloat16

@@ -114,8 +114,8 @@ def test_a_video_model_starts_from_an_image_model_as_officially(name, file):
         temporal_init=temporal,
         official=True,
     ).eval()
-    expected = scenic.to_vivit(scenic.read(GOLDEN / name / "checkpoint_123"))
-    before = scenic.to_vivit(scenic.read(GOLDEN / name / "before_init"))
+    expected = scenic.to_vivit(scenic.read_msgpack(GOLDEN / name / "checkpoint_123"))
+    before = scenic.to_vivit(scenic.read_msgpack(GOLDEN / name / "before_init"))
     fresh = {key for key in expected if torch.equal(expected[key], before[key])}  # kept their random start
     assert len(fresh) == sum(not re.search("/(key|value)/", n) for n in case["not_initialised_from_image"])
     state = model.state_dict()

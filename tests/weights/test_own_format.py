@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -15,7 +16,7 @@ from vivit.model.encoders import resize_positions
 from vivit.weights import convert as convert_module
 from vivit.weights import save as save_module
 from vivit.weights.convert import convert
-from vivit.weights.load import config_for_start
+from vivit.weights.load import config_for_init
 
 from .models import CONFIGS, pixels
 from .random_weights import randomise
@@ -32,7 +33,7 @@ def test_a_saved_model_comes_back_with_its_bits_its_classes_and_its_preprocessin
     model.save_pretrained(tmp_path)
     back = vivit.from_pretrained(tmp_path)
     assert back.config == model.config
-    assert back.pixels.shift[0] == pytest.approx(-0.8)
+    assert back.normalization.shift[0] == pytest.approx(-0.8)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.state_dict().items())
     assert set(back.load_report.names("loaded")) == set(model.state_dict())
     assert_once(back, model.state_dict())
@@ -89,11 +90,11 @@ def test_an_interrupted_save_leaves_the_old_files_whole(tmp_path, monkeypatch):
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def full_disk(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("no space left on device")
+        Path(path).write_bytes(b"half")
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(save_module.safetensors.torch, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=r"model.safetensors cannot be written: .*No space left"):
         model.save_pretrained(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -104,7 +105,7 @@ def test_other_classes_keep_everything_but_the_head_and_the_report_says_so(tmp_p
     other = vivit.from_pretrained(tmp_path, classes={"label": ["left", "right"]}).eval()
     assert other.load_report.names("initialised") == ["head.weight", "head.bias"]
     reasons = {row.reason for row in other.load_report.rows if row.status in ("initialised", "ignored")}
-    assert reasons == {"other classes: 3 in the source, 2 here"}
+    assert reasons == {"other classes: 3 in the file, 2 here"}
     assert_once(other, model.state_dict())
     video = pixels(model.config)
     with torch.no_grad():
@@ -303,4 +304,4 @@ def test_a_run_folder_is_a_source_for_every_door(source, tmp_path):
     vivit.create(CONFIGS["model 2"]).save_pretrained(tmp_path / "best") if source == "weights" else None
     assert torch.equal(vivit.from_pretrained(tmp_path).head.weight, model.head.weight)
     assert torch.equal(vivit.create(CONFIGS["model 2"], init=tmp_path).head.weight, model.head.weight)
-    assert config_for_start(tmp_path, CONFIGS["model 1"]).encoder == "factorised_encoder"
+    assert config_for_init(tmp_path, CONFIGS["model 1"]).encoder == "factorised_encoder"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_report_of_a_source_is_text_with_a_one_line_sum(tmp_path):
-    text = load.report(GOLDEN / "m2_cls" / "checkpoint_123", image_size=(32, 32))
+    text = load.describe_loading(GOLDEN / "m2_cls" / "checkpoint_123", image_size=(32, 32))
     first, *lines = text.splitlines()
     assert first.startswith("scenic checkpoint from ")
     assert first.endswith(": 72 loaded")
@@ -31,13 +31,13 @@ def test_the_report_of_a_source_is_text_with_a_one_line_sum(tmp_path):
 
 def test_the_report_of_an_initialisation_names_what_is_inflated_and_what_is_new(tmp_path):
     sizes = {"embed_dim": 24, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "num_frames": 8, "image_size": (48, 48)}
-    text = load.report(GOLDEN / "image_vit" / "vit_original_names.npz", preset="ViViT-B/8x2 FE", **sizes)
+    text = load.describe_loading(GOLDEN / "image_vit" / "vit_original_names.npz", preset="ViViT-B/8x2 FE", **sizes)
     assert "inflated     embedding/kernel -> tokenizer.proj.weight  (central_frame to 2 frames)" in text
     assert (
         "interpolated Transformer/posembed_input/pos_embedding -> encoder.spatial.pos_embed  (grid 4 x 4 to 6 x 6)"
         in text
     )
-    assert "initialised  encoder.temporal.pos_embed  (the image model knows no time)" in text
+    assert "initialised  encoder.temporal.pos_embed  (an image model has no temporal layers)" in text
     assert "ignored      head/kernel  (head of the image model)" in text
 
 
@@ -124,7 +124,7 @@ def test_the_guides_example_of_a_report_is_what_the_command_prints(monkeypatch):
     monkeypatch.chdir(ROOT)
     sizes = {"embed_dim": 24, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "num_frames": 8, "image_size": (48, 48)}
     source = "tests/golden/image_vit/vit_original_names.npz"
-    printed = load.report(source, preset="ViViT-B/8x2 FE", temporal_depth=1, **sizes).splitlines()
+    printed = load.describe_loading(source, preset="ViViT-B/8x2 FE", temporal_depth=1, **sizes).splitlines()
     guide = (ROOT / "docs/guides/weights.md").read_text().split("```")
     block = next(part for part in guide if part.startswith(f"\nJAX ViT from {source}"))
     example = [line for line in block.strip("\n").splitlines() if line.strip() != "…"]

@@ -164,7 +164,7 @@ def test_pixels_are_normalised_as_timm_has_it_for_every_name(tmp_path):
             continue  # refused by their tensors
         expected = timm.get_pretrained_cfg(name)
         scaled = any(word in name for word in ("plus", "36x1", "dinov2"))
-        found = image_vit.source(name, dict(tensors[scaled]), {"config.json": {"architecture": name}}).config
+        found = image_vit.parse_image_vit(name, dict(tensors[scaled]), {"config.json": {"architecture": name}}).config
         pixels = found.get("preprocessing", {"mean": (0.5,) * 3, "std": (0.5,) * 3})
         assert pixels["mean"] == pytest.approx(expected.mean, abs=1e-6), name
         assert pixels["std"] == pytest.approx(expected.std, abs=1e-6), name

@@ -87,8 +87,8 @@ def test_the_default_processor_that_maps_pixels_to_minus_three_is_corrected_with
     # The default turns black into −3 and white into 1 …
     assert processed(processor, black[0].numpy()).unique().tolist() == [-3.0]
     # … and the weights were trained on −1 and 1.
-    assert ours.normalise(black).unique().tolist() == [-1.0]
-    assert ours.normalise(black + 255).unique().tolist() == [1.0]
+    assert ours.normalize(black).unique().tolist() == [-1.0]
+    assert ours.normalize(black + 255).unique().tolist() == [1.0]
     assert any("[-3, 1]" in note for note in ours.load_report.notes)
 
 
@@ -107,7 +107,7 @@ def test_every_other_processor_is_followed(settings, tmp_path):
     processor.save_pretrained(tmp_path)
     ours = vivit.from_pretrained(tmp_path)
     video = torch.randint(0, 256, (1, 4, 3, 32, 32), dtype=torch.uint8)
-    torch.testing.assert_close(ours.normalise(video), processed(processor, video[0].numpy()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.normalize(video), processed(processor, video[0].numpy()), atol=1e-5, rtol=1e-5)
 
 
 def our_vivit(**changes):
@@ -139,7 +139,7 @@ def test_transformers_loads_what_we_write_and_gives_the_same_logits(activation, 
     video = torch.randint(0, 256, (2, 4, 3, 32, 24), dtype=torch.uint8)
     processor.do_resize = False
     pixels = torch.cat([processed(processor, clip.numpy()) for clip in video])
-    torch.testing.assert_close(pixels, ours.normalise(video), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pixels, ours.normalize(video), atol=1e-6, rtol=0)
     with torch.no_grad():
         assert_equal(theirs.eval()(pixels).logits, ours(video))
 
@@ -331,7 +331,7 @@ def test_a_tensor_that_no_rule_reads_is_an_error_whatever_lost_it(tmp_path, monk
         pieces["encoder.blocks.1.attn.qkv.bias"] = MappedTensor(torch.zeros_like(bias.tensor), ())
 
     monkeypatch.setattr(huggingface, "fuse_qkv", forgetful)
-    with pytest.raises(WeightsError, match=r"tensors that no rule reads: .*layer.1.attention.attention.key.bias"):
+    with pytest.raises(WeightsError, match=r"no rule reads its tensors .*layer.1.attention.attention.key.bias"):
         vivit.from_pretrained(tmp_path)
 
 

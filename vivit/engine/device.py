@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import (
-    SDPBackend,
     activate_flash_attention_impl,
     current_flash_attention_impl,
     restore_flash_attention_impl,
 )
 
-from ..model.cpu_kernels import has_units
-from ..model.modes import sharing_copy
+from ..model.modes import copy_sharing_weights
+from ..torch_private import chosen_attention_kernel, cpu_supports
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -49,7 +48,7 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware; without, a CPU takes several times as long."""
     if device.type != "cpu":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return has_units("amx_tile") or has_units("avx512_bf16")
+    return cpu_supports("amx_tile") or cpu_supports("avx512_bf16")
 
 
 def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor], Tensor]:
@@ -62,7 +61,7 @@ def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor]
     if not uses_bfloat16(device, precision):
         return model
     if device.type == "cpu":
-        return sharing_copy(model, torch.bfloat16)
+        return copy_sharing_weights(model, torch.bfloat16)
 
     def call(x: Tensor) -> Tensor:
         with autocast(device, "bfloat16"):
@@ -109,7 +108,7 @@ def choose_attention(device: torch.device, precision: str = "auto") -> str:
     q = torch.empty(
         1, 1, 64, 64, device=device, dtype=(torch.float32, torch.bfloat16)[uses_bfloat16(device, precision)]
     )
-    kernel = SDPBackend(torch._fused_sdp_choice(q, q, q)).name  # type: ignore[reportPrivateImportUsage]
+    kernel = chosen_attention_kernel(q, q, q)
     return kernel + (extra if kernel == "FLASH_ATTENTION" else "")
 
 

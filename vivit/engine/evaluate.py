@@ -22,8 +22,8 @@ from ..data.sample import Sample
 from ..data.sample_table import encode_labels, list_hash
 from ..data.splits import load_split
 from ..errors import DataError
-from ..model.modes import restores_modes
-from ..model.token_reduction import shorten
+from ..model.modes import preserve_training_mode
+from ..model.token_reduction import reduce_tokens
 from ..model.vivit import ViViT
 from ..text import listing
 from ..weights.load import from_pretrained
@@ -39,7 +39,7 @@ PREDICTIONS = "predictions.npz"
 
 
 @torch.no_grad()
-@restores_modes
+@preserve_training_mode
 def evaluate(
     model: ViViT,
     samples: Sequence[Sample],
@@ -57,7 +57,7 @@ def evaluate(
     `progress` is called with the number of videos done by this process, equally often in all of them; what it raises
     ends the evaluation. Paths in `skipped` are not opened; files whose worker process is killed are added to it.
     """
-    run = shorten(model, merge_tokens=protocol.merge_tokens, drop_static=protocol.drop_static)
+    run = reduce_tokens(model, merge_tokens=protocol.merge_tokens, drop_static=protocol.drop_static)
     world = world or World(0, 1, model.head.weight.device)
     labels = encode_labels(samples, model.config.classes)
     mine = list(range(world.rank, len(samples), world.size))

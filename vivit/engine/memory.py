@@ -14,15 +14,15 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from ..config import Config, replace
 from ..data.loader import num_workers
-from ..model.cost import count
+from ..model.cost import count_cost
 from ..model.layers import Block, TimeSpaceBlock
 from ..model.vivit import ViViT
+from ..torch_private import storage_id, tensors_without_contents
 from .device import available_memory, format_size, uses_bfloat16
 from .distributed import World
 from .optim import freeze
@@ -123,7 +123,7 @@ def cost(config: Config) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops_per_clip=2 * passes * count(config.model, as_computed=True)[-1].multiply_adds,
+        flops_per_clip=2 * passes * count_cost(config.model, as_computed=True)[-1].multiply_adds,
         kept=3 * two - 2 * three,
         kept_per_clip=three - two,
     )
@@ -146,7 +146,7 @@ def saved_bytes(config: Config, clips: int) -> int:
     with torch.device("meta"):
         model = ViViT(config.model).train()
     freeze(model, config.optim.freeze)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with tensors_without_contents():
         model.to_empty(device="cpu")
         blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
         whole = next((block for block in blocks if next(block.parameters()).requires_grad), None)
@@ -168,7 +168,7 @@ def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> i
 
     with saved_tensors_hooks(keep, lambda kept: kept.tensor):
         result = forward()
-    known = {p.untyped_storage()._cdata for p in parameters}
-    storages = {s._cdata: s.nbytes() for kept in held for s in [kept.tensor.untyped_storage()]}
+    known = {storage_id(p) for p in parameters}
+    storages = {storage_id(kept.tensor): kept.tensor.untyped_storage().nbytes() for kept in held}
     del result  # which has held the rest
     return sum(size for storage, size in storages.items() if storage not in known)

@@ -20,7 +20,7 @@ from ..data.dataset import EvalDataset
 from ..data.loader import eval_clips
 from ..data.sample import Sample
 from ..errors import DataError
-from ..model.modes import restores_modes
+from ..model.modes import preserve_training_mode
 from ..model.vivit import ViViT
 from ..text import listing
 from .device import autocast
@@ -98,7 +98,7 @@ def fit_head(
 
 
 @torch.no_grad()
-@restores_modes
+@preserve_training_mode
 def clip_features(
     model: ViViT,
     samples: Sequence[Sample],

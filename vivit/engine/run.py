@@ -39,7 +39,7 @@ from ..config import (
 )
 from ..errors import FolderInUse, WorkerDied
 from ..files import atomic_write, exclusive_lock
-from ..model.cost import count
+from ..model.cost import count_cost
 from ..model.vivit import ViViT
 from ..text import printable
 from .device import memory, peak_tflops
@@ -128,7 +128,7 @@ class Meter:
     def __init__(self, world: World, config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT):
         self.world = world
         # A backward pass does twice the work of a forward pass; a multiply-add is two operations.
-        self.flops_per_clip = 6 * count(config, build, as_computed=True)[-1].multiply_adds
+        self.flops_per_clip = 6 * count_cost(config, build, as_computed=True)[-1].multiply_adds
         self.all_clips, self.first_memory = 0.0, (0.0, 0.0)
         self.restart()
 

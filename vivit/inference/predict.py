@@ -14,8 +14,8 @@ from ..data.dataset import eval_views
 from ..data.sample import Sample
 from ..engine.device import choose_attention, in_precision, pick_device
 from ..errors import WeightsError
-from ..model.modes import sharing_copy
-from ..model.token_reduction import Shortened
+from ..model.modes import copy_sharing_weights
+from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
 from ..text import printable
 from ..weights.load import from_pretrained
@@ -42,7 +42,7 @@ class Prediction:
 
 @torch.no_grad()
 def predict(
-    model: ViViT | Shortened | str | os.PathLike[str],
+    model: ViViT | TokenReducedViViT | str | os.PathLike[str],
     path: str | os.PathLike,
     *,
     temporal_views: int = 4,
@@ -55,7 +55,7 @@ def predict(
     """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
 
     Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
-    on CUDA devices with units for it, else float32. A model from `vivit.shorten` is faster, at a small loss. The
+    on CUDA devices with units for it, else float32. A model from `vivit.reduce_tokens` is faster, at a small loss. The
     model is used in evaluation mode whatever mode it is in, and not changed, so several threads may share it.
 
     Raises VideoError for an unreadable file and WeightsError for logits that are not finite.
@@ -70,7 +70,7 @@ def predict(
     views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
     views = views[1:] if len(views) > 1 else views
     device = next(model.parameters()).device
-    run = in_precision(sharing_copy(model) if model.training else model, precision)
+    run = in_precision(copy_sharing_weights(model) if model.training else model, precision)
     # On a CPU more views at once miss the caches, unless they have so much in common that there is less to compute.
     together = protocol.batch_views if device.type != "cpu" or overlap(model, views) else 1
     logits = torch.cat([run(batch.to(device)).float() for batch in views.split(together)]).mean(dim=0)
@@ -88,15 +88,15 @@ def predict(
     return Prediction(os.fspath(path), classes)
 
 
-def source_of(model: ViViT | Shortened) -> str:
+def source_of(model: ViViT | TokenReducedViViT) -> str:
     """Where the weights of a model come from, for messages: " by the weights …", or "" for a random start."""
     report = (model if isinstance(model, ViViT) else model.model).load_report
     return f" by the weights {report.source}" if report else ""
 
 
-def overlap(model: ViViT | Shortened, views: Tensor) -> bool:
+def overlap(model: ViViT | TokenReducedViViT, views: Tensor) -> bool:
     """Whether a tenth or more of the temporal positions of the views repeat others, which Model 2 computes once."""
     if not isinstance(model, ViViT) or model.config.encoder != "factorised_encoder":
         return False
-    positions = views[:, model.tokenizer.frames].unflatten(1, (model.config.grid[0], -1)).flatten(0, 1)
+    positions = views[:, model.tokenizer.frame_index].unflatten(1, (model.config.grid[0], -1)).flatten(0, 1)
     return len({position.numpy().tobytes() for position in positions}) <= 0.9 * len(positions)

@@ -1,7 +1,7 @@
-"""The 3-D convolutions that the paper compares with, from torchvision, under the contract of a ViViT.
+"""3-D convolutional networks of torchvision with the interface of a ViViT, as baselines.
 
-From a random start and without torchvision's weights, for `vivit study architecture`. They shrink a frame 16-fold
-(S3D: 32-fold) before they average it: of frames of 48 pixels 3 x 3 places (1 x 1) are left at the end.
+`vivit study architecture` trains them from a random start, without torchvision's weights. They reduce the resolution
+16-fold (S3D: 32-fold) before the average pooling: frames of 48 pixels end as 3 x 3 (1 x 1) positions.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from torch import Tensor, nn
 from ..config import ModelConfig, from_dict, to_dict
 from ..files import atomic_write
 from ..install_check import check_torchvision
-from .vivit import Head, Normalise
+from .vivit import Head, Normalize
 
 check_torchvision()
 from torchvision.models import video as networks  # noqa: E402
 
-FORMAT = "vivit prior art"
+FORMAT = "vivit prior art"  # the name in the files of every release
 
 
-class PriorArt(nn.Module):
-    """Videos (B, T, C, H, W) → logits (B, K), as a ViViT: uint8 is normalised here, the head starts at zero.
+class CNNBaseline(nn.Module):
+    """Network from videos (B, T, C, H, W) to logits (B, K); like a ViViT, it normalises uint8 and its head starts at 0.
 
-    Of `config` the classes, the preprocessing, the clip's length and the frame's size count.
+    It uses the classes, the preprocessing, the clip length and the frame size of `config`.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.network, width = self.make()
+        self.network, width = self.build_network()
         self.head = Head(width, config.num_classes)
-        self.pixels = Normalise(config.preprocessing)
+        self.normalization = Normalize(config.preprocessing)
 
     @staticmethod
-    def make() -> tuple[nn.Module, int]:
-        """The network without its classifier, and the width of its features."""
+    def build_network() -> tuple[nn.Module, int]:
+        """Return the network without its classifier, and the width of its features."""
         raise NotImplementedError
 
     def forward(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, K)
         return self.head(self.features(video))
 
     def features(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, D)
-        """The input of the head. Nothing here is left to chance, so `seeds` do not matter."""
-        return self.network(self.pixels(video).transpose(1, 2))
+        """Compute the input of the head. Nothing in these networks is random: `seeds` are ignored."""
+        return self.network(self.normalization(video).transpose(1, 2))
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
-        """Write model.safetensors and config.json into `folder`; `load` of the same class reads them."""
+        """Write model.safetensors and config.json into `folder`, for `load` of the same class. Raises OSError."""
         folder = Path(folder)
         about = {"format": FORMAT, "network": type(self).__name__, "model": to_dict(self.config)}
         with atomic_write(folder / "model.safetensors", "wb") as file:
@@ -63,7 +63,7 @@ class PriorArt(nn.Module):
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Self:
-        """The model that `save_pretrained` wrote."""
+        """Read what `save_pretrained` wrote. Raises ValueError for another kind of model."""
         about = json.loads((Path(folder) / "config.json").read_text())
         if (about["format"], about.get("network")) != (FORMAT, cls.__name__):
             raise ValueError(f"{folder} holds {about['format']} {about.get('network', '')}, not {cls.__name__}")
@@ -72,36 +72,36 @@ class PriorArt(nn.Module):
         return model
 
 
-def resnet(build: Callable[..., nn.Module]) -> tuple[nn.Module, int]:
-    """A video ResNet of torchvision up to its features."""
+def build_resnet(build: Callable[..., nn.Module]) -> tuple[nn.Module, int]:
+    """Build a video ResNet of torchvision without its classifier; return it and the width of its features."""
     network = build(weights=None)
     width = network.get_submodule("fc").in_features
     network.fc = nn.Identity()
     return network, width  # type: ignore[return-value]
 
 
-class R3D18(PriorArt):
+class R3D18(CNNBaseline):
     """ResNet-18 with 3 x 3 x 3 kernels (Tran et al., 2018)."""
 
     @staticmethod
-    def make() -> tuple[nn.Module, int]:
-        return resnet(networks.r3d_18)
+    def build_network() -> tuple[nn.Module, int]:
+        return build_resnet(networks.r3d_18)
 
 
-class R2Plus1D18(PriorArt):
-    """ResNet-18 with a kernel over space and one over time in the place of each (Tran et al., 2018)."""
+class R2Plus1D18(CNNBaseline):
+    """ResNet-18 with a kernel over space and one over time instead of each (Tran et al., 2018)."""
 
     @staticmethod
-    def make() -> tuple[nn.Module, int]:
-        return resnet(networks.r2plus1d_18)
+    def build_network() -> tuple[nn.Module, int]:
+        return build_resnet(networks.r2plus1d_18)
 
 
-class S3D(PriorArt):
+class S3D(CNNBaseline):
     """Inception with kernels over space and kernels over time (Xie et al., 2018), without its dropout."""
 
     @staticmethod
-    def make() -> tuple[nn.Module, int]:
-        """The features are averaged over whatever is left of time and space."""
+    def build_network() -> tuple[nn.Module, int]:
+        """Return the network, which averages its features over time and space, and their width."""
         network = networks.s3d(weights=None)
         network.avgpool = nn.Identity()  # type: ignore[assignment]  # asks for frames of 224 pixels
         width = network.get_submodule("classifier.1").in_channels
@@ -109,4 +109,4 @@ class S3D(PriorArt):
         return network, width  # type: ignore[return-value]
 
 
-PRIOR_ART: dict[str, type[PriorArt]] = {"r3d_18": R3D18, "r2plus1d_18": R2Plus1D18, "s3d": S3D}
+CNN_BASELINES: dict[str, type[CNNBaseline]] = {"r3d_18": R3D18, "r2plus1d_18": R2Plus1D18, "s3d": S3D}

@@ -1,25 +1,25 @@
-"""Choose the kernel of attention and of the MLP's first layer, by device. All of them compute the same.
+"""Choose the kernel of attention and of the first MLP layer by device. All kernels compute the same.
 
 | device                              | attention                                        |
 |-------------------------------------|--------------------------------------------------|
 | CUDA                                | PyTorch's, see `engine.device.choose_attention`  |
 | CPU with bfloat16 units, but no AMX | in bfloat16 without gradients: two matrix        |
-|                                     | products and a softmax, chunk by chunk, because  |
-|                                     | PyTorch's is less than half as fast as products  |
-| other CPUs                          | PyTorch's; heads of long sequences are made      |
-|                                     | contiguous first                                 |
+|                                     | products and a softmax per chunk, because        |
+|                                     | PyTorch's kernel is less than half as fast       |
+| other CPUs                          | PyTorch's; heads of long sequences are first     |
+|                                     | made contiguous                                  |
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COPY_ABOVE_TOKENS = 512  # longer sequences: copying the heads costs less than the cache misses of strided rows
-CHUNK_SCORES = 3 * 2**19  # in bfloat16 these are 3 MiB, which stay in the caches from one product to the next
+from ..torch_private import cpu_supports, linear_gelu_bf16
+
+COPY_ABOVE_TOKENS = 512  # in longer sequences, copying the heads costs less than the cache misses of strided rows
+CHUNK_SCORES = 3 * 2**19  # 3 MiB in bfloat16, which stay in the caches from one product to the next
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -35,16 +35,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute `attention` without gradients, a chunk of heads and queries at a time, as two matrix products.
 
-    The scores of a chunk are rounded to the type of the inputs, as in every implementation that stores them.
+    The scores of a chunk are rounded to the dtype of the inputs, as in every implementation that stores them.
     """
     (batch, heads, n, width), keys = q.shape, k.shape[2]
     q, k, v = (q * width**-0.5).contiguous(), k.contiguous(), v.contiguous()
     out = q.new_empty(batch, n, heads, v.shape[3])  # as the projection reads it
-    some_heads = min(max(CHUNK_SCORES // (n * keys), 1), heads)
-    some_queries = max(CHUNK_SCORES // (some_heads * keys), 1)
+    chunk_heads = min(max(CHUNK_SCORES // (n * keys), 1), heads)
+    chunk_queries = max(CHUNK_SCORES // (chunk_heads * keys), 1)
     for i in range(batch):
-        for h in (slice(j, j + some_heads) for j in range(0, heads, some_heads)):
-            for rows in (slice(j, j + some_queries) for j in range(0, n, some_queries)):
+        for h in (slice(j, j + chunk_heads) for j in range(0, heads, chunk_heads)):
+            for rows in (slice(j, j + chunk_queries) for j in range(0, n, chunk_queries)):
                 scores = q[i, h, rows] @ k[i, h].mT
                 if bias is not None:
                     scores += bias[i]
@@ -55,35 +55,28 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
 def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:
     """Apply a linear layer and a GELU, exact ("none") or approximated by "tanh"; without gradients fused or in place.
 
-    In place, because on a CPU allocating memory takes as long as filling it. Fused, in bfloat16, because PyTorch's tanh
-    takes a quarter of the time of the matrix product before it.
+    In place, because on a CPU allocating memory takes as long as filling it. Fused in bfloat16, because PyTorch's tanh
+    takes a quarter of the time of the matrix product.
     """
-    if torch.is_grad_enabled() or is_traced():
+    if torch.is_grad_enabled() or is_jit_tracing():
         return F.gelu(linear(x), approximate=approximate)
     if use_bf16_cpu_kernel(x) and type(linear) is nn.Linear and x.dtype == linear.weight.dtype:
-        # What torch.compile calls for the same two layers; it has no public name.
-        return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "gelu", [], approximate)
+        return linear_gelu_bf16(x, linear, approximate)
     return torch.ops.aten.gelu_(linear(x), approximate=approximate)
 
 
 def use_bf16_cpu_kernel(x: Tensor) -> bool:
-    """Tell whether the kernels of this module are faster for x: bfloat16 on such a CPU, eager, without gradients."""
+    """Tell whether the bfloat16 kernels of this module are faster for x: on such a CPU, eager, without gradients."""
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
         return False
-    return not (torch.compiler.is_compiling() or is_traced()) and multiplies_bfloat16()
+    return not (torch.compiler.is_compiling() or is_jit_tracing()) and has_fast_bf16_products()
 
 
-def is_traced() -> bool:
-    """Whether torch.jit.trace is recording, whose graph must be the same with and without gradients."""
+def is_jit_tracing() -> bool:
+    """Tell whether torch.jit.trace is recording. Its graph must be the same with and without gradients."""
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # public, but not re-exported
 
 
-def multiplies_bfloat16() -> bool:
+def has_fast_bf16_products() -> bool:
     """Tell whether this CPU has AVX-512 units for bfloat16 and no AMX, which PyTorch's own attention uses."""
-    return has_units("avx512_bf16") and not has_units("amx_tile") and torch.backends.mkldnn.is_available()
-
-
-def has_units(name: Literal["avx512_bf16", "amx_tile"]) -> bool:
-    """Tell whether the processor has these units. PyTorch has no public name for the answer."""
-    ask = getattr(torch.cpu, f"_is_{name}_supported", None)
-    return ask is not None and ask()
+    return cpu_supports("avx512_bf16") and not cpu_supports("amx_tile") and torch.backends.mkldnn.is_available()

@@ -1,4 +1,4 @@
-"""The four encoders of the paper (section 3.3), one under the other: tokens (B, t, s, D) → features (B, D)."""
+"""The four encoders of the paper (section 3.3): tokens (B, t, s, D) → features (B, D)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from .cpu_kernels import is_traced
+from ..config import ENCODERS, ModelConfig
+from .cpu_kernels import is_jit_tracing
 from .layers import (
-    BRANCHES,
+    MAX_BRANCHES,
     Block,
     TimeSpaceBlock,
-    attend_space,
-    attend_time,
     dropout,
     random_bits,
+    spatial_attention,
+    temporal_attention,
 )
 
 
 class Transformer(nn.Module):
-    """Class token, learned positions, blocks, norm, pooling: a ViT behind its patch embedding.
+    """Everything of a ViT after its patch embedding: class token, learned positions, blocks, norm, pooling.
 
-    `grid` (t, h, w) is the arrangement of the tokens of one sequence, needed only to resize the positions.
+    `grid` (t, h, w) is how the tokens of one sequence are arranged. Only `resize` uses it.
     """
 
     def __init__(self, config: ModelConfig, *, grid: tuple[int, int, int], blocks: list[nn.Module]):
@@ -41,36 +41,37 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.norm_after_pool = config.norm_after_pool
 
-    def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, …, D) → (B, D); seeds (B,)
-        bits: list[Tensor | None] = [None] * (len(self.blocks) + 1)  # of each block, and of the tokens
+    def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map (B, …, D) to (B, D). With `seeds` (B,), dropout and stochastic depth are on."""
+        bits: list[Tensor | None] = [None] * (len(self.blocks) + 1)  # one per block, and one for the tokens
         if seeds is not None:
-            bits = [*random_bits(seeds, len(bits), 2 * BRANCHES).unbind(1)]
+            bits = [*random_bits(seeds, len(bits), 2 * MAX_BRANCHES).unbind(1)]
         x = dropout(self.add_positions(tokens), self.dropout, None if bits[-1] is None else bits[-1][:, 0])
         for block, block_bits in zip(self.blocks[:-1], bits):
             x = block(x, block_bits)
-        return self.pool_and_norm(self.last_block(x, bits[-2]))
+        return self.pool_and_norm(self.forward_last_block(x, bits[-2]))
 
     def add_positions(self, tokens: Tensor) -> Tensor:
-        """Put the class token, if there is one, before the tokens and add the positions: (B, …, D) → (B, n, D)."""
+        """Prepend the class token, if the model has one, and add the positions: (B, …, D) → (B, n, D)."""
         x = tokens.flatten(1, -2)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         return x + self.pos_embed
 
-    def last_block(self, x: Tensor, bits: Tensor | None) -> Tensor:
-        """Compute the tokens that pooling reads: with a class token only that one, (B, n, D) → (B, 1, D)."""
+    def forward_last_block(self, x: Tensor, bits: Tensor | None) -> Tensor:
+        """Compute only the tokens that pooling reads: the class token, (B, n, D) → (B, 1, D), or all of them."""
         last = self.blocks[-1]
         return last(x, bits) if self.cls_token is None else last(x, bits, num_queries=1)
 
     def pool_and_norm(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """(B, n, D) → (B, D): the class token, or the mean of the tokens, weighted by `weights` (B, n)."""
+        """Map (B, n, D) to (B, D): the class token, or the mean of the tokens weighted by `weights` (B, n)."""
         if not self.norm_after_pool:
             x = self.norm(x)
         x = x[:, 0] if self.cls_token is not None else mean_over_tokens(x, weights)
         return self.norm(x) if self.norm_after_pool else x
 
     def resize(self, grid: tuple[int, int, int]) -> None:
-        """Interpolate the positions to another grid (t, h, w); the class token's position stays."""
+        """Interpolate the positions to another grid (t, h, w); the position of the class token stays."""
         self.pos_embed = nn.Parameter(resize_positions(self.pos_embed.detach(), self.grid, grid))
         self.grid = grid
 
@@ -82,43 +83,44 @@ def mean_over_tokens(x: Tensor, weights: Tensor | None = None) -> Tensor:  # (B,
 
 
 def spatiotemporal(config: ModelConfig) -> Transformer:
-    """Model 1: every token sees every token, of all frames."""
+    """Build Model 1: every token attends to all tokens of the clip."""
     blocks = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 
 class FactorisedEncoder(nn.Module):
-    """Model 2: a transformer over space for each temporal position, then one over time on their features.
+    """Model 2: a spatial transformer on each temporal position, then a temporal transformer on their features.
 
-    Without gradients, equal temporal positions of all clips of a batch go through the first one once (see `once`),
-    unless `share` is off.
+    Without gradients, temporal positions with equal tokens are encoded once per batch (`encode_unique`), unless
+    `deduplicate` is False.
 
-    With `temporal_depth=0` the features are averaged over time instead, the paper's baseline. With `temporal_skip` that
-    average is added to what the transformer over time gives, which starts at zero (see init_weights).
+    With `temporal_depth=0` the features are averaged over time instead: the paper's baseline. With `temporal_skip` this
+    average is added to the output of the temporal transformer, which starts at zero (see `init_weights`).
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         t, h, w = config.grid
-        self.share = True
+        self.deduplicate = True
         spatial = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
         self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial])
-        self.temporal: nn.Module = MeanOverTime()
+        self.temporal: nn.Module = TemporalMeanPool()
         if config.temporal_depth:
             temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
             self.temporal = Transformer(config, grid=(t, 1, 1), blocks=[*temporal])
-        self.skip = MeanOverTime() if config.temporal_skip else None
+        self.skip = TemporalMeanPool() if config.temporal_skip else None
 
-    def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, t, s, D) → (B, D); seeds (B,)
+    def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map (B, t, s, D) to (B, D). With `seeds` (B,), dropout and stochastic depth are on."""
         t = tokens.shape[1]
-        frames = rearrange(tokens, "B t s D -> (B t) s D")
-        if self.share and seeds is None:
-            frames = encode_unique(self.spatial, frames)
+        x = rearrange(tokens, "B t s D -> (B t) s D")
+        if self.deduplicate and seeds is None:
+            x = encode_unique(self.spatial, x)
         else:
-            frames = self.spatial(frames, None if seeds is None else random_bits(seeds, t).flatten())
-        frames = rearrange(frames, "(B t) D -> B t D", t=t)
-        out = self.temporal(frames, seeds)
-        return out if self.skip is None else out + self.skip(frames)
+            x = self.spatial(x, None if seeds is None else random_bits(seeds, t).flatten())
+        x = rearrange(x, "(B t) D -> B t D", t=t)
+        out = self.temporal(x, seeds)
+        return out if self.skip is None else out + self.skip(x)
 
     def resize(self, grid: tuple[int, int, int]) -> None:
         """Interpolate the spatial and the temporal positions to another grid (t, h, w)."""
@@ -129,74 +131,81 @@ class FactorisedEncoder(nn.Module):
 
 
 def encode_unique(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """encode(x) row by row, where rows that are equal to the bit are encoded once; with gradients all are.
+    """Compute encode(x), but encode rows of x that are bitwise equal only once. With gradients, encode every row.
 
-    Test views overlap, a short video is repeated to fill a clip, and converted videos hold frames twice.
+    Rows repeat because test views overlap, short videos are looped to fill a clip, and converted videos repeat frames.
     """
-    fixed = torch.compiler.is_compiling() or is_traced()  # a graph for any input keeps every row
-    if fixed or torch.is_grad_enabled() or x.device.type not in ("cpu", "cuda"):
+    records_graph = torch.compiler.is_compiling() or is_jit_tracing()  # the graph has to hold for every input
+    if records_graph or torch.is_grad_enabled() or x.device.type not in ("cpu", "cuda"):
         return encode(x)
     try:
-        found = unique_rows(x)
-    except RuntimeError:  # torch.func.vmap has no operators whose result has as many rows as the data say
-        found = None
-    if found is None:
+        unique = unique_rows(x)
+    except RuntimeError:  # torch.func.vmap has no operators with data-dependent shapes
+        unique = None
+    if unique is None:
         return encode(x)
-    place, which = found
-    return encode(x[place])[which]
+    index, inverse = unique
+    return encode(x[index])[inverse]
 
 
 def unique_rows(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """(one index of each distinct row, for every row which of these it equals); None where no row repeats.
+    """Return (the index of one row of each distinct value, for every row its number among these); None if all differ.
 
-    Candidates share a random linear hash of their bits; then they are compared exactly.
+    Candidate duplicates share a random linear hash of their bits; then compare them exactly.
     """
     rows = x.flatten(1).view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
     high, low = random_bits(torch.arange(2, device=x.device), rows.shape[1])
     factors = (high << 32) + low
-    sums = torch.cat([(some * factors).sum(dim=1) for some in rows.split(16)])
-    found, which = sums.unique(return_inverse=True)
-    if len(found) == len(x):
+    hashes = torch.cat([(chunk * factors).sum(dim=1) for chunk in rows.split(16)])
+    distinct, inverse = hashes.unique(return_inverse=True)
+    if len(distinct) == len(x):
         return None
-    place = torch.empty_like(found).scatter_(0, which, torch.arange(len(x), device=x.device))
-    return (place, which) if torch.equal(x[place][which], x) else None
+    index = torch.empty_like(distinct).scatter_(0, inverse, torch.arange(len(x), device=x.device))
+    return (index, inverse) if torch.equal(x[index][inverse], x) else None
 
 
-class MeanOverTime(nn.Module):
-    def forward(self, frames: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, t, D) → (B, D)
-        return frames.mean(dim=1)
+class TemporalMeanPool(nn.Module):
+    """Mean over time, called like the temporal transformer that it replaces."""
+
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, t, D) → (B, D)
+        return x.mean(dim=1)
 
 
 def factorised_self_attention(config: ModelConfig) -> Transformer:
-    """Model 3: attention over time and attention over space in every block."""
+    """Build Model 3: every block attends over time and over space."""
     blocks = [TimeSpaceBlock(config, t=config.grid[0], drop_path=p) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 
 def factorised_dot_product(config: ModelConfig) -> Transformer:
-    """Model 4: the first half of the heads of every attention sees time, the second space."""
-    patterns = [partial(attend, t=config.grid[0]) for attend in (attend_time, attend_space)]
-    blocks = [Block(config, *patterns, drop_path=p) for p in drop_path_rates(config, config.depth)]
+    """Build Model 4: in every block, half of the heads attend over time and the other half over space."""
+    attention_fns = [partial(attend, t=config.grid[0]) for attend in (temporal_attention, spatial_attention)]
+    blocks = [Block(config, *attention_fns, drop_path=p) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 
-ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "spatiotemporal": spatiotemporal,
-    "factorised_encoder": FactorisedEncoder,
-    "factorised_self_attention": factorised_self_attention,
-    "factorised_dot_product": factorised_dot_product,
-}
+# config.encoder → a function from the config to a module that maps tokens (B, t, s, D) to features (B, D), with the
+# signature `forward(tokens, seeds=None)`. For `ViViT.resize` it needs a method `resize(grid)` too. Add your own with
+# `ENCODERS["mine"] = build`, before a config names it.
+ENCODERS.update(
+    {
+        "spatiotemporal": spatiotemporal,
+        "factorised_encoder": FactorisedEncoder,
+        "factorised_self_attention": factorised_self_attention,
+        "factorised_dot_product": factorised_dot_product,
+    }
+)
 
 
 def drop_path_rates(config: ModelConfig, depth: int) -> list[float]:
-    """Layer i of L is skipped with probability rate · i / (L − 1) (paper, section 4.1; Huang et al., 2016)."""
+    """Return the probability to skip each layer: rate · i / (L − 1) for layer i of L (paper, section 4.1)."""
     return [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def resize_positions(positions: Tensor, old: tuple[int, int, int], new: tuple[int, int, int]) -> Tensor:
-    """Learned positions (1, [1 +] t·h·w, D) of grid `old` for the grid `new`: bicubic in (h, w), linear in t.
+    """Interpolate positions (1, [1 +] t·h·w, D) from grid `old` to grid `new`: bicubic in (h, w), linear in t.
 
-    A leading class-token position is kept. The same grid gives the same positions, to the bit.
+    A leading class-token position is kept. Positions of an equal grid stay the same to the bit.
     """
     if old == new:
         return positions.clone()

@@ -1,4 +1,4 @@
-"""Use a model without changing it: a copy of its modules, and its modes as they were."""
+"""Use a model without changing it: copies that share weights, and training modes that come back."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def sharing_copy(model: M, dtype: torch.dtype | None = None) -> M:
+def copy_sharing_weights(model: M, dtype: torch.dtype | None = None) -> M:
     """Copy the modules, in evaluation mode, but not the tensors: parameters are shared, or cast to `dtype`.
 
-    Hooks, modes and settings of the copy leave the model as it is, so that other threads can use the model meanwhile.
+    Hooks, modes and settings of the copy do not affect the model, so other threads can use it at the same time.
     """
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     if dtype is not None:
@@ -26,8 +26,8 @@ def sharing_copy(model: M, dtype: torch.dtype | None = None) -> M:
     return copy.deepcopy(model, shared).eval()
 
 
-def restores_modes(function: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
-    """Let `function` switch its model between training and evaluation; every module gets its mode back at the end."""
+def preserve_training_mode(function: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
+    """Restore the training mode of every module of the model, the first argument, when `function` returns or raises."""
 
     @wraps(function)
     def call(model: M, /, *args: P.args, **kwargs: P.kwargs) -> R:

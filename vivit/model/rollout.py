@@ -1,4 +1,4 @@
-"""Where a model looks: attention from the features back to the tokens, over space and over time."""
+"""Attention rollout: how much each token contributes to the features, over space and time."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from torch import Tensor, nn
 
 from .encoders import FactorisedEncoder, Transformer
 from .layers import Attention
-from .modes import sharing_copy
-from .tokenizer import FRAMES
+from .modes import copy_sharing_weights
+from .tokenizer import FRAME_INDEX
 from .vivit import ViViT
 
-INFERNO = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # of matplotlib, in five steps
+INFERNO = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # five colors of matplotlib's map
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Which share of the attention each token of a clip gets; float32 on the CPU."""
+    """The share of attention that each token of a clip gets; float32 on the CPU."""
 
     space: Tensor
-    """(t, h, w); the shares inside each temporal position, which sum to 1."""
+    """(t, h, w); the shares within each temporal position sum to 1."""
     time: Tensor
-    """(t,); the shares of the temporal positions, which sum to 1."""
+    """(t,); the shares of the temporal positions sum to 1."""
     frames: list[int]
-    """For each temporal position, the frame of the clip in its middle."""
+    """For each temporal position, the index of its middle frame in the clip."""
 
 
 @torch.no_grad()
 def attention_maps(model: ViViT, video: Tensor) -> AttentionMaps:
-    """Attention rollout (Abnar and Zuidema, 2020) of one clip, (T, C, H, W) or (1, T, C, H, W).
+    """Compute the attention rollout (Abnar and Zuidema, 2020) of one clip, (T, C, H, W) or (1, T, C, H, W).
 
-    A block is taken to pass on the mean of what a token is and what it attends to, averaged over heads. Through all
-    blocks this makes the features a weighted mean of the tokens: the class token's weights without its own, or the
-    mean token's. The last block alone says less, because by then a token also holds what it has seen before.
+    Rollout assumes that a block outputs the mean of a token and of what it attends to, averaged over heads. Through all
+    blocks this makes the features a weighted mean of the tokens. The weights are those of the class token (without its
+    own) or of the mean token. Attention of the last block alone says less: its tokens already hold information from
+    other tokens.
 
-    The factorised encoder has such weights inside each temporal position and over them (equal ones where it averages
-    the frames); in the other models the weights of all tokens are split in the same way.
+    The factorised encoder has such weights within each temporal position and over the temporal positions (equal ones
+    where it averages the frames). The weights of the other models are split in the same way. Raises ValueError for more
+    than one clip.
     """
     video = video if video.ndim == 5 else video[None]
     if len(video) != 1:
         raise ValueError(f"attention maps are of one clip, (T, C, H, W) or (1, T, C, H, W); got {tuple(video.shape)}")
-    model = sharing_copy(model)  # which the hooks are put on, so that other threads can use the model meanwhile
-    weights = add_rollouts(model)
+    model = copy_sharing_weights(model)  # gets the hooks, so that other threads can use the model at the same time
+    weights = register_rollout_hooks(model)
     model.features(video.to(model.head.weight.device))
     (t, h, _), encoder = model.config.grid, model.encoder
     if isinstance(encoder, FactorisedEncoder):
@@ -60,66 +62,68 @@ def attention_maps(model: ViViT, video: Tensor) -> AttentionMaps:
 
 
 def middle_frames(model: ViViT) -> list[int]:
-    """The frame of a clip in the middle of each temporal position of the token grid."""
+    """Return the middle frame of each temporal position of the token grid, as indices into the clip."""
     depth = model.config.tubelet_size[0]
-    frames = torch.arange(model.config.num_frames)[FRAMES[model.config.tokenizer](model.config)]
+    frames = torch.arange(model.config.num_frames)[FRAME_INDEX[model.config.tokenizer](model.config)]
     return frames[depth // 2 :: depth].tolist()
 
 
-def add_rollouts(model: ViViT) -> dict[nn.Module, Tensor]:
-    """Add hooks by which a forward pass fills {Transformer: (B, n)}: the weight of each token in the features."""
+def register_rollout_hooks(model: ViViT) -> dict[nn.Module, Tensor]:
+    """Register hooks so that a forward pass fills {transformer: (B, n)}, the weight of each token in its features."""
     weights: dict[nn.Module, Tensor] = {}
     if isinstance(model.encoder, FactorisedEncoder):
-        model.encoder.share = False  # every temporal position has its map, also one that repeats another
+        model.encoder.deduplicate = False  # every temporal position gets its own map
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
-        mix, finish = _rollout(transformer, weights)
+        accumulate, finish = _rollout_hooks(transformer, weights)
         for attention in (m for m in transformer.modules() if isinstance(m, Attention)):
-            attention.register_forward_hook(mix)
+            attention.register_forward_hook(accumulate)
         transformer.register_forward_hook(finish)
     return weights
 
 
-def _rollout(transformer: Transformer, weights: dict[nn.Module, Tensor]) -> tuple[Callable, Callable]:
-    """Hooks for the transformer's attentions and for itself."""
-    held: list[Tensor] = []  # (B, n, n): how much of each first token is in each token so far
+def _rollout_hooks(transformer: Transformer, weights: dict[nn.Module, Tensor]) -> tuple[Callable, Callable]:
+    """Return a hook for the attention modules of the transformer and one for the transformer."""
+    rollout: list[Tensor] = []  # one (B, n, n): the weight of each input token in each token so far
 
-    def mix(attention: Attention, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def accumulate(attention: Attention, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0]
-        before = held.pop() if held else torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
-        held.append((before + attend(attention, x, before).mean(dim=2)) / 2)
+        before = (
+            rollout.pop() if rollout else torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+        )
+        rollout.append((before + apply_attention(attention, x, before).mean(dim=2)) / 2)
 
     def finish(module: Transformer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        rows = held.pop()
+        rows = rollout.pop()
         weights[transformer] = rows.mean(dim=1) if transformer.cls_token is None else rows[:, 0, 1:]
 
-    return mix, finish
+    return accumulate, finish
 
 
-def attend(attention: Attention, x: Tensor, values: Tensor) -> Tensor:
-    """What the queries and keys of `x` (B, n, D) do to other values (B, n, m), in each head: (B, n, a, m)."""
+def apply_attention(attention: Attention, x: Tensor, values: Tensor) -> Tensor:
+    """Attend with the queries and keys of `x` (B, n, D) to other values (B, n, m), in each head: (B, n, a, m)."""
     parts = []
-    for i, see in enumerate(attention.patterns):
-        q, k, _ = attention.heads(x, pattern=i)
-        parts.append(see(q, k, values[:, :, None].expand(-1, -1, q.shape[2], -1).to(q.dtype)))
+    for i, attend in enumerate(attention.attention_fns):
+        q, k, _ = attention.project_qkv(x, index=i)
+        parts.append(attend(q, k, values[:, :, None].expand(-1, -1, q.shape[2], -1).to(q.dtype)))
     return torch.cat(parts, dim=2)
 
 
 def attention_weights(attention: Attention, x: Tensor) -> Tensor:
-    """softmax(q kᵀ / √k) of `x` (B, n, D) as (B, a, n, n), 0 where this attention does not look.
+    """Compute softmax(q kᵀ / √k) of `x` (B, n, D) as (B, a, n, n), 0 between tokens that do not attend to each other.
 
-    The attention of one-hot values is the weights themselves, whichever tokens the module lets see each other.
+    Attention to one-hot values gives the weights themselves, for every attention function.
     """
     one_hot = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
-    return rearrange(attend(attention, x, one_hot), "B n a m -> B a n m")
+    return rearrange(apply_attention(attention, x, one_hot), "B n a m -> B a n m")
 
 
 def overlay(frames: Tensor, maps: Tensor) -> Tensor:
-    """Grey frames under heat: uint8 (n, 3, H, W) and maps (n, h, w) → uint8; each map's largest value is brightest."""
+    """Draw maps (n, h, w) as heat over gray frames, uint8 (n, 3, H, W); the maximum of each map is brightest."""
     heat = F.interpolate(maps[:, None], frames.shape[-2:], mode="bicubic", antialias=True).clamp(min=0)
     heat = heat / heat.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
     steps = torch.tensor(INFERNO, dtype=torch.float32)
-    place = heat[:, 0] * (len(steps) - 1)
-    below = place.long().clamp(max=len(steps) - 2)
-    colour = rearrange(torch.lerp(steps[below], steps[below + 1], (place - below)[..., None]), "n H W c -> n c H W")
-    grey = frames.float().mean(dim=1, keepdim=True)
-    return torch.lerp(0.75 * grey.expand_as(colour), colour, 0.9 * heat**0.75).round().to(torch.uint8)
+    position = heat[:, 0] * (len(steps) - 1)
+    below = position.long().clamp(max=len(steps) - 2)
+    color = rearrange(torch.lerp(steps[below], steps[below + 1], (position - below)[..., None]), "n H W c -> n c H W")
+    gray = frames.float().mean(dim=1, keepdim=True)
+    return torch.lerp(0.75 * gray.expand_as(color), color, 0.9 * heat**0.75).round().to(torch.uint8)

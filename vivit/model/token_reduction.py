@@ -1,6 +1,6 @@
-"""Fewer tokens for Model 1 at inference: tubelets in which nothing moves are dropped, tokens that are alike merged.
+"""Fewer tokens for Model 1 at inference: drop static tubelets, merge similar tokens.
 
-Both make a trained model faster without training it again, and both lose a little, so they are off by default:
+Both make a trained model faster without more training. Both cost some accuracy, so they are off by default:
 
 * Merging (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv:2210.09461). Published: ViT-L on
   Kinetics-400 videos at 2.2 times the throughput loses 0.2 to 0.3 points of top-1. Smaller models lose more: of the
@@ -13,10 +13,10 @@ Both make a trained model faster without training it again, and both lose a litt
 These numbers are not ours: `python -m benchmarks shorten` measures speed and agreement, `vivit eval` with and without
 the option and `vivit compare` the accuracy.
 
-Either way a token has a size, the number of tokens that it stands for, and counts that often: in every attention the
-logarithm of its size is added to what its key scores (proportional attention, Bolya et al.), which is the same as
-repeating the token; and in a mean over tokens. For dropped tubelets this is our choice: the paper trains with an
-encoding of the run's length, or leaves the length out.
+Every token has a size, the number of tokens that it represents. Attention adds the logarithm of the size to the scores
+of its key (proportional attention, Bolya et al.), which is the same as repeating the token. A mean over tokens is
+weighted by size. For dropped tubelets this is our choice: the paper trains with an encoding of the run length, or
+leaves the length out.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from torch import Tensor, nn
 
 from ..config import EvalConfig, ModelConfig
 from .encoders import Transformer
-from .layers import Block, attend_all
+from .layers import Block, full_attention
 from .vivit import ViViT
 
 
-def shorten(model: ViViT, *, merge_tokens: int = 0, drop_static: float | None = None) -> ViViT | Shortened:
-    """A Model 1 for inference on fewer tokens, which shares the weights of `model`; with both off, `model` itself.
+def reduce_tokens(
+    model: ViViT, *, merge_tokens: int = 0, drop_static: float | None = None
+) -> ViViT | TokenReducedViViT:
+    """Return a Model 1 for inference on fewer tokens that shares the weights of `model`; with both off, `model` itself.
 
-    merge_tokens: how many tokens each layer merges into others, 0 for none; a layer merges at most half of what it has.
-    drop_static: a tubelet is left out if its pixels differ from those of the tubelet before it, at the same place, by
-    at most this: the mean absolute difference on the scale 0..1. 0 drops exact repetitions only, None nothing. A change
-    so slow that each step is below it goes unseen. The paper compares the first frame of the one tubelet with the last
-    of the other; here all frames are compared, so that 0 drops nothing but equal tokens.
+    merge_tokens: how many tokens each layer merges into others, at most half of its tokens; 0 merges none.
+    drop_static: drop a tubelet if its pixels differ from those of the tubelet before it, at the same position, by at
+    most this: the mean absolute difference on the scale 0..1. 0 drops exact repetitions only, None nothing. A slow
+    change, each step of which is below the threshold, is missed. The paper compares the first frame of one tubelet with
+    the last of the other; this compares all frames, so that 0 drops only equal tokens.
 
-    Raises ValueError for another encoder, because only in Model 1 tokens need no place in a grid, and for numbers out
-    of range.
+    Raises ValueError for numbers out of range and for another encoder, because the other encoders need the token grid.
     """
     EvalConfig(merge_tokens=merge_tokens, drop_static=drop_static)  # checks the numbers
     if not merge_tokens and drop_static is None:
@@ -51,13 +52,13 @@ def shorten(model: ViViT, *, merge_tokens: int = 0, drop_static: float | None = 
     if kind != "spatiotemporal":
         raise ValueError(
             f"merge_tokens and drop_static are for the encoder spatiotemporal (Model 1), where every token sees every "
-            f"token; this model is {kind}, whose tokens have their place in a grid. Leave both options out"
+            f"token; this model is {kind}, which needs the complete token grid. Leave both options out"
         )
-    return Shortened(model, merge_tokens=merge_tokens, drop_static=drop_static)
+    return TokenReducedViViT(model, merge_tokens=merge_tokens, drop_static=drop_static)
 
 
-class Shortened(nn.Module):
-    """What `shorten` returns: videos (B, T, C, H, W), as the model takes them → logits (B, K). Without gradients."""
+class TokenReducedViViT(nn.Module):
+    """The result of `reduce_tokens`: maps videos (B, T, C, H, W) to logits (B, K), without gradients."""
 
     def __init__(self, model: ViViT, *, merge_tokens: int, drop_static: float | None):
         super().__init__()
@@ -75,81 +76,81 @@ class Shortened(nn.Module):
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
-        """(B, T, C, H, W) → (B, D), the input of the head."""
+        """Map videos (B, T, C, H, W) to features (B, D), the input of the head."""
         encoder = self.model.encoder
         assert isinstance(encoder, Transformer)
-        self.model.check(video)
-        x = encoder.add_positions(self.model.tokens(video))
+        self.model.check_video(video)
+        x = encoder.add_positions(self.model.tokenize(video))
         if self.drop_static is None:
-            return encode(encoder, x, None, self.merge_tokens)
+            return encode_tokens(encoder, x, None, self.merge_tokens)
         sizes = run_lengths(self.model, video, threshold=self.drop_static)
-        sizes = F.pad(sizes, (x.shape[1] - sizes.shape[1], 0), value=1)  # the class token's
-        parts = []
-        for tokens, size in zip(x, sizes):  # each clip keeps a number of its own; so nothing is padded
+        sizes = F.pad(sizes, (x.shape[1] - sizes.shape[1], 0), value=1)  # the size of the class token
+        features = []
+        for tokens, size in zip(x, sizes):  # clip by clip, because each keeps another number of tokens
             kept = size > 0
-            whole = bool(kept.all())
-            parts.append(encode(encoder, tokens[kept][None], None if whole else size[kept][None], self.merge_tokens))
-        return torch.cat(parts)
+            kept_size = None if bool(kept.all()) else size[kept][None]
+            features.append(encode_tokens(encoder, tokens[kept][None], kept_size, self.merge_tokens))
+        return torch.cat(features)
 
 
-def encode(encoder: Transformer, x: Tensor, size: Tensor | None, merge_tokens: int) -> Tensor:
-    """Tokens with their positions (B, n, D) and their sizes (B, n), None for all 1, through the blocks → (B, D)."""
+def encode_tokens(encoder: Transformer, x: Tensor, size: Tensor | None, merge_tokens: int) -> Tensor:
+    """Run the blocks on tokens with positions (B, n, D) of sizes (B, n), None for all 1; return features (B, D)."""
     has_cls = encoder.cls_token is not None
     *_, last = encoder.blocks
     for block in encoder.blocks:
         assert isinstance(block, Block)
-        num_queries = 1 if has_cls and block is last else None  # as in Transformer.last_block
-        q, k, v = block.attn.heads(block.norm1(x), num_queries)
-        out = attend_all(q, k, v, None if size is None else size.log())
+        num_queries = 1 if has_cls and block is last else None  # as in Transformer.forward_last_block
+        q, k, v = block.attn.project_qkv(block.norm1(x), num_queries)
+        out = full_attention(q, k, v, None if size is None else size.log())
         x = x[:, :num_queries] + block.attn.proj(rearrange(out, "B n a k -> B n (a k)"))
         if num_queries is None:
-            x, size = merge(x, k.mean(dim=2), size, merge_tokens, protected=int(has_cls))
+            x, size = merge_similar(x, k.mean(dim=2), size, merge_tokens, protected=int(has_cls))
         x = x + block.mlp(block.norm2(x))
     return encoder.pool_and_norm(x, weights=size)
 
 
-def merge(
-    x: Tensor, keys: Tensor, size: Tensor | None, most: int, *, protected: int = 0
+def merge_similar(
+    x: Tensor, keys: Tensor, size: Tensor | None, count: int, *, protected: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """Bipartite soft matching (Bolya et al., section 3): tokens (B, n, D) and sizes (B, n) → the same with n − r.
+    """Merge tokens (B, n, D) of sizes (B, n) by bipartite soft matching (Bolya et al., section 3): n becomes n − r.
 
-    Every second token, from the first on, looks among the others for the one that is most like it, by the cosine of
-    their keys (B, n, k). The r = `most` pairs most alike become one token each, of all that found the same partner, the
-    mean weighted by size; r is at most half of the tokens. Those that stayed alone come first, then those that were
-    looked for. A `protected` first token, 1 or 0 of them, takes no part. Sizes None are all 1.
+    The tokens with even indices are the sources, the others the targets. Each source is matched with the target of
+    largest cosine similarity of keys (B, n, k). The r = `count` most similar sources, at most half of the tokens, merge
+    into their targets as a mean weighted by size. The result has the other sources first, then the targets. The first
+    `protected` tokens (0 or 1) are never merged. Sizes None are all 1.
     """
-    r = min(most, (x.shape[1] - protected) // 2)
+    r = min(count, (x.shape[1] - protected) // 2)
     if r == 0:
         return x, size
     size = x.new_ones(x.shape[:2], dtype=torch.float32) if size is None else size
-    with torch.autocast(x.device.type, enabled=False):  # in bfloat16 all cosines near 1 are the same
-        looking, others = (F.normalize(part, dim=-1) for part in (keys[:, ::2].float(), keys[:, 1::2].float()))
-        likeness, partner = (looking @ others.mT).max(dim=-1)
-    likeness[:, :protected] = -torch.inf
-    order = likeness.argsort(dim=1, descending=True, stable=True)
-    merged, alone = order[:, :r], order[:, r:].sort(dim=1).values
+    with torch.autocast(x.device.type, enabled=False):  # in bfloat16 all cosines near 1 are equal
+        source, target = (F.normalize(part, dim=-1) for part in (keys[:, ::2].float(), keys[:, 1::2].float()))
+        similarity, match = (source @ target.mT).max(dim=-1)
+    similarity[:, :protected] = -torch.inf
+    order = similarity.argsort(dim=1, descending=True, stable=True)
+    merged, unmerged = order[:, :r], order[:, r:].sort(dim=1).values
 
-    mass = torch.cat((size[..., None], x * size[..., None]), dim=-1)  # sizes are summed as the tokens are
-    looking, others = mass[:, ::2], mass[:, 1::2]
-    where = partner.gather(1, merged)
-    others = others.scatter_add(1, _rows(where, mass), looking.gather(1, _rows(merged, mass)))
-    mass = torch.cat((looking.gather(1, _rows(alone, mass)), others), dim=1)
-    size, total = mass[..., 0], mass[..., 1:]
+    sums = torch.cat((size[..., None], x * size[..., None]), dim=-1)  # sizes are summed like the tokens
+    source, target = sums[:, ::2], sums[:, 1::2]
+    target_index = match.gather(1, merged)
+    target = target.scatter_add(1, _expand(target_index, sums), source.gather(1, _expand(merged, sums)))
+    sums = torch.cat((source.gather(1, _expand(unmerged, sums)), target), dim=1)
+    size, total = sums[..., 0], sums[..., 1:]
     return (total / size[..., None]).to(x.dtype), size
 
 
-def _rows(index: Tensor, of: Tensor) -> Tensor:  # (B, m), (B, n, D) → (B, m, D)
-    return index[..., None].expand(-1, -1, of.shape[-1])
+def _expand(index: Tensor, like: Tensor) -> Tensor:  # (B, m), (B, n, D) → (B, m, D)
+    return index[..., None].expand(-1, -1, like.shape[-1])
 
 
 def run_lengths(model: ViViT, video: Tensor, *, threshold: float) -> Tensor:
-    """How many tubelets each one stands for, (B, t·s) float: itself and those after it that repeat; 0 for these."""
+    """Count the tubelets that each tubelet represents, (B, t·s) float: itself and its repetitions, which count 0."""
     tokenizer, std = model.tokenizer, video.new_tensor(model.config.preprocessing.std, dtype=torch.float32)
     unit = 1 / 255 if video.dtype == torch.uint8 else std.view(3, 1, 1)  # to the scale 0..1
-    frames = video[:, tokenizer.frames].float()
+    frames = video[:, tokenizer.frame_index].float()
     change = (frames[:, tokenizer.t :] - frames[:, : -tokenizer.t]).abs() * unit
-    box = {"dt": tokenizer.t, "dh": tokenizer.h, "dw": tokenizer.w}
-    static = reduce(change, "B (t dt) C (h dh) (w dw) -> B t (h w)", "mean", **box) <= threshold
+    pattern = "B (t dt) C (h dh) (w dw) -> B t (h w)"
+    static = reduce(change, pattern, "mean", dt=tokenizer.t, dh=tokenizer.h, dw=tokenizer.w) <= threshold
     lengths = torch.ones(len(video), static.shape[1] + 1, static.shape[2], device=video.device)
     for i in reversed(range(static.shape[1])):
         lengths[:, i] += lengths[:, i + 1] * static[:, i]

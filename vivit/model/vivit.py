@@ -1,4 +1,4 @@
-"""ViViT: tokenizer + encoder + head (paper, section 3)."""
+"""ViViT: tokenizer, encoder and head (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, Preprocessing, replace
-from .cpu_kernels import is_traced
+from .cpu_kernels import is_jit_tracing
 from .encoders import ENCODERS, Transformer
 from .layers import Attention, Mlp
 from .tokenizer import Tokenizer
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class ViViT(nn.Module):
-    """A video transformer as `config` describes it, randomly initialised; the head starts at zero.
+    """Video transformer described by `config`, randomly initialised; the head starts at zero.
 
-    Videos are (B, T, C, H, W): uint8 pixels, which the model normalises, or float already normalised. The logits of
-    several label sets stand side by side in the order of `config.classes`.
+    Videos are (B, T, C, H, W): uint8 pixels, which the model normalises, or float already normalised. Logits are
+    (B, K); those of several label sets are concatenated in the order of `config.classes`.
     """
 
     load_report: LoadReport | None = None
-    """What loading did to every tensor; None for a random start."""
+    """What loading did with every tensor; None after a random start."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -38,54 +38,59 @@ class ViViT(nn.Module):
         self.tokenizer = Tokenizer(config)
         self.encoder = ENCODERS[config.encoder](config)
         self.head = Head(config.embed_dim, config.num_classes)
-        self.pixels = Normalise(config.preprocessing)
+        self.normalization = Normalize(config.preprocessing)
         init_weights(self)
 
-    def forward(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, T, C, H, W) → (B, K)
+    def forward(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map videos (B, T, C, H, W) to logits (B, K). See `features` for `seeds` and errors."""
         return self.head(self.features(video, seeds))
 
     def features(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """(B, T, C, H, W) → (B, D), the input of the head.
+        """Map videos (B, T, C, H, W) to features (B, D), the input of the head.
 
-        In training, `seeds` (B,) int64 decide what dropout and stochastic depth take from each clip; by default they
-        are drawn from PyTorch's generator.
+        In training mode, `seeds` (B,) int64 determine what dropout and stochastic depth drop from each clip; the
+        default draws them from PyTorch's generator. Raises ValueError for a video of another shape or dtype.
         """
-        self.check(video)
+        self.check_video(video)
         if not (self.training and (self.config.dropout or self.config.drop_path)):
             seeds = None
         elif seeds is None:
             seeds = torch.randint(2**32, video.shape[:1], device=video.device)
-        return self.encoder(self.tokens(video), seeds)
+        return self.encoder(self.tokenize(video), seeds)
 
-    def tokens(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, t, s, D)
-        if video.dtype == torch.uint8 and not (torch.is_grad_enabled() or is_traced()):
-            return self.tokenizer.from_pixels(video, scale=self.pixels.scale, shift=self.pixels.shift)
-        return self.tokenizer(self.normalise(video))
+    def tokenize(self, video: Tensor) -> Tensor:
+        """Normalise the pixels of a video (B, T, C, H, W) and embed its tubelets: → (B, t, s, D)."""
+        if video.dtype == torch.uint8 and not (torch.is_grad_enabled() or is_jit_tracing()):
+            return self.tokenizer.embed_uint8(video, scale=self.normalization.scale, shift=self.normalization.shift)
+        return self.tokenizer(self.normalize(video))
 
-    def normalise(self, video: Tensor) -> Tensor:
-        """uint8 pixels → (x / 255 − mean) / std in the model's dtype; float videos count as normalised."""
+    def normalize(self, video: Tensor) -> Tensor:
+        """Map uint8 pixels to (x / 255 − mean) / std in the dtype of the model; cast float videos to it."""
         dtype = self.head.weight.dtype
-        return self.pixels(video, torch.promote_types(dtype, torch.float32)).to(dtype)
+        return self.normalization(video, torch.promote_types(dtype, torch.float32)).to(dtype)
 
     def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | None = None) -> Self:
-        """Change the clip length and frame size (H, W) in place, interpolating the positions; returns the model."""
+        """Change the clip length and the frame size (H, W) in place by interpolating the positions; return the model.
+
+        Raises ValueError for sizes that the tubelets do not divide.
+        """
         config = replace(
             self.config,
             num_frames=num_frames or self.config.num_frames,
             image_size=tuple(image_size or self.config.image_size),
         )
         self.encoder.resize(config.grid)  # type: ignore[operator]
-        with torch.device("meta"):  # the same modules for the new grid; they take over this model's tensors
+        with torch.device("meta"):  # the same modules for the new grid, which get this model's tensors
             resized = type(self)(config)
         resized.load_state_dict(self.state_dict(), assign=True)
         resized.train(self.training)
         self.tokenizer, self.encoder, self.config = resized.tokenizer, resized.encoder, config
         return self
 
-    # Files belong to vivit.weights, which imports this module; hence the imports inside.
+    # vivit.weights imports this module, so these two methods import it when they are called.
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
-        """Write model.safetensors and config.json into `folder`; `vivit.from_pretrained(folder)` reads them."""
+        """Write model.safetensors and config.json into `folder`, for `vivit.from_pretrained`. Raises OSError."""
         from ..weights.save import save_pretrained
 
         return save_pretrained(self, folder)
@@ -99,16 +104,16 @@ class ViViT(nn.Module):
         license: str | None = None,
         private: bool = False,
     ) -> str:
-        """Upload the model with a model card to the Hugging Face hub; returns the address.
+        """Upload the model with a model card to the Hugging Face hub; return its URL.
 
-        `results` and `recipe` (Markdown) go into the card; what the config says is there by itself.
+        The card shows the config, `results` and `recipe` (Markdown).
         """
         from ..weights.hub import push_to_hub
 
         return push_to_hub(self, repo_id, results=results, recipe=recipe, license=license, private=private)
 
-    def check(self, video: Tensor) -> None:
-        """Raise ValueError unless the video has this model's shape, and pixels as uint8 or float."""
+    def check_video(self, video: Tensor) -> None:
+        """Raise ValueError for a video whose shape does not fit this model, or that is neither uint8 nor float."""
         c = self.config
         expected = (c.num_frames, 3, *c.image_size)
         if video.ndim != 5 or tuple(video.shape[1:]) != expected:
@@ -128,18 +133,18 @@ class ViViT(nn.Module):
 
 
 class Head(nn.Linear):
-    """Features → logits; starts at zero, so that all classes are equally likely. Without classes it is empty."""
+    """Linear layer from features to logits. It starts at zero: all classes are equally likely."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
 
-class Normalise(nn.Module):
-    """uint8 pixels (…, 3, H, W) → (x / 255 − mean) / std, as x · scale + shift.
+class Normalize(nn.Module):
+    """Map uint8 pixels (…, 3, H, W) to (x / 255 − mean) / std, computed as x · scale + shift.
 
-    The numbers are kept as fractions of integers, which no `model.bfloat16()` rounds: a scale of 2 / 255 that is off by
-    a thousandth moves all pixels of all tokens to the same side.
+    Scale and shift are stored as fractions of integers, which `model.bfloat16()` does not round. A rounded scale would
+    shift all pixels of all tokens in the same direction.
     """
 
     numerator: Tensor
@@ -147,7 +152,7 @@ class Normalise(nn.Module):
 
     def __init__(self, p: Preprocessing):
         super().__init__()
-        # Computed before there are tensors: arithmetic on the meta device imports PyTorch's compiler, in seconds.
+        # Computed without tensors: arithmetic on the meta device imports PyTorch's compiler, which takes seconds.
         numbers = [1 / (255 * std) for std in p.std] + [-mean / std for mean, std in zip(p.mean, p.std)]
         for name, values in zip(("numerator", "denominator"), zip(*map(as_fraction, numbers))):
             self.register_buffer(name, torch.tensor(values).view(2, 3, 1, 1), persistent=False)
@@ -161,38 +166,39 @@ class Normalise(nn.Module):
         return self.numerator[1].float() / self.denominator[1].float()
 
     def forward(self, video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """uint8 → dtype, computed in it; a float video as it is."""
+        """Normalise a uint8 video in `dtype`; return a float video as it is."""
         return video * self.scale.to(dtype) + self.shift.to(dtype) if video.dtype == torch.uint8 else video
 
 
 def as_fraction(x: float) -> tuple[int, int]:
-    """x, rounded to float32, as numerator and denominator, a power of two; both are exact in float32."""
+    """Round x to float32; return it as numerator and denominator, a power of two. Both are exact in float32."""
     [single] = struct.unpack("f", struct.pack("f", x))
     return (round(single * 2**62) / 2**62).as_integer_ratio()
 
 
 @torch.no_grad()
 def init_weights(model: ViViT) -> None:
-    """Random start, as in the official code.
+    """Initialise all parameters, as the official code does.
 
-    | parameter             | start                                                                      |
+    | parameter             | value                                                                      |
     |-----------------------|----------------------------------------------------------------------------|
-    | tubelet kernel        | normal, variance 1 / fan-in, cut off at two standard deviations; bias 0     |
-    | queries, keys, values | Xavier uniform, each on its own; bias 0                                     |
+    | tubelet kernel        | normal, variance 1 / fan-in, truncated at two standard deviations; bias 0   |
+    | queries, keys, values | Xavier uniform, each separately; bias 0                                     |
     | attention output, MLP | Xavier uniform; bias 0 and normal(1e-6)                                     |
     | positions             | normal(0.02)                                                                |
     | class token, head     | 0                                                                           |
     | norms                 | scale 1, bias 0                                                             |
-    | temporal_skip         | scale 0 in the last norm over time: features start as the frames' average;  |
-    |                       | positions over time are sines, as large as the features that they join      |
+    | temporal_skip         | scale 0 in the last temporal norm, so that features start as the average of |
+    |                       | the frames; temporal positions are sinusoids, as large as the features      |
 
-    Parameters on the meta device take no values and no random numbers.
+    Parameters on the meta device get no values and draw no random numbers. Modules of other types, as in an encoder of
+    your own, keep the values that their constructor gave them.
     """
     if all(p.is_meta for p in model.parameters()):
         return
     for module in model.modules():
         if isinstance(module, Tokenizer):
-            std = 1 / math.sqrt(module.proj.weight[0].numel()) / 0.8796  # of a normal cut off at ±2
+            std = 1 / math.sqrt(module.proj.weight[0].numel()) / 0.8796  # of a normal truncated at ±2
             nn.init.trunc_normal_(module.proj.weight, std=std, a=-2 * std, b=2 * std)
             assert module.proj.bias is not None
             nn.init.zeros_(module.proj.bias)
@@ -214,11 +220,11 @@ def init_weights(model: ViViT) -> None:
     if model.config.temporal_skip:
         nn.init.zeros_(model.get_parameter("encoder.temporal.norm.weight"))
         positions = model.get_parameter("encoder.temporal.pos_embed")
-        positions.copy_(sines(*positions.shape[1:]))
+        positions.copy_(temporal_sinusoids(*positions.shape[1:]))
 
 
-def sines(n: int, width: int) -> Tensor:
-    """Positions (n, width): sine and cosine at frequencies from 1 down to 1 / n radians a step, of mean square 1."""
+def temporal_sinusoids(n: int, width: int) -> Tensor:
+    """Return positions (n, width): sines and cosines at frequencies from 1 to 1 / n radians a step, mean square 1."""
     frequencies = n ** -torch.linspace(0, 1, -(-width // 2))
     angles = torch.arange(n)[:, None] * frequencies
     return math.sqrt(2) * torch.cat((angles.sin(), angles.cos()), dim=1)[:, :width]

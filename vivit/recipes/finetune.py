@@ -19,7 +19,7 @@ from ..data.datasets.registry import read_samples
 from ..data.sample import Sample
 from ..errors import VideoError
 from ..presets import preset
-from ..weights.load import config_for_start
+from ..weights.load import config_for_init
 
 CLIP = {"num_frames": 16, "frame_stride": 4}  # 2.7 seconds of 24 frames each
 LOOKED_AT = 32  # videos whose length is looked up
@@ -58,7 +58,7 @@ def from_weights(config: Config, init: str) -> Config:
     samples = read_samples(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
     asked = schedule(len(samples))
     epochs = asked["epochs"]
-    model = config_for_start(init, replace(config.model, temporal_skip=True))
+    model = config_for_init(init, replace(config.model, temporal_skip=True))
     stride = fitting_stride(samples, model.num_frames)
     return replace(
         config,

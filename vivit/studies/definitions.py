@@ -26,7 +26,7 @@ class Row:
     paper: float | None = None
     """The paper's top-1 in percent."""
     network: str = ""
-    """A key of PRIOR_ART; "" for a ViViT."""
+    """A key of CNN_BASELINES; "" for a ViViT."""
     temporal_depth: int | None = None
     """Its x value on the curve of the temporal depth; None if it is not on the curve."""
     view_curve: bool = False

@@ -25,7 +25,7 @@ from ..engine.evaluation import load_evaluation
 from ..engine.run import check_same_run, stop_signals, write_json
 from ..engine.train import train
 from ..errors import DataError, Stopped
-from ..model.cnn_baselines import PRIOR_ART
+from ..model.cnn_baselines import CNN_BASELINES
 from ..model.vivit import ViViT
 from ..text import listing, printable
 
@@ -39,7 +39,7 @@ class StudyRun:
     title: str
     config: Config
     network: str = ""
-    """A key of PRIOR_ART; "" for a ViViT."""
+    """A key of CNN_BASELINES; "" for a ViViT."""
     views: tuple[int, ...] = ()
     """Further numbers of temporal views to test with."""
 
@@ -56,7 +56,7 @@ def train_and_test(run: StudyRun) -> None:
     (run.folder / ERROR).unlink(missing_ok=True)
     check_same_run(run.config)
     if not (run.folder / "weights" / "config.json").is_file():  # written last
-        train(run.config, build=PRIOR_ART.get(run.network, ViViT))
+        train(run.config, build=CNN_BASELINES.get(run.network, ViViT))
     for path, protocol in protocols(run):
         if not is_tested(path, protocol):
             write_predictions(run, path, protocol)
@@ -90,7 +90,7 @@ def is_tested(path: Path, protocol: EvalConfig) -> bool:
 def write_predictions(run: StudyRun, path: Path, protocol: EvalConfig) -> None:
     """Write the predictions for every test video to `path`, and their results.json into the same folder."""
     c, folder = run.config, run.folder
-    model = PRIOR_ART[run.network].load(folder / "weights") if run.network else load_weights(str(folder))
+    model = CNN_BASELINES[run.network].load(folder / "weights") if run.network else load_weights(str(folder))
     result = evaluate(
         model.to(pick_device(c.device)).eval(),  # type: ignore[arg-type]
         load_split(c.data, c.data.eval_split, classes=model.config.classes).samples,

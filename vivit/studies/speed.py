@@ -12,7 +12,7 @@ import torch
 from ..config import Config, ModelConfig
 from ..engine.device import autocast, pick_device
 from ..engine.losses import cross_entropy
-from ..model.cnn_baselines import PRIOR_ART
+from ..model.cnn_baselines import CNN_BASELINES
 from ..model.vivit import ViViT
 
 
@@ -23,7 +23,7 @@ def speed(config: Config, network: str = "", *, clips: int = 4, seconds: float =
     `config.model` must have its classes.
     """
     device = pick_device(config.device)
-    build: Callable[[ModelConfig], Any] = PRIOR_ART.get(network, ViViT)
+    build: Callable[[ModelConfig], Any] = CNN_BASELINES.get(network, ViViT)
     model = build(config.model).to(device)
     video = torch.randint(256, (clips, config.model.num_frames, 3, *config.model.image_size), dtype=torch.uint8)
     video, sizes = video.to(device), [len(names) for names in config.model.classes.values()]

@@ -16,8 +16,8 @@ from ..data.splits import load_split
 from ..engine.evaluate import PREDICTIONS
 from ..engine.evaluation import Evaluation, load_evaluation
 from ..engine.run import environment, write_json
-from ..model.cnn_baselines import PRIOR_ART
-from ..model.cost import count
+from ..model.cnn_baselines import CNN_BASELINES
+from ..model.cost import count_cost
 from ..model.vivit import ViViT
 from ..report.study import write_page
 from .definitions import STUDIES, Row, Study, shorter, with_classes
@@ -177,7 +177,7 @@ def cost(row: Row, plan: Study, config: Config) -> dict[str, Any]:
     """Count parameters, multiply-adds of one view and epochs; list the settings that differ from the recipe's."""
     if row.config is None:
         return {}
-    total = count(row.config.model, PRIOR_ART.get(row.network, ViViT))[-1]
+    total = count_cost(row.config.model, CNN_BASELINES.get(row.network, ViViT))[-1]
     return {
         "parameters": total.parameters,
         "multiply_adds": total.multiply_adds,

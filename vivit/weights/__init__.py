@@ -1,1 +1,1 @@
-"""Files of weights, ours and other people's, to and from the model."""
+"""Read and write files of weights in our format and in those of other libraries."""

@@ -1,25 +1,22 @@
-"""Weights from one format to another: ours, Hugging Face ViViT, scenic. Tensors keep their bits."""
+"""Convert weights between formats: ours, Hugging Face ViViT, scenic."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
 from ..model.vivit import ViViT
 from . import huggingface, scenic
 from .load import from_pretrained
-from .save import save_pretrained, write, write_text
+from .save import save_pretrained, write_json, write_safetensors
 
 
 def convert(source: str | os.PathLike, dest: str | os.PathLike, *, to: str = "vivit", **overrides: Any) -> Path:
-    """Read `source` (anything `from_pretrained` reads, with its overrides) and write it to `dest`.
+    """Read `source` (anything `from_pretrained` reads, with its overrides) and write it to `dest`, bit for bit.
 
-    to: "vivit" or "huggingface", a folder each, or "scenic", a Flax msgpack file. Raises ValueError where the format
+    to: "vivit" or "huggingface", which are folders, or "scenic", a Flax msgpack file. Raises ValueError if the format
     has no such model.
     """
     if to not in WRITERS:
@@ -28,21 +25,19 @@ def convert(source: str | os.PathLike, dest: str | os.PathLike, *, to: str = "vi
 
 
 def save_huggingface(model: ViViT, folder: Path) -> Path:
-    """A folder that transformers' VivitForVideoClassification.from_pretrained loads; Model 1 with a class token."""
+    """Write a folder for transformers' VivitForVideoClassification.from_pretrained; Model 1 with a class token only."""
     tensors, config, processor = huggingface.from_vivit(model.state_dict(), model.config)
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "model.safetensors", lambda path: safetensors.torch.save_file(tensors, path, {"format": "pt"}))
-    write_text(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_safetensors(folder / "model.safetensors", tensors)
+    write_json(folder / "preprocessor_config.json", processor)
+    write_json(folder / "config.json", config)
     return folder
 
 
 def save_scenic(model: ViViT, path: Path) -> Path:
-    """A Flax msgpack checkpoint of the official code; class names and sizes are not in it."""
+    """Write a Flax msgpack checkpoint of the official code, which has no class names and no sizes."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; a scenic checkpoint is one file, e.g. {path / 'checkpoint_0'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scenic.write_checkpoint(path, scenic.from_vivit(model.state_dict(), model.config))
+    scenic.write_msgpack(path, scenic.from_vivit(model.state_dict(), model.config))
     return path
 
 

@@ -1,4 +1,4 @@
-"""From a folder, a file or a hub id to named tensors. The format is found from the first bytes, not from the name."""
+"""Read named tensors from a folder, a file or a hub id. Detect the format from the first bytes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ from torch import Tensor
 from ..errors import WeightsError
 from . import scenic
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-CONFIGS = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
-KINDS = "safetensors, PyTorch (.pt, .pth, .bin), NumPy (.npz) or Flax msgpack"
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+FORMATS = "safetensors, PyTorch (.pt, .pth, .bin), NumPy (.npz) or Flax msgpack"
 
 
-MOST_JSON = 2**26  # bytes; a config with ten thousand class names has half a megabyte
-MOST_EXPANSION = 2**28, 16  # an .npz may hold so many bytes, or so many times the file's, when it is unpacked
+MAX_JSON = 2**26  # bytes; a config with ten thousand class names has half a megabyte
+MAX_EXPANSION = 2**28, 16  # an unpacked .npz has at most this many bytes, or this many times those of the file
 
 
 @dataclass
-class Files:
+class CheckpointFiles:
     """Tensors by the names in the file, and the JSON files next to it."""
 
     path: str
@@ -41,11 +46,11 @@ class Files:
     notes: list[str] = field(default_factory=list)
 
 
-def read(source: str | os.PathLike) -> Files:
-    """The tensors of a folder, a file or, when there is none of this name and it looks like owner/name, a hub id.
+def read_files(source: str | os.PathLike) -> CheckpointFiles:
+    """Read the tensors of a folder or a file or, if no such path exists and the name is like owner/name, of a hub id.
 
-    safetensors and current PyTorch files are mapped: their tensors take memory when they are looked at.
-    Raises FileNotFoundError where there is nothing, WeightsError for a file that is no checkpoint or a broken one.
+    safetensors and current PyTorch files are mapped: their tensors take memory only when they are read. Raises
+    FileNotFoundError for a missing file and WeightsError for a broken file or one that is no checkpoint.
     """
     path, notes = Path(source), []
     if not path.exists():
@@ -53,21 +58,21 @@ def read(source: str | os.PathLike) -> Files:
             raise FileNotFoundError(f"{source}: no such file or folder, and not a hub id of the form owner/name")
         path = _download(str(source))
     if path.is_dir():
-        path = of_run(path)
-        return Files(str(source), _read_folder(path, notes), _configs(path), notes)
-    configs = _configs(path.parent) if path.name in WEIGHTS else {}
-    return Files(str(source), read_file(path, notes), configs, notes)
+        path = find_run_weights(path)
+        return CheckpointFiles(str(source), _read_folder(path, notes), _read_configs(path), notes)
+    configs = _read_configs(path.parent) if path.name in WEIGHT_FILES else {}
+    return CheckpointFiles(str(source), read_file(path, notes), configs, notes)
 
 
-def of_run(folder: Path) -> Path:
-    """The weights of a run folder: weights/, or before it has ended best/. Any other folder is returned as it is.
+def find_run_weights(folder: Path) -> Path:
+    """Return the weights of a run folder: weights/ or, before the run has ended, best/. Return other folders unchanged.
 
     Raises FileNotFoundError for a run that has neither.
     """
-    if any((folder / name).is_file() for name in WEIGHTS):
+    if any((folder / name).is_file() for name in WEIGHT_FILES):
         return folder
     for name in ("weights", "best"):
-        if any((folder / name / file).is_file() for file in WEIGHTS):
+        if any((folder / name / file).is_file() for file in WEIGHT_FILES):
             return folder / name
     if (folder / "environment.json").is_file() or (folder / "weights").is_dir():
         raise FileNotFoundError(
@@ -78,9 +83,9 @@ def of_run(folder: Path) -> Path:
 
 
 def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of one file, whatever it is called. Pickled code is never run. Raises WeightsError.
+    """Read the tensors of one file of any name. Never runs pickled code. Raises WeightsError.
 
-    What is taken of several models in one file is added to `notes`.
+    Appends to `notes` which model it took if the file holds several.
     """
     if not path.is_file():  # reading a pipe would wait for whoever writes it, a device might never end
         raise WeightsError(f"{path}: a pipe, a device or a socket; copy the weights into a file")
@@ -88,7 +93,7 @@ def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
         start = file.read(16)
     notes = [] if notes is None else notes
     if zipfile.is_zipfile(path):
-        return _read_npz(path) if _check_archive(path) else _read_torch(path, notes, mapped=True)
+        return _read_npz(path) if _is_numpy_archive(path) else _read_torch(path, notes, mapped=True)
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):  # a pickle: PyTorch before 1.6
         return _read_torch(path, notes, mapped=False)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:
@@ -96,28 +101,30 @@ def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except (SafetensorError, ValueError) as error:
             raise WeightsError(
-                f"{path}: a broken or cut-off safetensors file ({shown(error)}); download it again"
+                f"{path}: a broken or cut-off safetensors file ({first_line(error)}); download it again"
             ) from error
     if start and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map
-        return scenic.tensors(path)
-    what = "a broken or cut-off zip archive; download it again" if start[:2] == b"PK" else f"none of {KINDS}"
+        return scenic.read_msgpack_tensors(path)
+    what = "a broken or cut-off zip archive; download it again" if start[:2] == b"PK" else f"none of {FORMATS}"
     raise WeightsError(f"{path}: not a checkpoint: {what}{'' if start else ' (the file is empty)'}")
 
 
-def shown(error: Exception) -> str:
-    """The first line of an error of a library, which may quote the file's bytes."""
+def first_line(error: Exception) -> str:
+    """Return the first line, at most 200 characters, of a library's error, which may quote bytes of the file."""
     return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
-def _check_archive(path: Path) -> bool:
-    """Whether a zip archive is NumPy's and not PyTorch's. Raises WeightsError for one that unpacks to far more."""
+def _is_numpy_archive(path: Path) -> bool:
+    """Tell whether a zip archive is from NumPy, not PyTorch. Raises WeightsError if it unpacks to far more bytes."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise WeightsError(f"{path}: a broken or cut-off zip archive ({shown(error)}); download it again") from error
+        raise WeightsError(
+            f"{path}: a broken or cut-off zip archive ({first_line(error)}); download it again"
+        ) from error
     names = [entry.filename for entry in entries]
-    unpacked, (most, factor), is_numpy = sum(e.file_size for e in entries), MOST_EXPANSION, _all_numpy(names)
+    unpacked, (most, factor), is_numpy = sum(e.file_size for e in entries), MAX_EXPANSION, _all_numpy(names)
     if unpacked > max(most if is_numpy else 0, path.stat().st_size * (factor if is_numpy else 2)):
         raise WeightsError(f"{path}: {path.stat().st_size} bytes that unpack to {unpacked}: no file of weights does")
     if len(set(names)) < len(names):
@@ -130,7 +137,7 @@ def _all_numpy(names: list[str]) -> bool:
 
 
 def _read_folder(folder: Path, notes: list[str]) -> dict[str, Tensor]:
-    for name in WEIGHTS:
+    for name in WEIGHT_FILES:
         if (folder / name).is_file():
             path = folder / name
             break
@@ -143,7 +150,7 @@ def _read_folder(folder: Path, notes: list[str]) -> dict[str, Tensor]:
         path = files[0]
     if path.suffix != ".json":
         return read_file(path, notes)
-    index = _json(path).get("weight_map")
+    index = _read_json(path).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
         raise WeightsError(f"{path}: no weight_map from names of tensors to names of files")
     shards = sorted(set(index.values()))
@@ -162,24 +169,24 @@ def _read_folder(folder: Path, notes: list[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def _configs(folder: Path) -> dict[str, dict[str, Any]]:
-    return {name: _json(folder / name) for name in CONFIGS if (folder / name).is_file()}
+def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    return {name: _read_json(folder / name) for name in CONFIG_FILES if (folder / name).is_file()}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MOST_JSON:
-        raise WeightsError(f"{path}: {path.stat().st_size} bytes, more than any such file has; allowed is {MOST_JSON}")
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_JSON:
+        raise WeightsError(f"{path}: {path.stat().st_size} bytes, more than any such file has; allowed is {MAX_JSON}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not a JSON file ({shown(error)})") from error
+        raise WeightsError(f"{path}: not a JSON file ({first_line(error)})") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: expected a JSON object, got a {type(values).__name__}")
     return values
 
 
-# Where training loops keep the state dict.
-KEYS = ("model", "state_dict", "module", "model_state_dict", "model_ema", "teacher")
+# Keys under which training loops save the state dict.
+STATE_DICT_KEYS = ("model", "state_dict", "module", "model_state_dict", "model_ema", "teacher")
 
 
 def _read_torch(path: Path, notes: list[str], *, mapped: bool) -> dict[str, Tensor]:
@@ -193,9 +200,11 @@ def _read_torch(path: Path, notes: list[str], *, mapped: bool) -> dict[str, Tens
             "Where you trust it, open it yourself, keep the state dict and save that with safetensors"
         ) from error
     except Exception as error:  # PyTorch's unpickler raises whatever a damaged byte leads to
-        raise WeightsError(f"{path}: a broken or cut-off PyTorch file ({shown(error)}); download it again") from error
+        raise WeightsError(
+            f"{path}: a broken or cut-off PyTorch file ({first_line(error)}); download it again"
+        ) from error
     tree = tree if isinstance(tree, Mapping) else {}
-    places = {"": tree} | {key: tree.get(key) for key in KEYS}
+    places = {"": tree} | {key: tree.get(key) for key in STATE_DICT_KEYS}
     states = {key: state for key, state in places.items() if _is_state_dict(state)}
     if not states:
         found = ", ".join(key for key in list(tree)[:8] if isinstance(key, str)) or "nothing by name"
@@ -223,7 +232,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as arrays:
             read = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # NumPy's reader raises whatever a damaged byte leads to
-        raise WeightsError(f"{path}: a broken or cut-off .npz file ({shown(error)}); download it again") from error
+        raise WeightsError(f"{path}: a broken or cut-off .npz file ({first_line(error)}); download it again") from error
     if wrong := [name for name, x in read.items() if x.dtype.kind not in "fVuiSU"]:
         raise WeightsError(f"{path}: {wrong[0]} holds {read[wrong[0]].dtype} values, no weights")
     return {name: scenic.as_tensor(x) for name, x in read.items() if x.dtype.kind not in "SU"}  # text is no tensor

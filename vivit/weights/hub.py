@@ -1,4 +1,4 @@
-"""A model on the Hugging Face hub, with a card that says what it is."""
+"""Upload a model to the Hugging Face hub, with a model card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def push_to_hub(
     license: str | None = None,
     private: bool = False,
 ) -> str:
-    """Upload model.safetensors, config.json and a model card to `repo_id` ("owner/name"); returns the address.
+    """Upload model.safetensors, config.json and a model card to `repo_id` ("owner/name"); return the URL.
 
     results: rows of the card's table of results, 'Kinetics-400 top-1, 4 x 3 views' → 79.9. recipe: how it was trained,
     Markdown. Takes the token of `hf auth login`.
@@ -49,7 +49,7 @@ def model_card(
     recipe: str = "",
     license: str | None = None,
 ) -> str:
-    """The README.md of a model: what it is, its classes, what happens to the pixels, results, recipe, how to use it."""
+    """Write the README.md of a model: use, architecture, classes, preprocessing, results and recipe, as Markdown."""
     config = model.config
     size = sum(p.numel() for p in model.parameters()) / 1e6
     head = ["library_name: vivit", "pipeline_tag: video-classification", "tags: [vivit, video]"]

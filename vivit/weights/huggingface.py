@@ -1,11 +1,12 @@
-"""Hugging Face transformers' models: ViViT in and out; ViT, DeiT and DINOv2 to start from; VideoMAE in `video_mae`.
+"""Read and write transformers' ViViT; read its ViT, DeiT and DINOv2.
 
-Both eras of names are read: the hub's (`encoder.layer.0.attention.attention.query`) and those of transformers 5
-(`layers.0.attention.q_proj`). Written are the hub's, which every release loads.
+Names are those of the hub (`encoder.layer.0.attention.attention.query`) or those of transformers 5
+(`layers.0.attention.q_proj`). Files are written with the names of the hub, which every release loads.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -14,33 +15,48 @@ from typing import Any
 from torch import Tensor
 
 from ..config import ModelConfig
-from .assemble import Source, fuse_qkv, rename
-from .image_vit import finish_image, mapping, pair, triple
+from .assemble import Checkpoint, fuse_qkv, map_names
+from .image_vit import finish_image, json_object, parse_size, parse_triple
 
 MODEL = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|vivit)\.)?"
 BLOCK = MODEL + r"(?:encoder\.layer|layers)\.(\d+)\."
 
-PARTS: dict[str, str] = {
-    r"(?:layernorm_before|norm1)": "norm1",
-    r"(?:layernorm_after|norm2)": "norm2",
-    r"attention\.(?:attention\.query|q_proj)": "attn.q",
-    r"attention\.(?:attention\.key|k_proj)": "attn.k",
-    r"attention\.(?:attention\.value|v_proj)": "attn.v",
-    r"attention\.(?:output\.dense|o_proj)": "attn.proj",
-    r"(?:intermediate\.dense|mlp\.fc1)": "mlp.fc1",
-    r"(?:output\.dense|mlp\.fc2)": "mlp.fc2",
+# Our name → the hub's, which is written
+MODULES: dict[str, str] = {
+    "tokenizer.proj": "embeddings.patch_embeddings.projection",
+    "encoder.cls_token": "embeddings.cls_token",
+    "encoder.pos_embed": "embeddings.position_embeddings",
+    "encoder.norm": "layernorm",
 }
 
+# Our name → the hub's, which is written, and that of transformers 5
+BLOCK_MODULES: dict[str, tuple[str, str]] = {
+    "norm1": ("layernorm_before", "norm1"),
+    "norm2": ("layernorm_after", "norm2"),
+    "attn.q": ("attention.attention.query", "attention.q_proj"),
+    "attn.k": ("attention.attention.key", "attention.k_proj"),
+    "attn.v": ("attention.attention.value", "attention.v_proj"),
+    "attn.proj": ("attention.output.dense", "attention.o_proj"),
+    "mlp.fc1": ("intermediate.dense", "mlp.fc1"),
+    "mlp.fc2": ("output.dense", "mlp.fc2"),
+}
+
+
+def block_rules(block: str) -> dict[str, str]:
+    """Return the rules for parameters of blocks that match `block`, a pattern with a group for the number."""
+    return {
+        rf"{block}(?:{'|'.join(map(re.escape, names))})\.(weight|bias)": rf"encoder.blocks.\1.{ours}.\2"
+        for ours, names in BLOCK_MODULES.items()
+    }
+
+
 RULES: dict[str, str] = {
-    MODEL + r"embeddings\.patch_embeddings\.projection\.(weight|bias)": r"tokenizer.proj.\1",
-    MODEL + r"embeddings\.cls_token": "encoder.cls_token",
+    **{rf"{MODEL}{re.escape(name)}(|\.weight|\.bias)": rf"{ours}\1" for ours, name in MODULES.items()},
     MODEL + r"embeddings\.distillation_token": "dist_token",
     MODEL + r"embeddings\.register_tokens": "reg_token",
-    MODEL + r"embeddings\.position_embeddings": "encoder.pos_embed",
-    MODEL + r"layernorm\.(weight|bias)": r"encoder.norm.\1",
     r"(?:cls_)?classifier\.(weight|bias)": r"head.\1",
     BLOCK + r"layer_scale([12])\.lambda1": r"encoder.blocks.\1.ls\2.gamma",
-    **{rf"{BLOCK}{part}\.(weight|bias)": rf"encoder.blocks.\1.{ours}.\2" for part, ours in PARTS.items()},
+    **block_rules(BLOCK),
 }
 
 IGNORED: dict[str, str] = {
@@ -67,24 +83,24 @@ SIZES["vivit"]["num_frames"] = 32
 SIZES["videomae"]["num_frames"] = 16
 
 
-def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
-    """A state dict of ViViT, ViT, DeiT or DINOv2 with its JSON files → a Source. Raises ValueError."""
+def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
+    """Turn a state dict of ViViT, ViT, DeiT or DINOv2 with its JSON files into a Checkpoint. Raises ValueError."""
     theirs = configs.get("config.json", {})
-    pieces, ignored = rename(tensors, RULES, IGNORED)
-    if "tokenizer.proj.weight" not in pieces:
-        raise ValueError("no kernel of the patch embedding in the file; it is not a whole model")
-    kind = theirs.get("model_type") or ("vivit" if pieces["tokenizer.proj.weight"].tensor.ndim == 5 else "vit")
-    ours = Source(path, f"Hugging Face {kind}", pieces, ignored)
+    mapped, ignored = map_names(tensors, RULES, IGNORED)
+    if "tokenizer.proj.weight" not in mapped:
+        raise ValueError("no kernel of the patch embedding in the file; it is not a complete model")
+    kind = theirs.get("model_type") or ("vivit" if mapped["tokenizer.proj.weight"].tensor.ndim == 5 else "vit")
+    ours = Checkpoint(path, f"Hugging Face {kind}", mapped, ignored)
     ours.config, ours.notes = read_configs(path, kind, configs)
     if kind == "vivit":
-        fuse_qkv(pieces)
+        fuse_qkv(mapped)
         ours.config["tokenizer"] = "tubelet"
         return ours
     if "distillation_classifier.weight" in tensors:
         ours.inexact.append("it averages two heads")
-    if kind.startswith("dinov2") and "head.weight" in pieces:
+    if kind.startswith("dinov2") and "head.weight" in mapped:
         ours.inexact.append("its head sees the mean of the patches as well")
-    finish_image(ours, pair(ours.config.get("image_size")))
+    finish_image(ours, parse_size(ours.config.get("image_size")))
     return ours
 
 
@@ -106,10 +122,10 @@ def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]])
                 raise ValueError(f"config.json: {name} is {str(theirs[name])[:60]}; it is a number above 0")
             out[field] = theirs[name]
     if "image_size" in theirs:
-        out["image_size"] = pair(theirs["image_size"])
+        out["image_size"] = parse_size(theirs["image_size"])
         if out["image_size"] is None:
             raise ValueError(f"config.json: image_size is {str(theirs['image_size'])[:60]}; it is a side or (H, W)")
-    if names := class_names(mapping(theirs, "id2label")):
+    if names := class_names(json_object(theirs, "id2label")):
         out["classes"] = {"label": names}
     processor = configs.get("preprocessor_config.json") or configs.get("video_preprocessor_config.json")
     if processor is None:
@@ -119,9 +135,9 @@ def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]])
 
 
 def class_names(id2label: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of rows 0, 1, …; () where there are none, as LABEL_0, or other rows are numbered.
+    """Return the class names of rows 0, 1, …, or () for placeholders such as LABEL_0 and for other row numbers.
 
-    Names that repeat (ImageNet has two cranes) get their number.
+    Repeated names (ImageNet has two cranes) get their row number.
     """
     names = {str(i): str(name) for i, name in id2label.items()}
     rows = [str(i) for i in range(len(names))]
@@ -142,8 +158,8 @@ def read_processor(path: str, processor: Mapping[str, Any]) -> tuple[dict[str, A
     factor = rescale * 255 if processor.get("do_rescale", True) else 255.0
     offset = 1.0 if processor.get("offset", kind.startswith("Vivit")) and processor.get("do_rescale", True) else 0.0
     normalises = processor.get("do_normalize", True)
-    mean = triple(processor.get("image_mean") or (0.5, 0.5, 0.5), "image_mean") if normalises else (0.0, 0.0, 0.0)
-    std = triple(processor.get("image_std") or (0.5, 0.5, 0.5), "image_std") if normalises else (1.0, 1.0, 1.0)
+    mean = parse_triple(processor.get("image_mean") or (0.5, 0.5, 0.5), "image_mean") if normalises else (0.0, 0.0, 0.0)
+    std = parse_triple(processor.get("image_std") or (0.5, 0.5, 0.5), "image_std") if normalises else (1.0, 1.0, 1.0)
     ours_mean = tuple(round((m + offset) / factor, 6) for m in mean)
     ours_std = tuple(round(s / factor, 6) for s in std)
     notes = []
@@ -162,26 +178,6 @@ def read_processor(path: str, processor: Mapping[str, Any]) -> tuple[dict[str, A
     return out, notes
 
 
-THEIR_PARTS = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.q": "attention.attention.query",
-    "attn.k": "attention.attention.key",
-    "attn.v": "attention.attention.value",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-
-THEIR_NAMES = {
-    "tokenizer.proj": "vivit.embeddings.patch_embeddings.projection",
-    "encoder.cls_token": "vivit.embeddings.cls_token",
-    "encoder.pos_embed": "vivit.embeddings.position_embeddings",
-    "encoder.norm": "vivit.layernorm",
-    "head": "classifier",
-}
-
-
 def from_vivit(
     state: Mapping[str, Tensor], config: ModelConfig
 ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
@@ -198,7 +194,7 @@ def from_vivit(
         stem, fused, leaf = name.rpartition("qkv.")
         parts = {f"{stem}{x}.{leaf}": t for x, t in zip("qkv", tensor.chunk(3))} if fused else {name: tensor}
         for ours, x in parts.items():
-            out[_their_name(ours)] = x.contiguous()
+            out[_hub_name(ours)] = x.contiguous()
     p, names = config.preprocessing, [name for names in config.classes.values() for name in names]
     height, width = config.image_size
     theirs = {
@@ -234,11 +230,14 @@ def from_vivit(
     return out, theirs, processor
 
 
-def _their_name(ours: str) -> str:
+def _hub_name(ours: str) -> str:
+    """Return the hub's name of a parameter: the inverse of RULES."""
     stem, _, leaf = ours.rpartition(".")
-    if ours in THEIR_NAMES:
-        return THEIR_NAMES[ours]
-    if stem in THEIR_NAMES:
-        return f"{THEIR_NAMES[stem]}.{leaf}"
-    _, _, number, part = stem.split(".", 3)
-    return f"vivit.encoder.layer.{number}.{THEIR_PARTS[part]}.{leaf}"
+    if ours in MODULES:
+        return f"vivit.{MODULES[ours]}"
+    if stem in MODULES:
+        return f"vivit.{MODULES[stem]}.{leaf}"
+    if stem == "head":
+        return f"classifier.{leaf}"
+    _, _, number, module = stem.split(".", 3)
+    return f"vivit.encoder.layer.{number}.{BLOCK_MODULES[module][0]}.{leaf}"

@@ -1,4 +1,4 @@
-"""Image ViTs in PyTorch's names: timm, DeiT and DINOv2 as released. An image ViT is a Model 1 of one frame."""
+"""Read image ViTs with PyTorch names: timm, DeiT and DINOv2 as released."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .assemble import MappedTensor, Source, fuse_qkv, rename
+from .assemble import Checkpoint, MappedTensor, fuse_qkv, map_names
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -38,7 +38,7 @@ EXTRA_TOKENS = {
 }
 
 
-# What the tensors of a timm model do not say, by its name (with or without its tag): the first match counts.
+# Pixel normalisation of timm models by their names, with or without a tag; the first match counts.
 PIXELS: dict[str, tuple[str, dict[str, tuple[float, float, float]]]] = {
     r"_miil|_tipsv2": ("mean 0 and std 1", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
     r"^eva_large|\.bamboo|_radio_": (
@@ -55,19 +55,19 @@ TANH_GELU = r"(patch32|giantopt_patch16|so400m_patch16)_siglip_gap|large_patch16
 ACTIVATIONS = {"gelu": "gelu", "gelu_erf": "gelu", "gelu_tanh": "gelu_tanh"}  # of timm's model_args
 
 
-def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
-    """A state dict in timm's names → a Source. Raises ValueError for a tensor that is not a plain ViT's."""
-    pieces, ignored = rename(tensors, RULES, IGNORED)
+def parse_image_vit(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
+    """Turn a state dict with timm's names into a Checkpoint. Raises ValueError for a tensor that no plain ViT has."""
+    mapped, ignored = map_names(tensors, RULES, IGNORED)
     theirs = configs.get("config.json", {})  # as timm's models on the hub have it
-    name, pretrained = theirs.get("architecture"), mapping(theirs, "pretrained_cfg")
-    arguments = mapping(theirs, "model_args")
+    name, pretrained = theirs.get("architecture"), json_object(theirs, "pretrained_cfg")
+    arguments = json_object(theirs, "model_args")
     named = isinstance(name, str)
     name = name if named else Path(path).name
-    image = Source(path, "image ViT (timm names)", pieces, ignored, {"norm_eps": 1e-6})
-    has_cls, after_mean = "encoder.cls_token" in pieces, "fc_norm.weight" in tensors
+    image = Checkpoint(path, "image ViT (timm names)", mapped, ignored, {"norm_eps": 1e-6})
+    has_cls, after_mean = "encoder.cls_token" in mapped, "fc_norm.weight" in tensors
 
-    no_bias = "encoder.blocks.0.attn.qkv.bias" not in pieces
-    scaled = any(n.endswith("ls1.gamma") for n in pieces)
+    no_bias = "encoder.blocks.0.attn.qkv.bias" not in mapped
+    scaled = any(n.endswith("ls1.gamma") for n in mapped)
     if "_rpn_" in name or (not named and no_bias and after_mean and not has_cls and not scaled):
         raise ValueError(
             "timm's *_rpn_* models have their norms after the branches, which a ViViT has not, and their tensors have "
@@ -81,11 +81,11 @@ def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
         image.notes.append("activation: the exact GELU; the file does not say")
 
     if {"mean", "std"} <= pretrained.keys():
-        image.config["preprocessing"] = {x: triple(pretrained[x], f"pretrained_cfg.{x}") for x in ("mean", "std")}
+        image.config["preprocessing"] = {x: parse_triple(pretrained[x], f"pretrained_cfg.{x}") for x in ("mean", "std")}
     elif known := next((pixels for pattern, pixels in PIXELS.items() if re.search(pattern, name)), None):
         image.config["preprocessing"] = known[1]
         image.notes.append(f"pixels: {known[0]}, as timm has it for {name}")
-    elif "dist_token" in pieces or scaled:
+    elif "dist_token" in mapped or scaled:
         image.config["preprocessing"] = IMAGENET
         image.notes.append("pixels: ImageNet mean and std, as DeiT and DINOv2 have it; the file does not say")
     else:
@@ -98,94 +98,94 @@ def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
         image.inexact.append(f"its config.json says global_pool {pool!r}")
     image.config["norm_after_pool"] = after_mean and not has_cls
     size = arguments.get("img_size") or list(pretrained.get("input_size") or ())[1:]
-    finish_image(image, pair(size))
+    finish_image(image, parse_size(size))
     return image
 
 
-def mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The JSON object `name` of `values`, {} where there is none. Raises ValueError for anything else."""
+def json_object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the JSON object `name` of `values`, {} if there is none. Raises ValueError for anything else."""
     found = values.get(name) or {}
     if not isinstance(found, Mapping):
         raise ValueError(f"config.json: {name} is {str(found)[:40]!r}; it is an object")
     return found
 
 
-def triple(values: Any, name: str) -> tuple[float, float, float]:
-    """Three finite numbers. Raises ValueError."""
+def parse_triple(values: Any, name: str) -> tuple[float, float, float]:
+    """Return three finite numbers. Raises ValueError."""
     ok = isinstance(values, list | tuple) and len(values) == 3 and all(type(v) in (int, float) for v in values)
     if not ok or not all(math.isfinite(v) for v in values):
         raise ValueError(f"{name} is {str(values)[:60]}; it is three finite numbers")
     return values[0], values[1], values[2]
 
 
-def pair(size: Any) -> tuple[int, int] | None:
-    """(H, W) of a side or of two; None for anything else."""
+def parse_size(size: Any) -> tuple[int, int] | None:
+    """Return (H, W) from one side or from two, None for anything else."""
     sides = [size, size] if type(size) is int else size
     ok = isinstance(sides, list | tuple) and len(sides) == 2 and all(type(v) is int and 0 < v < 2**16 for v in sides)
     return (sides[0], sides[1]) if ok else None
 
 
-def finish_image(source: Source, size: tuple[int, int] | None = None) -> None:
-    """In place: what the image models of all libraries need after renaming. `size` is that of the frame, if known.
+def finish_image(source: Checkpoint, size: tuple[int, int] | None = None) -> None:
+    """Finish an image model of any library after renaming, in place. `size` is the frame size, if known.
 
     Raises ValueError for a model without positions or with a gated MLP.
     """
-    pieces = source.pieces
-    if "encoder.pos_embed" not in pieces:
+    mapped = source.tensors
+    if "encoder.pos_embed" not in mapped:
         raise ValueError(
             "no positions (pos_embed) in the file: a model with rotary or relative positions, which a ViViT lacks, "
-            "or not a whole one"
+            "or not a complete one"
         )
-    fuse_qkv(pieces)
-    for name in [name for name in pieces if name.endswith(".mlp.fc1.weight")]:
-        down = pieces.get(name.replace("fc1", "fc2"))
-        if down is not None and down.tensor.ndim == 2 and pieces[name].tensor.shape[0] == 2 * down.tensor.shape[1]:
+    fuse_qkv(mapped)
+    for name in [name for name in mapped if name.endswith(".mlp.fc1.weight")]:
+        down = mapped.get(name.replace("fc1", "fc2"))
+        if down is not None and down.tensor.ndim == 2 and mapped[name].tensor.shape[0] == 2 * down.tensor.shape[1]:
             raise ValueError(
-                f"{pieces[name].sources[0]} is twice as wide as what follows: a ViViT has no gated MLP (SwiGLU)"
+                f"{mapped[name].sources[0]} is twice as wide as what follows: a ViViT has no gated MLP (SwiGLU)"
             )
-    fold_layer_scale(pieces)
+    fold_layer_scale(mapped)
     source.config["tokenizer"] = "uniform_frames"  # a 2-D kernel sees single frames
-    source.image = True
-    kernel = pieces["tokenizer.proj.weight"]
+    source.is_image = True
+    kernel = mapped["tokenizer.proj.weight"]
     if kernel.tensor.ndim == 4:
-        pieces["tokenizer.proj.weight"] = MappedTensor(kernel.tensor.unsqueeze(2), kernel.sources)
+        mapped["tokenizer.proj.weight"] = MappedTensor(kernel.tensor.unsqueeze(2), kernel.sources)
     drop_extra_tokens(source, size)
-    head = pieces.get("head.weight")
+    head = mapped.get("head.weight")
     if head is not None and head.tensor.shape[1:] != kernel.tensor.shape[:1]:
-        for name in [name for name in ("head.weight", "head.bias") if name in pieces]:
+        for name in [name for name in ("head.weight", "head.bias") if name in mapped]:
             why = f"a head on {head.tensor.shape[1]} features; this model's have {kernel.tensor.shape[0]}"
-            source.ignored |= dict.fromkeys(pieces.pop(name).sources, why)
+            source.ignored |= dict.fromkeys(mapped.pop(name).sources, why)
 
 
-def fold_layer_scale(pieces: dict[str, MappedTensor]) -> None:
-    """In place: γ · (W x + b) is one linear layer with γW and γb, so LayerScale needs no parameters of its own."""
-    for name in [name for name in pieces if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
-        gamma = pieces.pop(name)
+def fold_layer_scale(mapped: dict[str, MappedTensor]) -> None:
+    """Fold LayerScale into the linear layer before it, in place: γ · (W x + b) = (γW) x + γb."""
+    for name in [name for name in mapped if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
+        gamma = mapped.pop(name)
         linear = name.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
         for leaf, scale in (("weight", gamma.tensor[:, None]), ("bias", gamma.tensor)):
-            if f"{linear}.{leaf}" not in pieces:
-                raise ValueError(f"{linear}.{leaf} is not in the source")
-            piece = pieces[f"{linear}.{leaf}"]
-            sources = piece.sources + gamma.sources
-            pieces[f"{linear}.{leaf}"] = MappedTensor(piece.tensor * scale, sources, reason="LayerScale folded in")
+            if f"{linear}.{leaf}" not in mapped:
+                raise ValueError(f"{linear}.{leaf} is not in the file")
+            entry = mapped[f"{linear}.{leaf}"]
+            sources = entry.sources + gamma.sources
+            mapped[f"{linear}.{leaf}"] = MappedTensor(entry.tensor * scale, sources, reason="LayerScale folded in")
 
 
-def drop_extra_tokens(source: Source, size: tuple[int, int] | None = None) -> None:
-    """In place: positions for [class token +] patches only; distillation and register tokens are left out.
+def drop_extra_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None:
+    """Remove distillation and register tokens in place, and keep the positions of class token and patches.
 
-    The file's positions may or may not cover the tokens before the patches: what is left of them fills the grid of a
-    frame of `size`, or, where that is not known, a square.
+    The positions of the file may or may not include the tokens before the patches. Those of the patches fill the grid
+    of a frame of `size` or, if it is not known, a square.
     """
-    pieces, cls = source.pieces, "encoder.cls_token" in source.pieces
+    mapped, cls = source.tensors, "encoder.cls_token" in source.tensors
     count = {"dist_token": 0, "reg_token": 0}
     for name, why in EXTRA_TOKENS.items():
-        if name in pieces:
-            piece = pieces.pop(name)
-            count[name] = piece.tensor.shape[-2]
-            source.ignored |= dict.fromkeys(piece.sources, why)
+        if name in mapped:
+            entry = mapped.pop(name)
+            count[name] = entry.tensor.shape[-2]
+            source.ignored |= dict.fromkeys(entry.sources, why)
             source.inexact.append(f"it has {why.partition(':')[0]}s")
-    piece, kernel = pieces["encoder.pos_embed"], pieces["tokenizer.proj.weight"].tensor
-    n, width = piece.tensor.shape[-2:]
+    entry, kernel = mapped["encoder.pos_embed"], mapped["tokenizer.proj.weight"].tensor
+    n, width = entry.tensor.shape[-2:]
     usual = cls + count["dist_token"]
     before = dict.fromkeys((usual, usual + count["reg_token"], 0))
     patches = size[0] // kernel.shape[-2] * (size[1] // kernel.shape[-1]) if size else 0
@@ -194,15 +194,15 @@ def drop_extra_tokens(source: Source, size: tuple[int, int] | None = None) -> No
         source.config["image_size"] = size
     else:
         first = next((p for p in before if is_square(n - p)), usual)
-    if first == cls and piece.tensor.ndim == 3:
+    if first == cls and entry.tensor.ndim == 3:
         return
-    x = piece.tensor.reshape(1, n, width)
+    x = entry.tensor.reshape(1, n, width)
     own = x[:, :1] if first else x.new_zeros(1, 1, width)
     parts = [own, x[:, first:]] if cls else [x[:, first:]]
-    why = "without the positions of the left-out tokens" if first >= cls else "zero for the class token: it has none"
-    pieces["encoder.pos_embed"] = MappedTensor(torch.cat(parts, dim=1), piece.sources, reason=why)
+    why = "without the positions of removed tokens" if first >= cls else "zero for the class token: it has none"
+    mapped["encoder.pos_embed"] = MappedTensor(torch.cat(parts, dim=1), entry.sources, reason=why)
 
 
 def is_square(n: int) -> bool:
-    """Whether n patches can be a square grid."""
+    """Tell whether n patches can be a square grid."""
     return n > 0 and math.isqrt(n) ** 2 == n

@@ -1,4 +1,4 @@
-"""A video model from an image model (paper, section 3.4): tubelet kernels, positions, and what each model copies."""
+"""Inflate an image model to a video model (paper, section 3.4)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from .assemble import MappedTensor, Status
 
 KernelInit = Literal["central_frame", "filter_inflation", "arp", "random"]
 TemporalInit = Literal["zero", "image", "random"]
+NO_TIME = "an image model has no temporal layers"
 
 
 def central_frame(kernel: Tensor, t: int) -> Tensor:
-    """(D, C, h, w) → (D, C, t, h, w): zero but for frame t // 2, so that the video model starts as the image model."""
+    """Lift (D, C, h, w) to (D, C, t, h, w), zero except at frame t // 2: the video model starts as the image model."""
     lifted = kernel.new_zeros(*kernel.shape[:2], t, *kernel.shape[2:])
     lifted[:, :, t // 2] = kernel
     return lifted
 
 
 def filter_inflation(kernel: Tensor, t: int) -> Tensor:
-    """(D, C, h, w) → (D, C, t, h, w): the kernel at every frame, divided by t; a still video starts as its image."""
+    """Lift (D, C, h, w) to (D, C, t, h, w), the kernel / t at every frame: a still video starts as its image."""
     return repeat(kernel, "D C h w -> D C t h w", t=t) / t
 
 
-def arp(kernel: Tensor, t: int) -> Tensor:
-    """(D, C, h, w) → (D, C, t, h, w): filter inflation with the weights of approximate rank pooling, as official.
+def approximate_rank_pooling(kernel: Tensor, t: int) -> Tensor:
+    """Lift (D, C, h, w) to (D, C, t, h, w): filter inflation with weights of approximate rank pooling, as official.
 
     Frame i of 1 … t has the weight 2 (t − i + 1) − (t + 1) (H_t − H_{i−1}) with H the harmonic numbers.
     """
@@ -46,12 +47,12 @@ def arp(kernel: Tensor, t: int) -> Tensor:
 KERNELS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "central_frame": central_frame,
     "filter_inflation": filter_inflation,
-    "arp": arp,
+    "arp": approximate_rank_pooling,
 }
 
 
 def official_resize(positions: Tensor, old: tuple[int, int, int], new: tuple[int, int, int]) -> Tensor:
-    """`resize_positions` as the official code does it: linear, with the corners of both grids at the same place."""
+    """Resize positions as the official code does: linearly, with aligned corners of both grids."""
     n = old[0] * old[1] * old[2]
     cls, patches = positions.split((positions.shape[1] - n, n), dim=1)
     x = rearrange(patches, "1 (t h w) D -> 1 D t h w", t=old[0], h=old[1])
@@ -68,64 +69,83 @@ def inflate(
     temporal_init: TemporalInit | None = None,
     official: bool = False,
 ) -> tuple[dict[str, MappedTensor], dict[str, str]]:
-    """(pieces of the video model, reasons by which the others may start fresh) from those of an image model.
+    """Return (tensors of the video model, name prefixes of its other parameters with the reason) from an image model.
 
-    `trained` is the image model's config, `config` the video model's. Raises ValueError for options that the model has
-    no use for.
+    `trained` is the config of the image model, `config` that of the video model. Raises ValueError for options that the
+    model does not have.
     """
     allowed = typing.get_args(KernelInit)
     if kernel_init not in allowed:
         raise ValueError(f"kernel_init is {kernel_init!r}{suggestion(kernel_init, allowed)}")
     temporal = _temporal_init(config, temporal_init)
-    pieces: dict[str, MappedTensor] = {}
-    fresh = {"head.": "the classes of the video data"}
+    tensors: dict[str, MappedTensor] = {}
+    missing = {"head.": "the classes of the video data"}
     if kernel_init == "random":
-        fresh["tokenizer."] = "kernel_init='random'"
+        missing["tokenizer."] = "kernel_init='random'"
     else:
-        pieces |= _tokenizer(image, config.tubelet_size[0], kernel_init)
+        tensors |= _tokenizer(image, config.tubelet_size[0], kernel_init)
 
-    # Model 2's spatial encoder is the image model; in the others the encoder is.
-    factorised = config.encoder == "factorised_encoder"
-    start = "encoder.spatial." if factorised else "encoder."
-    for name, piece in image.items():
+    # The image model becomes Model 2's spatial encoder, and the encoder of every other model.
+    is_factorised = config.encoder == "factorised_encoder"
+    prefix = "encoder.spatial." if is_factorised else "encoder."
+    for name, entry in image.items():
         if name.startswith("encoder.") and name not in ("encoder.pos_embed", "encoder.cls_token"):
-            pieces[start + name.removeprefix("encoder.")] = piece
+            tensors[prefix + name.removeprefix("encoder.")] = entry
     if config.pool == "cls":
-        if "encoder.cls_token" in image and not (factorised and official):
-            pieces[f"{start}cls_token"] = image["encoder.cls_token"]
+        if "encoder.cls_token" in image and not (is_factorised and official):
+            tensors[f"{prefix}cls_token"] = image["encoder.cls_token"]
         else:
-            fresh[f"{start}cls_token"] = "as in the official code" if official else "the image model has no class token"
-    pieces[f"{start}pos_embed"] = _positions(image["encoder.pos_embed"], trained, config, official=official)
+            why = "as in the official code" if official else "the image model has no class token"
+            missing[f"{prefix}cls_token"] = why
+    tensors[f"{prefix}pos_embed"] = _positions(image["encoder.pos_embed"], trained, config, official=official)
 
-    if factorised and config.temporal_depth:
-        fresh["encoder.temporal."] = "the image model knows no time"
+    if is_factorised and config.temporal_depth:
+        missing["encoder.temporal."] = NO_TIME
         if temporal == "image":
-            _check_depth(trained, config)
-            for i in range(config.temporal_depth):
-                pieces |= copies(image, f"encoder.blocks.{i}.", f"encoder.temporal.blocks.{i}.")
-            pieces |= copies(image, "encoder.norm.", "encoder.temporal.norm.")
+            tensors |= _temporal_encoder(image, trained, config)
     elif config.encoder == "factorised_self_attention":
         for i in range(config.depth):
-            block = f"encoder.blocks.{i}."
-            fresh[f"{block}attn_time."] = fresh[f"{block}norm_time."] = "the image model knows no time"
-            if temporal == "image":
-                pieces |= copies(image, f"{block}attn.", f"{block}attn_time.")
-                if not official:  # which copies the attention without the norm before it
-                    pieces |= copies(image, f"{block}norm1.", f"{block}norm_time.")
-            elif temporal == "zero":
-                # Queries, keys and values stay random: were they zero as well, no gradient would ever reach them.
-                for leaf in ("weight", "bias"):
-                    zero = torch.zeros_like(image[f"{block}attn.proj.{leaf}"].tensor)
-                    why = "zero: the block starts as the image model's"
-                    pieces[f"{block}attn_time.proj.{leaf}"] = MappedTensor(zero, (), "initialised", why)
-    return pieces, fresh
+            missing |= dict.fromkeys((f"encoder.blocks.{i}.attn_time.", f"encoder.blocks.{i}.norm_time."), NO_TIME)
+            tensors |= _temporal_attention(image, f"encoder.blocks.{i}.", temporal, official=official)
+    return tensors, missing
 
 
-def copies(pieces: Mapping[str, MappedTensor], old: str, new: str) -> dict[str, MappedTensor]:
-    """The pieces whose names begin with `old`, under names that begin with `new`, with memory of their own."""
+def _temporal_encoder(
+    image: Mapping[str, MappedTensor], trained: ModelConfig, config: ModelConfig
+) -> dict[str, MappedTensor]:
+    """Copy the first blocks and the last norm of the image model to Model 2's temporal encoder."""
+    if config.temporal_depth > trained.depth:
+        raise ValueError(
+            f"temporal_init='image' copies the first {config.temporal_depth} layers of an image model that has "
+            f"{trained.depth}; use temporal_depth={trained.depth} or less, or temporal_init='random'"
+        )
+    tensors = copy_prefix(image, "encoder.norm.", "encoder.temporal.norm.")
+    for i in range(config.temporal_depth):
+        tensors |= copy_prefix(image, f"encoder.blocks.{i}.", f"encoder.temporal.blocks.{i}.")
+    return tensors
+
+
+def _temporal_attention(
+    image: Mapping[str, MappedTensor], block: str, temporal: TemporalInit | None, *, official: bool
+) -> dict[str, MappedTensor]:
+    """Initialise the temporal attention of a block of Model 3, as far as `temporal` says how."""
+    if temporal == "image":
+        tensors = copy_prefix(image, f"{block}attn.", f"{block}attn_time.")
+        norm = {} if official else copy_prefix(image, f"{block}norm1.", f"{block}norm_time.")
+        return tensors | norm  # the official code does not copy the norm before the attention
+    if temporal == "zero":
+        # Queries, keys and values stay random: if they were zero too, no gradient would ever reach them.
+        why = "zero: the block starts as the image model's"
+        zeros = {leaf: torch.zeros_like(image[f"{block}attn.proj.{leaf}"].tensor) for leaf in ("weight", "bias")}
+        return {f"{block}attn_time.proj.{k}": MappedTensor(zero, (), "initialised", why) for k, zero in zeros.items()}
+    return {}
+
+
+def copy_prefix(mapped: Mapping[str, MappedTensor], old: str, new: str) -> dict[str, MappedTensor]:
+    """Copy the tensors whose names start with `old` to names that start with `new`."""
     return {
-        new + name.removeprefix(old): replace(piece, tensor=piece.tensor.clone())
-        for name, piece in pieces.items()
+        new + name.removeprefix(old): replace(entry, tensor=entry.tensor.clone())
+        for name, entry in mapped.items()
         if name.startswith(old)
     }
 
@@ -144,29 +164,21 @@ def _temporal_init(config: ModelConfig, wanted: TemporalInit | None) -> Temporal
     return wanted or (options[0] if options else None)
 
 
-def _check_depth(trained: ModelConfig, config: ModelConfig) -> None:
-    if config.temporal_depth > trained.depth:
-        raise ValueError(
-            f"temporal_init='image' copies the first {config.temporal_depth} layers of an image model that has "
-            f"{trained.depth}; use temporal_depth={trained.depth} or less, or temporal_init='random'"
-        )
-
-
 def _tokenizer(image: Mapping[str, MappedTensor], t: int, kernel_init: str) -> dict[str, MappedTensor]:
     kernel = image["tokenizer.proj.weight"]
-    pieces = {"tokenizer.proj.bias": image["tokenizer.proj.bias"]} if "tokenizer.proj.bias" in image else {}
+    mapped = {"tokenizer.proj.bias": image["tokenizer.proj.bias"]} if "tokenizer.proj.bias" in image else {}
     if t == 1:
-        return pieces | {"tokenizer.proj.weight": kernel}
+        return mapped | {"tokenizer.proj.weight": kernel}
     lifted = KERNELS[kernel_init](kernel.tensor.float().squeeze(2), t)
-    return pieces | {
+    return mapped | {
         "tokenizer.proj.weight": MappedTensor(lifted, kernel.sources, "inflated", f"{kernel_init} to {t} frames")
     }
 
 
-def _positions(piece: MappedTensor, trained: ModelConfig, config: ModelConfig, *, official: bool) -> MappedTensor:
-    """The image model's positions at the video's grid (h, w), repeated over time; in Model 2 for one frame."""
+def _positions(entry: MappedTensor, trained: ModelConfig, config: ModelConfig, *, official: bool) -> MappedTensor:
+    """Resize the positions of the image model to the grid (h, w) and repeat them over time, except in Model 2."""
     (_, h0, w0), (t, h, w) = trained.grid, config.grid
-    x, status, reasons = piece.tensor.float(), piece.status, [piece.reason]
+    x, status, reasons = entry.tensor.float(), entry.status, [entry.reason]
     if trained.pool == "cls" and config.pool == "mean":
         x = x[:, 1:]
         reasons.append("without the class token's")
@@ -183,4 +195,4 @@ def _positions(piece: MappedTensor, trained: ModelConfig, config: ModelConfig, *
         status = "inflated" if status == "loaded" else status
         reasons.append(f"repeated over {t} temporal positions")
     final: Status = status
-    return MappedTensor(x, piece.sources, final, ", ".join(filter(None, reasons)))
+    return MappedTensor(x, entry.sources, final, ", ".join(filter(None, reasons)))

@@ -1,4 +1,4 @@
-"""What loading did: every tensor of the source and of the model, once, with a status and a reason."""
+"""The load report: every tensor of the file and of the model, once, with a status and a reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STATUSES: tuple[Status, ...] = ("loaded", "inflated", "interpolated", "initialis
 
 @dataclass(frozen=True)
 class Row:
-    """Tensors that belong together: a fused projection has three sources, a copied block has two targets."""
+    """Tensors that belong together: a fused projection has three sources, a copied tensor has two targets."""
 
     status: Status
     sources: tuple[str, ...]
@@ -22,18 +22,18 @@ class Row:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """`str(report)` is the whole of it, `report.summary` one line."""
+    """`str(report)` lists every tensor; `report.summary` is one line."""
 
     source: str
-    """Where the weights come from."""
+    """The file, folder or hub id of the weights."""
     format: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
-    """Settings that were taken from the source or corrected."""
+    """Settings that come from the file or were corrected."""
 
     @property
     def summary(self) -> str:
-        """'Hugging Face ViViT: 152 of 152 tensors of the model from 200 of 202 in the source (…)'."""
+        """One line: 'Hugging Face vivit from PATH: 200 loaded, 2 ignored'."""
         counts = Counter[Status]()
         for row in self.rows:
             counts[row.status] += len(row.targets) or len(row.sources)
@@ -41,7 +41,7 @@ class LoadReport:
         return f"{self.format} from {self.source}: {parts}"
 
     def names(self, status: Status) -> list[str]:
-        """The model's tensors of one status; the source's where it is 'ignored'."""
+        """Return the tensors of the model with one status; for 'ignored', those of the file."""
         return [name for row in self.rows if row.status == status for name in row.targets or row.sources]
 
     def __str__(self) -> str:
@@ -54,8 +54,8 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def rows_once(rows: list[Row]) -> tuple[Row, ...]:
-    """Rows that share a source become one, so that every tensor stands in one row."""
+def merge_rows(rows: list[Row]) -> tuple[Row, ...]:
+    """Merge rows that share a source, so that every tensor is in one row."""
     groups: list[Row] = []
     place: dict[str, int] = {}
     for row in rows:

@@ -1,16 +1,18 @@
-"""Our own format: a folder with model.safetensors and config.json, nothing executable."""
+"""Save a model in our own format: a folder with model.safetensors and config.json."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from ..config import to_dict
+from ..files import atomic_write
 from ..model.vivit import ViViT
 
 FORMAT, VERSION = "vivit", 1
@@ -19,40 +21,27 @@ FORMAT, VERSION = "vivit", 1
 def save_pretrained(model: ViViT, folder: str | os.PathLike) -> Path:
     """Write model.safetensors and config.json (architecture, class names, preprocessing) into `folder`.
 
-    Each file is written beside its place and renamed, so that an interruption leaves the old one whole.
+    Each file is written under a temporary name and then renamed, so an interruption leaves the old file complete.
+    Raises OSError.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # The weights first: after an interruption in between, the old config.json does not fit them, which is an error.
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write(folder / "model.safetensors", lambda path: safetensors.torch.save_file(tensors, path, {"format": "pt"}))
-    config = {"format": FORMAT, "version": VERSION, "model": to_dict(model.config)}
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_safetensors(folder / "model.safetensors", {k: v.detach().cpu() for k, v in model.state_dict().items()})
+    write_json(folder / "config.json", {"format": FORMAT, "version": VERSION, "model": to_dict(model.config)})
     return folder
 
 
-def write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Call `writer` on a file beside `path`, flush it to the disk and rename it."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        writer(Path(beside))
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)  # mkstemp's files are private
-        os.replace(beside, path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
-    if os.name == "posix":
-        directory = os.open(path.parent, os.O_RDONLY)
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file atomically. Raises OSError, also for a full disk."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path, "wb") as file:
         try:
-            os.fsync(directory)  # the rename itself
-        finally:
-            os.close(directory)
+            safetensors.torch.save_file(contiguous, file.name, {"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """`write` for text."""
-    write(path, lambda beside: beside.write_text(text))
+def write_json(path: Path, values: object) -> None:
+    """Write an indented JSON file atomically. Raises OSError."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(values, indent=2) + "\n")

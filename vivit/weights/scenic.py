@@ -1,6 +1,7 @@
-"""JAX checkpoints, read and written without JAX: scenic's ViViT and ViT, and the original .npz image models.
+"""Read and write JAX checkpoints without JAX: scenic's ViViT and ViT, and .npz image models.
 
-`read` gives the parameters by their official names; `to_vivit` renames and reshapes them to ours, `from_vivit` back.
+`read_msgpack` returns the parameters by their official names; `to_vivit` renames and reshapes them to ours,
+`from_vivit` does the inverse.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import mmap
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -20,17 +20,16 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..errors import WeightsError
-from .assemble import MappedTensor, Source, first_match, fuse_qkv
-from .save import write
+from ..files import atomic_write
+from .assemble import Checkpoint, MappedTensor, apply_rules, fuse_qkv
 
 EXT_ARRAY, EXT_COMPLEX, EXT_SCALAR = 1, 2, 3  # flax.serialization's extension codes
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The parameters of a Flax msgpack checkpoint, 'Transformer/encoderblock_0/…/kernel' → array.
+def read_msgpack(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read the parameters of a Flax msgpack checkpoint: 'Transformer/encoderblock_0/…/kernel' → array.
 
-    Both layouts of the official releases are understood: parameters under optimizer/target (2021) or params.
-    Raises WeightsError for anything else.
+    Parameters are under optimizer/target (releases of 2021) or under params. Raises WeightsError for anything else.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -49,13 +48,13 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     raise WeightsError(f"{path}: no parameters under optimizer/target or params; it holds {found}")
 
 
-def tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """`read`, as tensors that share the arrays' memory."""
-    return {name: as_tensor(array) for name, array in read(path).items()}
+def read_msgpack_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Call `read_msgpack`; return tensors that share the memory of the arrays."""
+    return {name: as_tensor(array) for name, array in read_msgpack(path).items()}
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor; JAX's bfloat16, which NumPy saves as two raw bytes, becomes float32."""
+    """Convert an array to a tensor; JAX's bfloat16, which NumPy saves as two raw bytes, becomes float32."""
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         array = _from_bfloat16(array.view(np.uint16))
     return torch.from_numpy(np.ascontiguousarray(array))
@@ -76,7 +75,7 @@ def _ext(code: int, data: bytes) -> Any:
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts → 'a/b/c' names; arrays that Flax cut into chunks are put together again."""
+    """Flatten nested dicts to names 'a/b/c'; join arrays that Flax has split into chunks."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and "__msgpack_chunked_array__" in value:
@@ -135,21 +134,21 @@ IGNORED: dict[str, str] = {
     r"MAPHead_\d+/.+": "attention pooling of the image model; the video model pools by class token or mean",
 }
 
-# Where the image tower's parameters lie in an .npz.
-ROOTS = ("", "opt/target/", "params/", "params/img/")
+# What precedes the names of the image model's parameters in an .npz.
+PREFIXES = ("", "opt/target/", "params/", "params/img/")
 
 
-def root(names: Mapping[str, Any]) -> str | None:
-    """The prefix of all parameters' names; None where this is not a JAX ViT."""
-    return next((r for r in ROOTS if f"{r}embedding/kernel" in names), None)
+def find_prefix(names: Mapping[str, Any]) -> str | None:
+    """Return what precedes all parameter names, None if this is not a JAX ViT."""
+    return next((r for r in PREFIXES if f"{r}embedding/kernel" in names), None)
 
 
-def source(path: str, raw: dict[str, Tensor]) -> Source:
-    """Official parameters → a Source. `raw` is emptied on the way, so that no tensor is held twice.
+def parse_scenic(path: str, raw: dict[str, Tensor]) -> Checkpoint:
+    """Turn official parameters into a Checkpoint. Empties `raw`, so that no tensor is in memory twice.
 
-    Raises ValueError for a name that is not a ViViT's or a ViT's.
+    Raises ValueError for a name that neither a ViViT nor a ViT has.
     """
-    start, pieces, ignored, config = root(raw), {}, {}, {}
+    start, mapped, ignored, config = find_prefix(raw), {}, {}, {}
     assert start is not None
     two_dimensional = raw[f"{start}embedding/kernel"].ndim == 4
     # scenic's own image models cannot be told from its video models on sampled frames by their names.
@@ -158,34 +157,34 @@ def source(path: str, raw: dict[str, Tensor]) -> Source:
         tensor, bare = raw.pop(name), name.removeprefix(start)
         if not name.startswith(start):
             ignored[name] = "not a parameter of the image encoder"
-        elif (why := first_match(bare, IGNORED)) is not None:
+        elif (why := apply_rules(bare, IGNORED)) is not None:
             ignored[name] = why
         elif bare.startswith("Transformer/encoderblock/"):  # all layers stacked
             for i, layer in enumerate(tensor):
                 ours, x = _convert(bare.replace("encoderblock", f"encoderblock_{i}"), layer, config)
-                pieces[ours] = MappedTensor(x, (name,))
+                mapped[ours] = MappedTensor(x, (name,))
         else:
             ours, x = _convert(bare, tensor, config)
-            pieces[ours] = MappedTensor(x, (name,))
-    fuse_qkv(pieces)
+            mapped[ours] = MappedTensor(x, (name,))
+    fuse_qkv(mapped)
     # A 2-D kernel sees single frames: of an image, or some frames of a video.
     config |= {"tokenizer": "uniform_frames" if two_dimensional else "tubelet"}
     config |= {"activation": "gelu_tanh", "norm_eps": 1e-6}
     name = "JAX ViT" if image else "scenic checkpoint"
-    return Source(path, name, pieces, ignored, config, image=image)
+    return Checkpoint(path, name, mapped, ignored, config, is_image=image)
 
 
 def to_vivit(params: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Official parameters → our state dict: queries, keys and values fused, kernels transposed.
+    """Turn official parameters into our state dict: fuse queries, keys and values, transpose kernels.
 
-    Raises ValueError for a name that is not a ViViT's.
+    Raises ValueError for a name that a ViViT does not have.
     """
-    pieces = {}
+    mapped = {}
     for name, array in params.items():
         ours, tensor = _convert(name, as_tensor(array), {})
-        pieces[ours] = MappedTensor(tensor, (name,))
-    fuse_qkv(pieces)
-    return {name: piece.tensor for name, piece in pieces.items()}
+        mapped[ours] = MappedTensor(tensor, (name,))
+    fuse_qkv(mapped)
+    return {name: entry.tensor for name, entry in mapped.items()}
 
 
 def _convert(name: str, x: Tensor, config: dict[str, Any]) -> tuple[str, Tensor]:
@@ -193,7 +192,7 @@ def _convert(name: str, x: Tensor, config: dict[str, Any]) -> tuple[str, Tensor]
     path, _, leaf = name.rpartition("/")
     if leaf not in LEAVES:
         path, leaf = name, ""
-    ours = first_match(path, NAMES)
+    ours = apply_rules(path, NAMES)
     if ours is None:
         raise ValueError(f"{name!r} is not a parameter of an official ViViT or ViT")
     for official, part in PARTS.items():
@@ -256,10 +255,10 @@ OFFICIAL: dict[str, str] = {
 
 
 def from_vivit(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np.ndarray]:
-    """Our state dict → official parameters, the inverse of `to_vivit`.
+    """Turn our state dict into official parameters, the inverse of `to_vivit`.
 
-    Raises ValueError for a model that the official code does not compute: it has the tanh GELU, norms with an epsilon
-    of 1e-6, the last norm before the pooling and no skip connection over time.
+    Raises ValueError for a model that the official code cannot compute: it always has the tanh GELU, norms with an
+    epsilon of 1e-6, the last norm before pooling, and no temporal skip connection.
     """
     official = {"activation": "gelu_tanh", "norm_eps": 1e-6, "norm_after_pool": False, "temporal_skip": False}
     different = [f"{k}={getattr(config, k)!r}" for k, value in official.items() if getattr(config, k) != value]
@@ -276,7 +275,7 @@ def from_vivit(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np
 
 
 def _official_name(ours: str, config: ModelConfig) -> str:
-    name = first_match(ours, OFFICIAL)
+    name = apply_rules(ours, OFFICIAL)
     assert name is not None
     block = TIME_SPACE_BLOCK if config.encoder == "factorised_self_attention" else BLOCK
     names = block | {"fc1": "Dense_0", "fc2": "Dense_1", "q": "query", "k": "key", "v": "value", "proj": "out"}
@@ -299,8 +298,8 @@ def _official_layout(ours: str, x: Tensor, num_heads: int, axes: int | None) -> 
     return np.ascontiguousarray(rearrange(x.detach().cpu().float(), f"{layout} -> {official}", **sizes).numpy())
 
 
-def write_checkpoint(path: str | os.PathLike, params: Mapping[str, np.ndarray]) -> None:
-    """Write parameters as the official code's newer checkpoints have them, under 'params'."""
+def write_msgpack(path: str | os.PathLike, params: Mapping[str, np.ndarray]) -> None:
+    """Write parameters under 'params', as in newer checkpoints of the official code. Raises OSError."""
     tree: dict[str, Any] = {}
     for name, array in params.items():
         *folders, leaf = name.split("/")
@@ -312,4 +311,5 @@ def write_checkpoint(path: str | os.PathLike, params: Mapping[str, np.ndarray]) 
     state = {"params": tree, "model_state": {}, "global_step": 0}
     packed = msgpack.packb(state)
     assert packed is not None
-    write(Path(path), lambda beside: beside.write_bytes(packed))
+    with atomic_write(path, "wb") as file:
+        file.write(packed)

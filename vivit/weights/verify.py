@@ -1,10 +1,10 @@
-"""Official checkpoints against what is published about them; run by a user who has the files.
+"""Compare official checkpoints with what is published about them; for users who have the files.
 
     vivit weights verify CHECKPOINT [CLIP] [--image-size 224 224]
 
-For the five released checkpoints the shape is known, and for one of them, ViViT-B/16x2 on Kinetics-400, the first
-logits on the clip `eating_spaghetti_32_frames.npy`. Nothing else is published that could be compared; of the others
-this says what it could check and how to measure their accuracy.
+The shapes of the five released checkpoints are known. For one of them, ViViT-B/16x2 on Kinetics-400, the first logits
+on the clip `eating_spaghetti_32_frames.npy` are published. For the others, the text says what was checked and how to
+measure their accuracy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .load import from_pretrained
 
 @dataclass(frozen=True)
 class Release:
-    """A released checkpoint: what its tensors say, and what is published about it."""
+    """A released checkpoint: its shape, and the published results."""
 
     name: str
     encoder: str
@@ -55,7 +55,7 @@ ATOL = 1e-4
 
 
 def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **overrides: Any) -> str:
-    """What could be checked about a released checkpoint, as text.
+    """Check a released checkpoint; return what was checked, as text.
 
     `clip` is a .npy file of uint8 frames (T, H, W, 3). Raises ValueError if the logits are not the published ones.
     """
@@ -81,7 +81,7 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
 
 
 def find_release(config: ModelConfig) -> Release | None:
-    """The released checkpoint with this config's shape; depths of the temporal encoder count where they are known."""
+    """Return the released checkpoint with the shape of this config, including temporal_depth where it is known."""
     for release in RELEASES:
         same = (release.encoder, release.embed_dim, release.num_classes) == (
             config.encoder,
@@ -94,7 +94,7 @@ def find_release(config: ModelConfig) -> Release | None:
 
 
 def read_clip(path: str | os.PathLike, config: ModelConfig) -> Tensor:
-    """uint8 frames (T, C, H, W): the short side resized to 256 (for 224) by PIL's bilinear filter, centre-cropped."""
+    """Read uint8 frames (T, C, H, W): resize the short side to 256 (for 224) bilinearly as PIL does, center-crop."""
     from PIL import Image  # comes with torchvision
 
     frames = np.load(Path(path), allow_pickle=False)

@@ -1,7 +1,8 @@
-"""VideoMAE (v1, v2; fine-tuned or pre-trained; transformers' or the original names): a Model 1 with mean pooling.
+"""Read VideoMAE, v1 and v2, pre-trained or fine-tuned: a Model 1 with mean pooling.
 
-Its positions are fixed sines that the file does not hold, its keys have no bias, and after fine-tuning its last norm
-sees the mean of the tokens. Tong et al. 2022, arXiv 2203.12602; Wang et al. 2023, arXiv 2303.16727.
+Names are those of transformers or of the original code. The positions are fixed sinusoids, which the file does not
+contain; keys have no bias; after fine-tuning, the last norm is applied to the mean of the tokens.
+Tong et al. 2022, arXiv 2203.12602; Wang et al. 2023, arXiv 2303.16727.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import huggingface
-from .assemble import Source, fuse_qkv, rename
+from .assemble import Checkpoint, fuse_qkv, map_names
 from .image_vit import IMAGENET
 
 BLOCK = r"videomae\.encoder\.layer\.(\d+)\."
@@ -24,7 +25,7 @@ HUGGINGFACE: dict[str, str] = {
     r"(?:videomae\.layernorm|fc_norm)\.(weight|bias)": r"encoder.norm.\1",
     r"classifier\.(weight|bias)": r"head.\1",
     BLOCK + r"attention\.attention\.([qv])_bias": r"encoder.blocks.\1.attn.\2.bias",
-    **{rf"{BLOCK}{part}\.(weight|bias)": rf"encoder.blocks.\1.{ours}.\2" for part, ours in huggingface.PARTS.items()},
+    **huggingface.block_rules(BLOCK),
 }
 
 ORIGINAL: dict[str, str] = {
@@ -44,41 +45,43 @@ IGNORED: dict[str, str] = {
 
 
 def is_original(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the names of the VideoMAE and VideoMAEv2 repositories."""
+    """Tell whether the names are those of the VideoMAE and VideoMAEv2 repositories."""
     kernels = [tensors[n] for n in ("patch_embed.proj.weight", "encoder.patch_embed.proj.weight") if n in tensors]
     return any(kernel.ndim == 5 for kernel in kernels)
 
 
-def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Source:
-    """A state dict of VideoMAE, or of another video ViT in its names → a Source. Raises ValueError."""
+def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
+    """Turn a state dict of VideoMAE, or of a video ViT with its names, into a Checkpoint. Raises ValueError."""
     if not is_original(tensors):
-        pieces, ignored = rename(tensors, HUGGINGFACE, IGNORED)
-        mae = Source(path, "Hugging Face VideoMAE", pieces, ignored)
+        mapped, ignored = map_names(tensors, HUGGINGFACE, IGNORED)
+        mae = Checkpoint(path, "Hugging Face VideoMAE", mapped, ignored)
         mae.config, mae.notes = huggingface.read_configs(path, "videomae", configs)
         is_mae = True
     else:
-        pieces, ignored = rename(tensors, ORIGINAL, IGNORED)
+        mapped, ignored = map_names(tensors, ORIGINAL, IGNORED)
         # What only VideoMAE has: biases for queries and values alone, or its decoder.
         is_mae = any(re.search(r"[qv]_bias$|^encoder_to_decoder\.", name) for name in tensors)
-        mae = Source(path, "VideoMAE" if is_mae else "video ViT (timm names)", pieces, ignored)
+        mae = Checkpoint(path, "VideoMAE" if is_mae else "video ViT (timm names)", mapped, ignored)
         mae.config = {"activation": "gelu", "norm_eps": 1e-6, "preprocessing": dict(IMAGENET)}
         mae.notes.append(
             "pixels: ImageNet mean and std, and the exact GELU, as VideoMAE has them; the file does not say"
         )
-    fuse_qkv(pieces)
-    has_cls = "encoder.cls_token" in pieces
+    fuse_qkv(mapped)
+    has_cls = "encoder.cls_token" in mapped
     plain_norm = not {"norm.weight", "encoder.norm.weight", "videomae.layernorm.weight"}.isdisjoint(tensors)
-    if is_mae and plain_norm and not has_cls and "head.weight" in pieces:
+    if is_mae and plain_norm and not has_cls and "head.weight" in mapped:
         mae.inexact.append("its head sees the first token only")
     if has_cls and "fc_norm.weight" in tensors:
         mae.inexact.append("it takes the mean of the patches and has a class token as well")
-    if is_mae and not plain_norm and "encoder.norm.weight" not in pieces:
-        mae.fresh["encoder.norm."] = "the pre-trained model ends without a norm; fine-tuning adds one after the mean"
-    mae.sine_positions = "encoder.pos_embed" not in pieces
+    if is_mae and not plain_norm and "encoder.norm.weight" not in mapped:
+        mae.newly_initialized["encoder.norm."] = (
+            "the pre-trained model ends without a norm; fine-tuning adds one after the mean"
+        )
+    mae.sine_positions = "encoder.pos_embed" not in mapped
     if mae.sine_positions and not is_mae:
         raise ValueError(
-            "the file holds no positions (pos_embed) and is no VideoMAE, whose positions are fixed sines (that has "
-            "q_bias and v_bias): a model with rotary positions, as V-JEPA 2, which a ViViT lacks, or not a whole file"
+            "the file holds no positions (pos_embed) and is no VideoMAE, whose positions are fixed sinusoids (that has "
+            "q_bias and v_bias): a model with rotary positions (V-JEPA 2), which a ViViT lacks, or not a complete file"
         )
     mae.config |= {
         "encoder": "spatiotemporal",
@@ -88,12 +91,12 @@ def source(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
     }
     mae.notes.append("frame_stride 4, as on Kinetics; the file does not say")
     if mae.sine_positions:
-        mae.notes.append("positions: the fixed sines of VideoMAE, which no file holds")
+        mae.notes.append("positions: the fixed sinusoids of VideoMAE, which no file contains")
     return mae
 
 
-def sine_positions(n: int, width: int) -> Tensor:
-    """(1, n, D): sine in the even and cosine in the odd channels of position / 10000^(2⌊i/2⌋/D)."""
+def sinusoidal_positions(n: int, width: int) -> Tensor:
+    """Return (1, n, D): sine in even and cosine in odd channels of position / 10000^(2⌊i/2⌋/D)."""
     channels = torch.arange(width, dtype=torch.float64)
     angles = torch.arange(n, dtype=torch.float64)[:, None] / 10_000 ** (2 * (channels // 2) / width)
     return torch.where(channels % 2 == 0, angles.sin(), angles.cos()).float()[None]

@@ -8,8 +8,8 @@ from torch.nn.functional import cosine_similarity
 
 from vivit.engine.device import autocast, in_precision
 from vivit.model.encoders import mean_over_tokens
-from vivit.model.layers import Attention, attend_all
-from vivit.model.token_reduction import merge, run_lengths, shorten
+from vivit.model.layers import Attention, full_attention
+from vivit.model.token_reduction import merge_similar, reduce_tokens, run_lengths
 
 from . import tiny
 
@@ -66,7 +66,7 @@ def merge_with_loops(x, keys, size, r, protected):
 def test_merging_does_what_the_papers_steps_do_one_by_one(n, r, protected):
     x, keys = torch.randn(3, n, 6, dtype=torch.float64), torch.randn(3, n, 4, dtype=torch.float64)
     size = torch.randint(1, 5, (3, n)).double()
-    new, new_size = merge(x, keys, size, r, protected=protected)
+    new, new_size = merge_similar(x, keys, size, r, protected=protected)
     r = min(r, (n - protected) // 2)
     assert new.shape == (3, n - r, 6)
     for one, one_size, *clip in zip(new, new_size, x, keys, size):
@@ -77,25 +77,25 @@ def test_merging_does_what_the_papers_steps_do_one_by_one(n, r, protected):
 
 def test_merging_keeps_the_mean_and_the_number_of_what_tokens_stand_for():
     x, keys = torch.randn(2, 12, 6), torch.randn(2, 12, 4)
-    once, size = merge(x, keys, None, 4)
-    twice, size = merge(once, keys[:, :8], size, 3)
+    once, size = merge_similar(x, keys, None, 4)
+    twice, size = merge_similar(once, keys[:, :8], size, 3)
     assert size.sum(dim=1).tolist() == [12, 12]
     torch.testing.assert_close(mean_over_tokens(twice, size), x.mean(dim=1))
 
 
 def test_a_token_of_size_n_counts_in_attention_as_n_equal_tokens_do():
-    attention = Attention(tiny.config(), attend_all).eval()
+    attention = Attention(tiny.config(), full_attention).eval()
     x, size = torch.randn(2, 5, 16), torch.tensor([[1, 3, 1, 2, 4], [2, 1, 1, 1, 1]])
-    out = attend_all(*attention.heads(x), size.log())
+    out = full_attention(*attention.project_qkv(x), size.log())
     for tokens, sizes, one in zip(x, size, out):
-        repeated = attend_all(*attention.heads(tokens.repeat_interleave(sizes, dim=0)[None]))[0]
+        repeated = full_attention(*attention.project_qkv(tokens.repeat_interleave(sizes, dim=0)[None]))[0]
         torch.testing.assert_close(repeated, one.repeat_interleave(sizes, dim=0))
 
 
 def test_with_both_off_it_is_the_model_itself():
     made = model()
-    assert shorten(made) is made
-    assert shorten(made, merge_tokens=0, drop_static=None) is made
+    assert reduce_tokens(made) is made
+    assert reduce_tokens(made, merge_tokens=0, drop_static=None) is made
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -103,8 +103,8 @@ def test_where_nothing_repeats_threshold_0_gives_the_logits_of_the_plain_model_t
     made = model(pool=pool)
     video = tiny.video(made, batch=3)
     for clip in video.split(1):
-        assert torch.equal(shorten(made, drop_static=0)(clip), plain(made, clip))
-    torch.testing.assert_close(shorten(made, drop_static=0)(video), plain(made, video), atol=1e-6, rtol=1e-5)
+        assert torch.equal(reduce_tokens(made, drop_static=0)(clip), plain(made, clip))
+    torch.testing.assert_close(reduce_tokens(made, drop_static=0)(video), plain(made, video), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -117,7 +117,7 @@ def test_merging_equal_tokens_changes_no_logit(pool):
         made = without_positions(model(pool=pool, depth=depth))
         clip = tubelets(made, [0, 0, 1, 1, 2, 2] * 3)
         expected = plain(made, clip)
-        torch.testing.assert_close(shorten(made, merge_tokens=r)(clip), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(reduce_tokens(made, merge_tokens=r)(clip), expected, atol=1e-5, rtol=1e-5)
     other = plain(made, tubelets(made, [0, 0, 1, 1, 2, 2] * 3))
     assert (other - expected).abs().max() > 1e-3  # the logits would tell
 
@@ -133,7 +133,7 @@ def test_every_layer_merges_so_many_tokens_and_at_most_half(pool):
         99: {"cls": [10, 6, 4, 1], "mean": [9, 5, 3, 2]},
     }.items():
         seen.clear()
-        shorten(made, merge_tokens=r)(tiny.video(made))
+        reduce_tokens(made, merge_tokens=r)(tiny.video(made))
         assert seen == expected[pool]  # of the last layer only the class token is wanted, as in the plain model
 
 
@@ -144,7 +144,7 @@ def test_of_a_static_video_only_the_first_tubelets_are_left_and_no_logit_changes
     assert run_lengths(made, clip, threshold=0).tolist() == [[3] * 6 + [0] * 12]
     seen = []
     made.encoder.blocks[0].mlp.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
-    short = shorten(made, drop_static=0)(clip)
+    short = reduce_tokens(made, drop_static=0)(clip)
     assert seen == [6 + (pool == "cls")]
     torch.testing.assert_close(short, plain(made, clip), atol=1e-5, rtol=1e-5)
 
@@ -159,7 +159,7 @@ def test_runs_are_those_that_a_loop_over_tubelets_finds_in_bytes_and_in_normalis
     for frame in range(1, 6):  # a part moves by little, a part by much
         video[:, frame] = video[:, frame - 1] + torch.randn(2, 3, 16, 24) * torch.rand(2, 1, 1, 1) * torch.arange(24)
     video = video.clamp(0, 255).to(torch.uint8)
-    frames = (video[:, made.tokenizer.frames] / 255).double()
+    frames = (video[:, made.tokenizer.frame_index] / 255).double()
     threshold = 0.04
     found = []
     for clip in frames:
@@ -174,7 +174,7 @@ def test_runs_are_those_that_a_loop_over_tubelets_finds_in_bytes_and_in_normalis
         found.append(lengths.flatten().tolist())
     assert 0 < sum(lengths.count(0) for lengths in found) < 2 * (t - 1) * h * w  # some repeat, some do not
     assert run_lengths(made, video, threshold=threshold).tolist() == found
-    assert run_lengths(made, made.normalise(video), threshold=threshold).tolist() == found
+    assert run_lengths(made, made.normalize(video), threshold=threshold).tolist() == found
 
 
 def test_a_clip_of_one_tubelet_has_nothing_before_it():
@@ -187,7 +187,7 @@ def test_a_clip_of_one_tubelet_has_nothing_before_it():
 def test_a_clip_gives_the_same_logits_in_any_batch(pool):
     made = model(pool=pool, depth=3)
     video = torch.cat((tubelets(made, [*range(6)] * 3), tubelets(made, [*range(18)]), tiny.video(made)))
-    short = shorten(made, merge_tokens=3, drop_static=0.01)
+    short = reduce_tokens(made, merge_tokens=3, drop_static=0.01)
     kept = (run_lengths(made, video, threshold=0.01) > 0).sum(dim=1)
     assert kept.tolist() == [6, 18, 18, 18]
     torch.testing.assert_close(short(video), torch.cat([short(clip) for clip in video.split(1)]), atol=1e-6, rtol=1e-5)
@@ -195,7 +195,7 @@ def test_a_clip_gives_the_same_logits_in_any_batch(pool):
 
 def test_weights_are_shared_and_no_gradient_is_kept():
     made = model()
-    short = shorten(made, merge_tokens=2)
+    short = reduce_tokens(made, merge_tokens=2)
     before = short(tiny.video(made))
     assert not before.requires_grad
     assert {id(p) for p in short.parameters()} == {id(p) for p in made.parameters()}
@@ -205,7 +205,7 @@ def test_weights_are_shared_and_no_gradient_is_kept():
 def test_bfloat16_is_off_by_no_more_than_bfloat16(pool):
     made = model(pool=pool)
     clip = tubelets(made, [*range(6)] * 3)
-    short = shorten(made, merge_tokens=1, drop_static=0)
+    short = reduce_tokens(made, merge_tokens=1, drop_static=0)
     exact = short(clip)
     with autocast(torch.device("cpu"), "bfloat16"):
         results = [short(clip), in_precision(short, "bfloat16")(clip)]
@@ -220,14 +220,14 @@ def test_other_encoders_are_refused(encoder):
         with pytest.raises(
             ValueError, match=f"encoder spatiotemporal.*this model is {encoder}.*Leave both options out"
         ):
-            shorten(tiny.model(encoder), **option)
+            reduce_tokens(tiny.model(encoder), **option)
 
 
 def test_numbers_out_of_range_and_videos_of_another_shape_are_refused():
     made = model()
     with pytest.raises(ValueError, match="merge_tokens is -1; it is 0"):
-        shorten(made, merge_tokens=-1)
+        reduce_tokens(made, merge_tokens=-1)
     with pytest.raises(ValueError, match="drop_static is 10; it is None .off. or lies in"):
-        shorten(made, drop_static=10)
+        reduce_tokens(made, drop_static=10)
     with pytest.raises(ValueError, match="this model takes"):
-        shorten(made, merge_tokens=1)(tiny.video(made)[:, :4])
+        reduce_tokens(made, merge_tokens=1)(tiny.video(made)[:, :4])

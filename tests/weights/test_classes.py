@@ -1,0 +1,45 @@
+"""What `classes` of create and from_pretrained may be."""
+
+import pytest
+
+import vivit
+from vivit.config import replace
+
+from .models import CONFIGS
+
+WITHOUT = replace(CONFIGS["model 2"], classes={})
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["run", "jump"], {"label": ("run", "jump")}),
+        (3, {"label": ("0", "1", "2")}),
+        ({"noun": ["ball", "cup"], "verb": ["take"]}, {"noun": ("ball", "cup"), "verb": ("take",)}),
+        ({}, {}),
+    ],
+)
+def test_classes_are_a_list_a_number_or_label_sets(classes, expected):
+    model = vivit.create(WITHOUT, classes=classes)
+    assert model.config.classes == expected
+    assert model.head.out_features == sum(map(len, expected.values()))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (None, 'which classes. pass classes=."run", "jump".'),
+        (0, "classes is 0; a number of classes is 1 or more"),
+        ("run", r"classes is 'run'; pass a list of class names, \['run'\]"),
+        ([], "label set 'label' has no class"),
+    ],
+)
+def test_no_classes_are_an_error_that_shows_how_to_pass_them(classes, message):
+    with pytest.raises(ValueError, match=message):
+        vivit.create(WITHOUT, classes=classes)
+
+
+def test_a_video_model_brings_its_classes_and_from_pretrained_takes_a_list(tmp_path):
+    vivit.create(CONFIGS["model 2"]).save_pretrained(tmp_path)
+    assert vivit.create(WITHOUT, init=tmp_path).config.classes == CONFIGS["model 2"].classes
+    assert vivit.from_pretrained(tmp_path, classes=["run", "sit"]).config.classes == {"label": ("run", "sit")}
