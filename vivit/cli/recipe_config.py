@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from dataclasses import dataclass, field
 
 import tyro
 
 from ..config import Config, DataConfig, suggestion
 from ..recipes import RECIPES
+from .help import COLUMNS
 from .parse import HELP, wants_help
 
 # Settings that the recipe `finetune` fits to the data and to the weights of --init.
@@ -39,11 +41,17 @@ def recipe_config(name: str, args: list[str]) -> Config:
     settings = [word for word in args if word not in HELP]
     given, _ = tyro.cli(FittedTo, args=settings, return_unknown_args=True, prog="vivit train")
     if wants_help(args) and not (given.init and given.data.root):
-        names = ", ".join(name.replace("_", "-") for name in FITTED)
-        print(
-            "With --init, this recipe fits these settings to the data and the weights:\n"
-            f"  {names}\n"
-            "To see their values, give --data.root and --init together with --help.\n"
-        )
+        print(describe_fitted())
         return recipe()
     return recipe(data=given.data, init=given.init)
+
+
+def describe_fitted() -> str:
+    """Say which settings a recipe fits, in 80 columns."""
+    names = ", ".join(name.replace("_", "-") for name in FITTED)
+    indent = "  "
+    listed = textwrap.fill(names, COLUMNS, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return (
+        f"With --init, this recipe fits these settings to the data and the weights:\n{listed}\n"
+        "To see their values, give --data.root and --init together with --help.\n"
+    )

@@ -15,7 +15,7 @@ from vivit.engine.device import has_bfloat16_units, in_precision, uses_bfloat16
 from vivit.errors import WeightsError
 from vivit.model.rollout import attention_maps
 
-from .model import tiny
+from ..model import tiny
 
 CPU = torch.device("cpu")
 

