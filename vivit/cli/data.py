@@ -33,7 +33,7 @@ SHOW_USUAL = (
 
 def run(args: list[str]) -> None:
     """Run the verb that the first argument names."""
-    verb, rest = pick_verb(args, {"check": check, "prepare": prepare, "show": show}, [*USAGES.values()])
+    verb, rest = pick_verb("data", args, {"check": check, "prepare": prepare, "show": show}, [*USAGES.values()])
     verb(rest)
 
 

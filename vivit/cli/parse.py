@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from ..config import Config
+from ..config import Config, suggestion
 from .help import format_help
 
 T = TypeVar("T")
@@ -69,13 +69,17 @@ def take_word(args: list[str], usage: str) -> tuple[str, list[str]]:
     return args[0], args[1:]
 
 
-def pick_verb(args: list[str], verbs: dict[str, Any], usages: Sequence[str]) -> tuple[Any, list[str]]:
-    """Return the entry of `verbs` that the first argument names, and the rest; print the usages where it names none."""
+def pick_verb(command: str, args: list[str], verbs: dict[str, Any], usages: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return the entry of `verbs` that the first argument names, and the rest; print the usages where asked.
+
+    Raises ValueError for an unknown verb.
+    """
     verb, *rest = args or ["--help"]
+    if verb in HELP:
+        print("usage: " + "\n       ".join(usages))
+        sys.exit(0)
     if verb not in verbs:
-        asked = verb in HELP
-        print("usage: " + "\n       ".join(usages), file=sys.stdout if asked else sys.stderr)
-        sys.exit(0 if asked else 2)
+        raise ValueError(f"unknown command '{command} {verb}'{suggestion(verb, verbs)}")
     return verbs[verb], rest
 
 

@@ -148,7 +148,7 @@ def load_model(asked: Predict) -> ViViT | Shortened:
     choose_attention(device)
     model = load_weights(asked.weights).to(device)
     if is_demo(model.config.classes):
-        print("note: these are the classes of the demo's synthetic videos; other videos have none", file=sys.stderr)
+        print("note: these are the classes of the demo's synthetic videos, not of your own videos", file=sys.stderr)
     if uses_bfloat16(device, asked.precision):
         print(f"computing in bfloat16 on {device.type}; --precision float32 is exact", file=sys.stderr)
     return shorten(model, merge_tokens=asked.merge_tokens, drop_static=asked.drop_static)
@@ -170,12 +170,13 @@ def predict_all(
 
     from ..inference.predict import predict
 
-    on_screen = sys.stdout.isatty()  # then the bar stays below the results; else it goes to stderr and leaves them be
+    on_screen = sys.stdout.isatty()  # then the bar stays below the results; else it goes to stderr
     console = Console(stderr=not on_screen)
+    wraps_lines = on_screen and asked.json  # the bar would wrap long lines
     with Progress(
         console=console,
         transient=True,
-        disable=len(videos) < 2 or not console.is_terminal,
+        disable=len(videos) < 2 or wraps_lines or not console.is_terminal,
         redirect_stdout=on_screen,
         redirect_stderr=True,
     ) as bar:

@@ -18,7 +18,9 @@ USAGES = {
 
 def run(args: list[str]) -> None:
     """Run the verb that the first argument names."""
-    verb, rest = pick_verb(args, {"report": report, "convert": convert, "verify": verify}, [*USAGES.values()])
+    verb, rest = pick_verb(
+        "weights", args, {"report": report, "convert": convert, "verify": verify}, [*USAGES.values()]
+    )
     print(verb(rest))
 
 
