@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from vivit import cli
+from vivit.cli.plan import run as run_plan
 from vivit.config import AugmentConfig, Config, ModelConfig, OptimConfig, ScaleConfig, replace
 from vivit.engine.device import autocast
 from vivit.engine.distributed import World, parallelise
@@ -193,7 +193,7 @@ def test_numbers_that_make_no_sense_are_refused_by_name(wrong, message, capsys):
     words = ["demo", "--num-samples", "600", *wrong]
     try:
         with pytest.raises(ValueError, match=message):
-            cli.plan(words)
+            run_plan(words)
     except SystemExit:  # the command line refuses what a setting refuses
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
@@ -204,7 +204,7 @@ def test_a_plan_for_no_number_of_devices_is_refused():
 
 
 def test_the_command_prints_a_line_per_number_of_devices_and_kind_of_division(capsys):
-    cli.plan(
+    run_plan(
         [
             "demo",
             "--gpus",
@@ -226,18 +226,18 @@ def test_the_command_prints_a_line_per_number_of_devices_and_kind_of_division(ca
 
 
 def test_a_run_without_room_has_no_speed(capsys):
-    cli.plan(["demo", "--gpus", "2", "--num-samples", "600", "--gpu-memory-gib", "0.001"])
+    run_plan(["demo", "--gpus", "2", "--num-samples", "600", "--gpu-memory-gib", "0.001"])
     last = capsys.readouterr().out.splitlines()[-1].split()
     assert last[-7:] == ["0", "-", *5 * ["-"]]
 
 
 def test_an_unknown_name_is_answered_with_a_close_one():
     with pytest.raises(ValueError, match="is no recipe, and no preset.*did you mean 'finetune'"):
-        cli.plan(["finetun"])
+        run_plan(["finetun"])
 
 
 def test_the_guide_shows_what_its_command_prints(capsys):
     guide = (Path(__file__).parent.parent / "docs" / "guides" / "scale.md").read_text()
     command = next(line for line in guide.splitlines() if line.startswith("vivit plan"))
-    cli.plan(shlex.split(command)[2:])
+    run_plan(shlex.split(command)[2:])
     assert capsys.readouterr().out in guide

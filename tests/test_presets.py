@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from vivit.info import count_cost, info
+from vivit.cli.info import Info, info
+from vivit.model.cost import count_cost
 from vivit.model.vivit import ViViT
 from vivit.presets import PRESETS, preset
 
@@ -64,7 +65,7 @@ def test_counting_computes_and_allocates_nothing():
 
 
 def test_info_prints_one_line_per_part():
-    lines = info("ViViT-Ti/16x2 FE", num_frames=8, image_size=(32, 64)).splitlines()
+    lines = info(Info("ViViT-Ti/16x2 FE", num_frames=8, image_size=(32, 64))).splitlines()
     assert "tokens 4 x 2 x 4" in lines[0]
     assert [line.split()[0] for line in lines[2:]] == [
         "tokenizer",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit import cli
+from vivit.cli.runs import run as run_runs
 from vivit.config import Config, OptimConfig, ScaleConfig, to_dict
 from vivit.engine.runs import find_runs, summarise, table
 
@@ -100,12 +100,12 @@ def test_a_validation_without_readable_videos_is_no_best_result(tmp_path):
 
 def test_a_folder_without_runs_is_an_error_that_says_what_a_run_is(tmp_path):
     with pytest.raises(ValueError, match="no run .config.json, metrics.jsonl. here or below"):
-        cli.runs([str(tmp_path)])
+        run_runs([str(tmp_path)])
 
 
 def test_the_command_prints_the_table(tmp_path, capsys):
     write_run(tmp_path / "run")
-    cli.runs([str(tmp_path)])
+    run_runs([str(tmp_path)])
     assert capsys.readouterr().out.strip() == table(tmp_path)
 
 

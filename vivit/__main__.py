@@ -1,4 +1,6 @@
-from .cli import main
+"""Run the command line as `python -m vivit`."""
+
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

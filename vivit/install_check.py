@@ -1,4 +1,7 @@
-"""torch and torchvision are released in pairs; a pair that does not fit fails deep inside with a riddle."""
+"""Check that the installed torch and torchvision belong together.
+
+They are released in pairs. A pair that does not match fails with an unclear error deep inside torchvision.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from importlib import metadata
 
 
 def check_torchvision() -> None:
-    """Raise ImportError with one sentence if torchvision does not load beside the installed torch."""
+    """Raise ImportError with one sentence if torchvision does not load with the installed torch."""
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        versions = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
+        versions = " and ".join(f"{name} {installed_version(name)}" for name in ("torch", "torchvision"))
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ImportError(
             f"{versions} do not belong together ({why}); "
@@ -18,8 +21,9 @@ def check_torchvision() -> None:
         ) from error
 
 
-def _version(name: str) -> str:
+def installed_version(package: str) -> str:
+    """Return the version of a package, or "(not installed)"."""
     try:
-        return metadata.version(name)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "(not installed)"

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from vivit import cli
-from vivit import demo as demo_module
+from vivit.cli import demo as demo_module
 from vivit.config import replace
 from vivit.data.tools.synthetic import render, write_video
 

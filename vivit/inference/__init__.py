@@ -1,1 +1,1 @@
-"""From video files to answers."""
+"""Predictions from video files."""

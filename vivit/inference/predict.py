@@ -1,4 +1,4 @@
-"""From a video file to class names."""
+"""Predict the classes of a video file."""
 
 from __future__ import annotations
 
@@ -28,16 +28,26 @@ class Prediction:
     path: str
     classes: dict[str, list[tuple[str, float]]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+    def unsure(self, threshold: float) -> list[str]:
+        """Return the label sets in which no class reaches the probability `threshold`."""
+        return [name for name, top in self.classes.items() if top[0][1] < threshold]
+
+    def to_dict(self, threshold: float = 0.0) -> dict[str, Any]:
+        """Return a dictionary for JSON; `unsure` lists the label sets that do not reach a threshold."""
         top = {k: [{"name": n, "probability": p} for n, p in v] for k, v in self.classes.items()}
-        return {"path": self.path, "classes": top}
+        return {"path": self.path, "classes": top} | ({"unsure": self.unsure(threshold)} if threshold else {})
+
+    def to_text(self, threshold: float = 0.0) -> str:
+        """Return one line per class; a label set in which no class reaches the threshold starts with "unsure"."""
+        lines, unsure = [printable(self.path)], self.unsure(threshold)
+        for label_set, top in self.classes.items():
+            name = f"  {printable(label_set):12}"
+            lines += [f"{name} unsure: no class reaches {threshold:.1%}"] if label_set in unsure else []
+            lines += [f"{name} {p:6.1%}  {printable(label)}" for label, p in top]
+        return "\n".join(lines)
 
     def __str__(self) -> str:
-        lines = [printable(self.path)]
-        for label_set, top in self.classes.items():
-            lines += [f"  {printable(label_set):12} {p:6.1%}  {printable(name)}" for name, p in top]
-        return "\n".join(lines)
+        return self.to_text()
 
 
 @torch.no_grad()
@@ -52,11 +62,12 @@ def predict(
     end: float | None = None,
     precision: str = "auto",
 ) -> Prediction:
-    """Classify the video at `path`, or its part from `start` to `end` seconds, with the weights' own preprocessing.
+    """Classify the video at `path`, or its segment from `start` to `end` seconds.
 
-    Logits are averaged over the views, then softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16
-    on CUDA devices with units for it, else float32. A model from `vivit.reduce_tokens` is faster, at a small loss. The
-    model is used in evaluation mode whatever mode it is in, and not changed, so several threads may share it.
+    Prepares the frames as the weights need them. Averages the logits over temporal_views x spatial_views views, then
+    takes a softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16 on CUDA devices with units for
+    it, else float32. A model from `vivit.reduce_tokens` is faster, at a small loss. The model computes in
+    evaluation mode and does not change, so threads may share it.
 
     Raises VideoError for an unreadable file and WeightsError for logits that are not finite.
 
@@ -71,31 +82,31 @@ def predict(
     views = views[1:] if len(views) > 1 else views
     device = next(model.parameters()).device
     run = in_precision(copy_sharing_weights(model) if model.training else model, precision)
-    # On a CPU more views at once miss the caches, unless they have so much in common that there is less to compute.
-    together = protocol.batch_views if device.type != "cpu" or overlap(model, views) else 1
-    logits = torch.cat([run(batch.to(device)).float() for batch in views.split(together)]).mean(dim=0)
+    # On a CPU a batch of views misses the caches; it pays only where the views share enough positions.
+    batch_size = protocol.batch_views if device.type != "cpu" or views_overlap(model, views) else 1
+    logits = torch.cat([run(batch.to(device)).float() for batch in views.split(batch_size)]).mean(dim=0)
     if not logits.isfinite().all():
         raise WeightsError(
             f"{os.fspath(path)}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
-            f"are not finite (NaN or infinite){source_of(model)}; check the weights or, in bfloat16, use float32"
+            f"are not finite (NaN or infinite){describe_source(model)}; check the weights or, in bfloat16, use float32"
         )
     classes = {}
     sizes = [len(names) for names in model.config.classes.values()]
-    for (label_set, names), part in zip(model.config.classes.items(), logits.split(sizes)):
-        best = part.argsort(descending=True, stable=True)[:top_k].tolist()  # of equal logits, the first class
-        probabilities = part.softmax(dim=0).tolist()
+    for (label_set, names), scores in zip(model.config.classes.items(), logits.split(sizes)):
+        best = scores.argsort(descending=True, stable=True)[:top_k].tolist()  # of equal logits, the first class
+        probabilities = scores.softmax(dim=0).tolist()
         classes[label_set] = [(names[i], probabilities[i]) for i in best]
     return Prediction(os.fspath(path), classes)
 
 
-def source_of(model: ViViT | TokenReducedViViT) -> str:
-    """Where the weights of a model come from, for messages: " by the weights …", or "" for a random start."""
+def describe_source(model: ViViT | TokenReducedViViT) -> str:
+    """Return where the weights come from, for messages: " by the weights ...", or "" for a random start."""
     report = (model if isinstance(model, ViViT) else model.model).load_report
     return f" by the weights {report.source}" if report else ""
 
 
-def overlap(model: ViViT | TokenReducedViViT, views: Tensor) -> bool:
-    """Whether a tenth or more of the temporal positions of the views repeat others, which Model 2 computes once."""
+def views_overlap(model: ViViT | TokenReducedViViT, views: Tensor) -> bool:
+    """Say whether a tenth or more of the temporal positions repeat others; Model 2 computes equal ones once."""
     if not isinstance(model, ViViT) or model.config.encoder != "factorised_encoder":
         return False
     positions = views[:, model.tokenizer.frame_index].unflatten(1, (model.config.grid[0], -1)).flatten(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from ..config import (
     AugmentConfig,
@@ -14,12 +15,11 @@ from ..config import (
     Preprocessing,
     replace,
 )
-from ..data.dataset import open_sample, segment_frames
-from ..data.datasets.registry import read_samples
-from ..data.sample import Sample
 from ..errors import VideoError
 from ..presets import preset
-from ..weights.load import config_for_init
+
+if TYPE_CHECKING:
+    from ..data.sample import Sample
 
 CLIP = {"num_frames": 16, "frame_stride": 4}  # 2.7 seconds of 24 frames each
 LOOKED_AT = 32  # videos whose length is looked up
@@ -54,6 +54,9 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 
 def from_weights(config: Config, init: str) -> Config:
     """`config` fitted to the weights that it starts from and to the training videos."""
+    from ..data.datasets.registry import read_samples  # here, so that the recipe and its help do not wait for PyTorch
+    from ..weights.load import config_for_init
+
     data = config.data
     samples = read_samples(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
     asked = schedule(len(samples))
@@ -98,6 +101,8 @@ def fitting_stride(samples: Sequence[Sample], num_frames: int) -> int:
 
 def num_frames_of(sample: Sample) -> int:
     """Frames of the sample's part of its video; 0 for one that cannot be read."""
+    from ..data.dataset import open_sample, segment_frames
+
     try:
         return len(segment_frames(open_sample(sample), sample))
     except VideoError:

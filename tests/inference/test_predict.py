@@ -15,7 +15,7 @@ from vivit.engine.device import has_bfloat16_units, in_precision, uses_bfloat16
 from vivit.errors import WeightsError
 from vivit.model.rollout import attention_maps
 
-from .model import tiny
+from ..model import tiny
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def test_views_of_model_2_that_overlap_go_together_and_others_one_by_one(encoder
         prediction = vivit.predict(model, tmp_path / "video.mp4", precision="float32")
         assert batches == (together if encoder == "factorised_encoder" else [1] * 12)
         with monkeypatch.context() as m:
-            m.setattr("vivit.inference.predict.overlap", lambda model, views: False)
+            m.setattr("vivit.inference.predict.views_overlap", lambda model, views: False)
             apart = vivit.predict(model, tmp_path / "video.mp4", precision="float32")
         assert dict(prediction.classes["label"]) == pytest.approx(dict(apart.classes["label"]), abs=1e-5)
 

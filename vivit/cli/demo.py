@@ -1,0 +1,83 @@
+"""`vivit demo`: synthetic videos, training, a test, a prediction and a report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import replace
+from ..recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS
+from ..recipes.demo import demo as recipe
+from ..text import printable
+from .parse import parse
+
+NEXT = """\
+Your own videos, one folder per class (my_videos/<class>/*.mp4) or a CSV of path and labels:
+  vivit data check my_videos
+  vivit train finetune --data.root my_videos
+  vivit predict runs/finetune some_video.mp4"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train a small ViViT on synthetic videos, test it with and without motion, and write report.html."""
+
+    folder: str = "demo"
+    """Folder for all files; the same folder resumes an interrupted demo."""
+    seed: int = 0
+    """Seed of the videos and of the model; give another seed another folder."""
+
+
+def run(args: list[str]) -> None:
+    """Run the demo."""
+    asked = parse(Demo, args, usage="vivit demo [options]")
+    demo(asked.folder, asked.seed)
+
+
+def demo(folder: str = "demo", seed: int = 0) -> None:
+    """Write synthetic videos, train, evaluate, predict and report, all in `folder`."""
+    import torch
+
+    from ..data.splits import load_split
+    from ..data.tools.synthetic import write_dataset
+    from ..engine.eval_tables import table
+    from ..engine.evaluate import evaluate
+    from ..engine.train import train
+    from ..inference.predict import predict
+    from ..report.run import write_report
+    from ..weights.load import from_pretrained
+
+    started = time.monotonic()
+    torch.set_num_threads(1)  # the model is tiny: a second thread would only take turns with the video decoders
+    home = Path(folder)
+
+    print(f"1. Videos: {TRAIN_VIDEOS} to train and {TEST_VIDEOS} to test, with moving shapes (H.264 files)")
+    root = write_dataset(home / "data", seed=seed, train=TRAIN_VIDEOS, val=TEST_VIDEOS)
+
+    print("\n2. Training: the recipe `demo`, like `vivit train demo`")
+    config = recipe()
+    config = replace(config, data=replace(config.data, root=str(root)), run=str(home / "run"), seed=seed)
+    trained = train(config)
+
+    print("\n3. Test: 4 temporal x 3 spatial views of every test video, then the same with frames in random order")
+    model = from_pretrained(trained / "weights").eval()
+    samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
+    protocols = config.eval, replace(config.eval, shuffle_frames=True)
+    result, shuffled = (evaluate(model, samples, protocol=p, workers=config.data.workers) for p in protocols)
+    print(f"{table(result)}\n\n{table(shuffled)}")
+
+    print("\n4. A video that is not in the training set")
+    prediction = predict(model, samples[0].path, top_k=3)
+    print(prediction, "\n  ground truth:", ", ".join(map(printable, samples[0].labels.values())))
+    page = write_report(
+        home / "report.html",
+        title="vivit demo",
+        run=trained,
+        model=model,
+        evaluation=result,
+        shuffled=shuffled,
+        prediction=prediction,
+        next_lines=NEXT.splitlines(),
+    )
+    print(f"\n{time.monotonic() - started:.0f} s in total. Open {page.resolve()}\n\n{NEXT}")

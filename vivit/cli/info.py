@@ -1,0 +1,43 @@
+"""`vivit info`: parameters and multiply-adds of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from .parse import parse
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print parameters and multiply-adds of one view, one line per module."""
+
+    name: Positional[str]
+    """A preset such as "ViViT-B/16x2 FE"."""
+    num_classes: int = 400
+    """Number of classes."""
+    num_frames: int = 32
+    """Frames of a clip."""
+    image_size: tuple[int, int] = (224, 224)
+    """Height and width of a frame, in pixels."""
+
+
+def run(args: list[str]) -> None:
+    """Print the table of a preset."""
+    print(info(parse(Info, args, usage="vivit info PRESET [options]")))
+
+
+def info(asked: Info) -> str:
+    """Return the table of modules as text. Raises ValueError for an unknown preset."""
+    from ..model.cost import count_cost
+    from ..presets import preset
+
+    classes = {"label": tuple(str(i) for i in range(asked.num_classes))}
+    config = preset(asked.name, classes=classes, num_frames=asked.num_frames, image_size=asked.image_size)
+    t, h, w = config.grid
+    size = f"{asked.num_frames} x {asked.image_size[0]} x {asked.image_size[1]}"
+    lines = [f"{asked.name}  {config.encoder}  {size}  tokens {t} x {h} x {w}"]
+    lines.append(f"{'module':18} {'parameters':>14} {'multiply-adds':>16}")
+    lines += [f"{p.name:18} {p.parameters / 1e6:12.3f} M {p.multiply_adds / 1e9:14.2f} G" for p in count_cost(config)]
+    return "\n".join(lines)

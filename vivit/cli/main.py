@@ -1,0 +1,70 @@
+"""Find the file of a command and run it; turn errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib import import_module, metadata
+
+from ..config import suggestion
+from ..errors import Stopped, VivitError
+from .terminal import fail
+
+# Each command is `run(args)` of the module vivit.cli.<command>, with what the help says about it.
+COMMANDS = {
+    "demo": ("", "synthetic videos, training, test: 3 minutes"),
+    "data": ("check|prepare|show", "check videos and labels, speed up loading, draw"),
+    "train": ("RECIPE", "train a model, or resume an interrupted run"),
+    "eval": ("WEIGHTS", "test weights: temporal views x spatial crops"),
+    "compare": ("A B", "the better of two evaluations, with an interval"),
+    "predict": ("WEIGHTS VIDEO ...", "class names and probabilities of videos"),
+    "weights": ("report|convert|verify", "inspect, convert and verify weights"),
+    "info": ("PRESET", "parameters and multiply-adds of a model"),
+    "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),
+    "study": ("STUDY RECIPE", "an analysis of the paper on your own videos"),
+    "runs": ("[FOLDER]", "results of all runs, and settings that differ"),
+    "checks": ("", "versions, devices, decoders, memory and disk"),
+}
+
+
+def main() -> None:
+    """Run the command that sys.argv names. Exit codes: 0, 1 for bad files or results, 2 for errors."""
+    # Of several processes, only the first one warns.
+    quiet = os.environ.get("RANK", "0") != "0"
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING)
+    command, *args = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help", "--help-all"):
+        print(usage())
+        return
+    if command == "--version":
+        print(f"vivit {metadata.version('vivit')}")
+        return
+    if command not in COMMANDS:
+        fail(f"unknown command {command!r}{suggestion(command, COMMANDS)}")
+    try:
+        import_module(f".{command}", __package__).run(args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Stopped as error:
+        sys.exit(128 + error.number)  # as a shell reports a signal
+    except (VivitError, ValueError, OSError, ImportError, FloatingPointError) as error:
+        fail(str(error))
+
+
+def usage() -> str:
+    """Return the help of `vivit`, one line per command."""
+    lines = ["usage: vivit COMMAND [options]", "", "Video classification with pure transformers: the ViViT family.", ""]
+    for command, (arguments, summary) in COMMANDS.items():
+        lines.append(f"  {command + ' ' + arguments:30}{summary}")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id.",
+            "`vivit COMMAND --help` lists the usual settings, `--help-all` all settings,",
+            "`vivit --version` prints the version.",
+        ]
+    )
