@@ -257,7 +257,7 @@ def held(model: nn.Module) -> float:
 
 
 def compiled_blocks(model: ViViT) -> ViViT:
-    """The model with every block compiled, as `scale.compile` does in training."""
+    """The model with every block compiled, as `parallel.compile` does in training."""
     for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
         for block in blocks:
             block.compile()

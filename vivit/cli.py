@@ -144,7 +144,7 @@ def show(args: list[str]) -> None:
 
     import tyro
 
-    name, rest = positional(args, "usage: vivit data show RECIPE --data.root ROOT [--augment.erasing 0.25 …]")
+    name, rest = positional(args, "usage: vivit data show RECIPE --data.root ROOT [--augment.random-erasing 0.25 …]")
     used = ["augment", "seed", "init", "run"]
     used += [f"data.{x}" for x in ("root", "dataset", "labels", "manifest", "train_split")]
     used += ["data.video_timeout", "data.storage_timeout"]
@@ -200,8 +200,8 @@ def train(args: list[str]) -> None:
 # What the recipe `finetune` fits to the data and to the weights of --init.
 FITTED = """\
 With --init, these settings are fitted to the data and the weights, so their defaults below are not those of that run:
-  model, augment.mixup, optim.lr, optim.layer-decay, optim.epochs, optim.warmup-epochs, probe, result, eval-every, \
-save-every
+  model, augment.mixup, optim.lr, optim.layer-decay, optim.epochs, optim.warmup-epochs, linear-probe, \
+final-weights, eval-every, save-every
 To see its values, give --data.root and --init together with --help.
 """
 

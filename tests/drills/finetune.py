@@ -211,7 +211,7 @@ def fine_tune(root: Path, weights: Path, folder: Path, seed: int) -> Path:
 
 def from_scratch(tuned: Path, folder: Path) -> Path:
     """The same run without the image weights."""
-    return train(replace(read_config(tuned), init=None, probe=False, run=str(folder)))
+    return train(replace(read_config(tuned), init=None, linear_probe=False, run=str(folder)))
 
 
 def frozen(tuned: Path) -> ViViT:

@@ -103,7 +103,7 @@ def test_every_other_setting_of_a_run_is_refused_by_name(command, vivit, monkeyp
     first = {"eval": "some/weights", "data show": "finetune"}[command]
     names = [name for name in setting_names(Config()) if not is_dataclass(getattr(Config(), name, None))]
     refused = [name for name in names if not re.fullmatch(USED[command], name)]
-    assert {"optim.lr", "model.depth", "scale.compile"} <= set(refused)
+    assert {"optim.lr", "model.depth", "parallel.compile"} <= set(refused)
     for name in refused:
         code, out, err = vivit(*command.split(), first, f"--{name.replace('_', '-')}", "1")
         assert (code, out) == (2, "")
@@ -122,7 +122,7 @@ def test_the_version_is_that_of_the_package(vivit):
 
 
 def test_settings_are_recognised_however_they_are_spelt():
-    for words in (["--optim.lr=5"], ["--optim.batch_size", "3"], ["--model.no-temporal-skip"], ["--no-probe"]):
+    for words in (["--optim.lr=5"], ["--optim.batch_size", "3"], ["--model.no-temporal-skip"], ["--no-linear-probe"]):
         with pytest.raises(ValueError, match="vivit eval does not use"):
             refuse_unused(words, ["eval"], "vivit eval")
     refuse_unused(["--eval.temporal-views", "--eval.no-shuffle-frames", "x", "--unknown"], ["eval"], "vivit eval")

@@ -215,8 +215,10 @@ def test_a_step_without_finite_gradients_is_skipped_and_named_with_its_files(con
 
 def test_too_many_steps_without_finite_gradients_stop_the_run(config, monkeypatch):
     nan_at(monkeypatch, set(range(1000)))
-    with pytest.raises(FloatingPointError, match=r"(?s)train\d+.mp4.*optim.max_skipped allows 2.*lower optim.lr"):
-        train(replace(config, optim=replace(config.optim, max_skipped=2)))
+    with pytest.raises(
+        FloatingPointError, match=r"(?s)train\d+.mp4.*optim.max_nonfinite_steps allows 2.*lower optim.lr"
+    ):
+        train(replace(config, optim=replace(config.optim, max_nonfinite_steps=2)))
 
 
 def test_init_and_going_on_are_told_apart(config, straight, tmp_path, capsys):

@@ -36,7 +36,7 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def config(data_root, weights, tmp_path):
     """The tiny run, from the frozen baseline."""
-    config = tiny_config(data_root, tmp_path / "run", init=weights, probe=True, result="best")
+    config = tiny_config(data_root, tmp_path / "run", init=weights, linear_probe=True, final_weights="best")
     return replace(config, model=replace(config.model, temporal_skip=True, mlp_ratio=4.0))
 
 
@@ -128,7 +128,7 @@ def test_an_interrupted_run_has_the_same_baseline_and_measures_it_once(config, t
 
 
 def test_a_run_that_learns_nothing_ends_with_the_baseline_and_says_so(config, capsys):
-    optim = replace(config.optim, lr=1e3, grad_clip=None, epochs=0.7, warmup_epochs=0, ema=None, max_skipped=99)
+    optim = replace(config.optim, lr=1e3, grad_clip=None, epochs=0.7, warmup_epochs=0, ema=None, max_nonfinite_steps=99)
     run = train(replace(config, optim=optim, eval_every=0.3))
     model, samples, labels = started(config)
     fit_head(model, samples, labels, world=ALONE)
@@ -148,8 +148,8 @@ def test_a_run_that_learns_nothing_ends_with_the_baseline_and_says_so(config, ca
 
 
 def test_a_random_start_has_no_baseline_and_that_is_said(config, capsys):
-    config = replace(config, init=None, result="last", optim=replace(config.optim, epochs=0.4, warmup_epochs=0))
+    config = replace(config, init=None, final_weights="last", optim=replace(config.optim, epochs=0.4, warmup_epochs=0))
     run = train(config)
-    assert "--probe is ignored: it needs --init" in " ".join(capsys.readouterr().out.split())
+    assert "--linear-probe is ignored: it needs --init" in " ".join(capsys.readouterr().out.split())
     assert min(line["step"] for line in metrics(run)) > 0
     assert (Path(run) / "weights" / "model.safetensors").exists()

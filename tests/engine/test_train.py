@@ -66,7 +66,7 @@ def test_the_run_folder_holds_all_that_is_needed_to_read_and_repeat_it(data_root
     assert {"command", "commit", "python", "machine", "started"} <= set(environment)
     assert vivit.from_pretrained(straight / "weights").config == resolved.model
     assert list((straight / "tensorboard").glob("events.*"))
-    assert len(list((straight / "checkpoints").iterdir())) == asked.keep
+    assert len(list((straight / "checkpoints").iterdir())) == asked.keep_checkpoints
 
 
 def test_every_start_of_a_run_is_recorded(stopped, config):
@@ -119,7 +119,7 @@ def test_a_folder_with_other_settings_is_refused_with_the_differing_fields(confi
 def test_a_finished_run_says_so_and_changes_nothing_whatever_may_change(config, straight, capsys):
     shutil.copytree(straight, config.run)
     data = replace(config.data, workers=1, max_unreadable=3)
-    train(replace(config, data=data, eval=replace(config.eval, batch_views=5), log_every=7, keep=1))
+    train(replace(config, data=data, eval=replace(config.eval, batch_views=5), log_every=7, keep_checkpoints=1))
     assert "training finished (10 steps); weights in" in capsys.readouterr().out
     assert_equal_runs(config.run, straight)
 

@@ -13,7 +13,8 @@ MODULES = {
 # A module may import what stands on an earlier line, and other modules of its own part.
 ORDER = [
     {"errors"},
-    {"files", "text", "config", "install_check"},
+    {"files", "text", "settings", "install_check"},
+    {"config"},
     {"presets"},
     {"data", "model"},
     {"weights"},

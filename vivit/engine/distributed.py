@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from ..config import ScaleConfig
+from ..config import ParallelConfig
 from ..model.layers import Block, TimeSpaceBlock
 from ..model.vivit import ViViT
 from .device import pick_device
@@ -93,7 +93,7 @@ def start(device: str = "auto") -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bool) -> nn.Module:
+def parallelise(model: ViViT, config: ParallelConfig, world: World, *, bfloat16: bool) -> nn.Module:
     """Activation checkpointing, then compilation, then sharding: each wraps what the one before made.
 
     Blocks are checkpointed, compiled and sharded one by one and in place, so that parameter names stay. Gradients are
@@ -105,7 +105,7 @@ def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bo
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
         if config.compile:
             block.compile()
-    if config.shard == "fsdp" and world.size > 1:
+    if config.strategy == "fsdp" and world.size > 1:
         from torch.distributed.device_mesh import init_device_mesh  # FSDP takes seconds to import
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 

@@ -31,7 +31,7 @@ from ..config import (
     Config,
     EvalConfig,
     ModelConfig,
-    ScaleConfig,
+    ParallelConfig,
     differences,
     from_dict,
     replace,
@@ -49,12 +49,21 @@ T = TypeVar("T")
 GIVEN_UP = "given_up.json"
 # What may differ when a run is continued: nothing that changes what is learned. The videos may be elsewhere: the
 # hashes of their lists, which each checkpoint has, must be the same.
-FREE_TO_CHANGE = {"device", "log_every", "save_every", "eval_every", "keep", "tracker", "run", "optim.max_skipped"}
+FREE_TO_CHANGE = {
+    "device",
+    "log_every",
+    "save_every",
+    "eval_every",
+    "keep",
+    "tracker",
+    "run",
+    "optim.max_nonfinite_steps",
+}
 FREE_TO_CHANGE |= {
     f"data.{name}" for name in ("root", "manifest", "workers", "max_unreadable", "video_timeout", "storage_timeout")
 }
 FREE_TO_CHANGE |= {f"eval.{field.name}" for field in fields(EvalConfig)}
-FREE_TO_CHANGE |= {f"scale.{field.name}" for field in fields(ScaleConfig)}
+FREE_TO_CHANGE |= {f"parallel.{field.name}" for field in fields(ParallelConfig)}
 
 
 class Run:

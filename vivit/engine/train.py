@@ -187,7 +187,7 @@ class StopValidation(Exception):
 
 def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfig], Any]) -> Training:
     """Build the model and its optimiser, from the newest checkpoint if there is one, and open the run folder."""
-    checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep)
+    checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep_checkpoints)
     resumed, broken = checkpoints.latest()
     saved = progress_of(resumed) if resumed else {}
     if resumed:
@@ -198,7 +198,7 @@ def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfi
     deterministic(config.deterministic)
     attention = choose_attention(world.device, config.precision)
     vivit = start_model(config, resumed, build).to(world.device)
-    probed = config.probe and config.init is not None
+    probed = config.linear_probe and config.init is not None
     if probed and not resumed:
         skipped = skipped_files(Path(config.run))
         fit_head(
@@ -213,7 +213,7 @@ def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfi
         )
         note_skipped_files(Path(config.run), skipped, world)
     freeze(vivit, config.optim.freeze)
-    model = parallelise(vivit, config.scale, world, bfloat16=uses_bfloat16(world.device, config.precision))
+    model = parallelise(vivit, config.parallel, world, bfloat16=uses_bfloat16(world.device, config.precision))
     optimizer = build_optimizer(vivit, config.optim)
     average = EMA(vivit, config.optim.ema) if config.optim.ema else None
     meter = Meter(world, config.model, build)
@@ -232,8 +232,8 @@ def set_up(world: World, config: Config, data: Data, build: Callable[[ModelConfi
     if data.unreadable:
         lines = [f"{path}: {problem}" for path, problem in data.unreadable.items()]
         run.say(listing("left out, unreadable when vivit data check looked at them", lines))
-    if config.probe and not probed:
-        run.say("--probe is ignored: it needs --init")
+    if config.linear_probe and not probed:
+        run.say("--linear-probe is ignored: it needs --init")
     return Training(
         world=world,
         config=config,
@@ -317,7 +317,7 @@ def train_step(t: Training, batch: Batch, lr: float, readable: float) -> tuple[T
     t.optimizer.zero_grad(set_to_none=True)
     losses = []
     for part in parts(
-        batch, config.scale.micro_batch, config.augment, seed=config.seed, step=t.progress.step, world=world
+        batch, config.parallel.micro_batch, config.augment, seed=config.seed, step=t.progress.step, world=world
     ):
         with synchronised(t.model, last=part.last):
             with autocast(world.device, config.precision):
@@ -336,7 +336,7 @@ def train_step(t: Training, batch: Batch, lr: float, readable: float) -> tuple[T
     grad_norm = clip_gradients(t.vivit, config.optim.grad_clip)
     if not math.isfinite(grad_norm):
         t.progress.skipped += 1
-        skipped, most = t.progress.skipped, config.optim.max_skipped
+        skipped, most = t.progress.skipped, config.optim.max_nonfinite_steps
         note_not_finite(t.run, world, batch, t.data.train, t.progress.step, skipped, most)
     elif readable:
         t.optimizer.step()
@@ -417,10 +417,10 @@ def finish(t: Training) -> None:
     config, world, run, progress = t.config, t.world, t.run, t.progress
     best, weights = run.folder / "best", run.folder / "weights"
     has_best = world.gather(progress.best >= 0 and (best / "model.safetensors").is_file())[0]
-    if config.result == "best" and has_best:
+    if config.final_weights == "best" and has_best:
         copy_weights(best, weights, world)
     else:
-        if config.result == "best":
+        if config.final_weights == "best":
             run.say(f"{best} has no weights, so {weights} gets those of the last step")
         with t.averaged():
             save_weights(t.vivit, world, weights, t.build)
@@ -521,7 +521,7 @@ def note_not_finite(
     run.say(message)
     if skipped > most:
         raise FloatingPointError(
-            f"{message}\n{skipped} steps without finite gradients, optim.max_skipped allows {most}; "
+            f"{message}\n{skipped} steps without finite gradients, optim.max_nonfinite_steps allows {most}; "
             "lower optim.lr, or look at these files"
         )
 
@@ -539,7 +539,7 @@ def headline(
     parameters = sum(p.numel() for p in model.parameters())
     classes = ", ".join(f"{len(names)} {name}" for name, names in config.model.classes.items())
     share = -(-config.optim.batch_size // world.size)
-    micro = min(config.scale.micro_batch or share, share)
+    micro = min(config.parallel.micro_batch or share, share)
     if resumed:
         doing = f"resuming after step {step} of {steps} ({resumed.name})"
         doing += f"; init={config.init} was its start and is not read again" if config.init else ""

@@ -72,8 +72,8 @@ def from_weights(config: Config, init: str) -> Config:
             warmup_epochs=epochs / 10,
         ),
         init=init,
-        probe=True,
-        result="best",
+        linear_probe=True,
+        final_weights="best",
         eval_every=epochs / 10,
         save_every=epochs / 10,
     )

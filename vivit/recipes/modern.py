@@ -25,7 +25,7 @@ def modern(dataset: str, model: str, *, drop_path: float, label_smoothing: float
             flip_directed=False,  # a class that is called left stays left
             mixup=0.2,
             cutmix=1.0,
-            erasing=0.25,
+            random_erasing=0.25,
             repeats=2,
         ),
         optim=replace(
@@ -52,7 +52,7 @@ def kinetics400(model: str = BASE) -> Config:
     us.
     """
     config = modern("kinetics400", model, drop_path=0.1, label_smoothing=0.1, weight_decay=0.1)
-    return replace(config, augment=replace(config.augment, colour_drop=0.3))
+    return replace(config, augment=replace(config.augment, grayscale=0.3))
 
 
 def kinetics600(model: str = BASE) -> Config:
@@ -64,7 +64,7 @@ def kinetics600(model: str = BASE) -> Config:
     by us.
     """
     config = modern("kinetics600", model, drop_path=0.1, label_smoothing=0.1, weight_decay=0.1)
-    return replace(config, augment=replace(config.augment, colour_drop=0.3))
+    return replace(config, augment=replace(config.augment, grayscale=0.3))
 
 
 def moments(model: str = BASE) -> Config:
