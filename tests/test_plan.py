@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from vivit import cli
 from vivit.config import AugmentConfig, Config, ModelConfig, OptimConfig, ParallelConfig, replace
 from vivit.engine.device import autocast
-from vivit.engine.distributed import World, parallelise
+from vivit.engine.distributed import World, parallelize
 from vivit.engine.memory import Cost, cost, saved_bytes
 from vivit.engine.optim import freeze
 from vivit.engine.plan import Hardware, plan, table
@@ -89,7 +89,7 @@ def test_the_peak_of_memory_lies_between_the_activations_and_these_with_all_grad
     config = config_of(
         encoder, precision=precision, checkpointed=checkpointed, depth=5, embed_dim=64, image_size=(64, 64)
     )
-    model = parallelise(ViViT(config.model).train(), config.parallel, World(0, 1, CPU), bfloat16=False)
+    model = parallelize(ViViT(config.model).train(), config.parallel, World(0, 1, CPU), bfloat16=False)
     video = torch.zeros(3, 4, 3, 64, 64, dtype=torch.uint8)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:

@@ -221,7 +221,7 @@ def frozen(tuned: Path) -> ViViT:
     model = create(config.model, init=config.init)
     samples = read("folder", config.data.root, "train")
     labels = encode_labels(samples, config.model.classes)
-    fit_head(model, samples, labels, world=World(0, 1, torch.device("cpu")), workers=2, say=lambda line: None)
+    fit_head(model, samples, labels, world=World(0, 1, torch.device("cpu")), workers=2, log=lambda line: None)
     return model
 
 

@@ -103,6 +103,6 @@ def test_torchrun_passes_a_schedulers_signal_on_and_every_process_saves_and_ends
                 torchrun.send_signal(signal.SIGTERM)
     out = "".join(lines)
     assert "2 x cpu, 2 clips each in micro-batches of 2" in out
-    assert out.count("and saved; the same command continues from here") == 1  # one of the processes speaks
+    assert out.count("and saved; the same command resumes here") == 1  # one of the processes speaks
     assert torchrun.returncode != 0
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*/manifest.json"))) == 1

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from vivit.config import replace
 from vivit.data.dataset import EvalDataset
-from vivit.engine import train as train_module
+from vivit.engine import validation as validation_module
 from vivit.engine.train import train
 from vivit.errors import DataError
 from vivit.model.vivit import ViViT
@@ -64,7 +64,7 @@ def evaluations(monkeypatch, top1):
             samples=["a"], missing={}, single_view_accuracy={"x": {"top1": 1.0}, "all": {"top1": next(results)}}
         )
 
-    monkeypatch.setattr(train_module, "evaluate", fake)
+    monkeypatch.setattr(validation_module, "evaluate", fake)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def evaluations(monkeypatch, top1):
 def test_a_result_that_is_no_number_is_never_the_best(config, monkeypatch, top1, best_step):
     evaluations(monkeypatch, top1)
     saved = []
-    monkeypatch.setattr(train_module, "keep_best", keep_and(saved.append, train_module.keep_best))
+    monkeypatch.setattr(validation_module, "keep_best", keep_and(saved.append, validation_module.keep_best))
     run = train(replace(config, final_weights="best"))
     assert saved[-1] == best_step
     best, weights = (load_file(run / name / "model.safetensors") for name in ("best", "weights"))
@@ -131,7 +131,7 @@ def test_a_validation_video_that_kills_its_worker_is_missing_and_named(own_data,
     monkeypatch.setattr(EvalDataset, "__getitem__", read)
     config = with_data(tiny_config(own_data, tmp_path / "run", eval_every=1, save_every=100), workers=1)
     folder = train(config)
-    assert "val1.mp4" in (folder / "given_up.json").read_text()
+    assert "val1.mp4" in (folder / "skipped_files.json").read_text()
     lines = [line for line in metrics(folder) if "val/videos" in line]
     assert [(line["val/videos"], line["val/missing"]) for line in lines] == [(1, 1)] * 3
     assert "(1 videos, 1 missing)" in capsys.readouterr().out

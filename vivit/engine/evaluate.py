@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from ..config import Config, DataConfig, EvalConfig
@@ -28,10 +27,11 @@ from ..model.vivit import ViViT
 from ..text import listing
 from ..weights.load import from_pretrained
 from .device import autocast, choose_attention, uses_bfloat16
-from .distributed import World, start
+from .distributed import World, init_distributed
 from .eval_tables import details, subset_line, table
 from .evaluation import Evaluation, nan_to_none
 from .metrics import right
+from .progress import progress_bar
 from .run import environment, write_json
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
@@ -137,19 +137,20 @@ def evaluate_weights(
     changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
     model = load_weights(source, **changes)  # first: a wrong source is said before anything about the data
     samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
-    with start(config.device) as world, Progress(transient=True, disable=not world.is_main) as bar:
+    with init_distributed(config.device) as world:
         model = model.to(world.device)
         choose_attention(world.device)
-        task = bar.add_task("evaluating", total=math.ceil(len(samples) / world.size))
-        result = evaluate(
-            model,
-            samples,
-            protocol=config.eval,
-            workers=config.data.workers,
-            precision=config.precision,
-            world=world,
-            progress=lambda done: bar.update(task, completed=done),
-        )
+        total = math.ceil(len(samples) / world.size)
+        with progress_bar("evaluating", total, enabled=world.is_main) as update:
+            result = evaluate(
+                model,
+                samples,
+                protocol=config.eval,
+                workers=config.data.workers,
+                precision=config.precision,
+                world=world,
+                progress=update,
+            )
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_main:

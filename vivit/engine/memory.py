@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint
 
 from ..config import Config, replace
 from ..data.loader import num_workers
 from ..model.cost import count
-from ..model.layers import Block, TimeSpaceBlock
 from ..model.vivit import ViViT
 from .device import available_memory, format_size, uses_bfloat16
-from .distributed import World
+from .distributed import World, checkpoint_activations, transformer_blocks
 from .optim import freeze
 
 
@@ -149,11 +147,11 @@ def saved_bytes(config: Config, clips: int) -> int:
     freeze(model, config.optim.freeze)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
-        whole = next((block for block in blocks if next(block.parameters()).requires_grad), None)
+        blocks = transformer_blocks(model)
+        recomputed = next((block for block in blocks if next(block.parameters()).requires_grad), None)
         for block in blocks:
-            if config.parallel.checkpoint_activations and block is not whole:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            if config.parallel.checkpoint_activations and block is not recomputed:
+                checkpoint_activations(block)
         video = torch.empty(clips, config.model.num_frames, 3, *config.model.image_size, dtype=torch.uint8)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision != "float32"):
             return kept_bytes(partial(model, video), model.parameters())

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..config import AugmentConfig, Config, differences, replace
 from ..data.dataset import Clip, TrainDataset
 from ..data.splits import load_split
-from ..engine.mix import draw, mixed
-from ..engine.run import skipped_files
+from ..engine.interruption import skipped_files
+from ..engine.mix import draw, mix_pair
 from ..errors import DataError
 from ..files import atomic_write
 from ..text import listing
@@ -97,10 +97,10 @@ def mixed_rows(clips: Sequence[Clip], config: Config, names: dict[str, tuple[str
             continue
         size = a.video.shape[-2], a.video.shape[-1]
         how = draw(config.augment, seed=config.seed, step=0, pair=pair, image_size=size)
-        both = mixed(torch.stack([a.video, b.video]), how)
+        both = mix_pair(torch.stack([a.video, b.video]), how)
         one, other = (first[int(clip.labels[0])] for clip in (a, b))
         kind = "mixup" if how.box is None else "cutmix"
-        title = f"{kind}: {how.share:.0%} {one}, {1 - how.share:.0%} {other}; and the other way round"
+        title = f"{kind}: {how.lam:.0%} {one}, {1 - how.lam:.0%} {other}; and the other way round"
         strips = "".join(strip(Clip(0, video, a.labels), frames) for video in both)
         rows += f"<section><h2>{escape(title)}</h2>{strips}</section>"
     return rows
