@@ -14,10 +14,10 @@ import torch
 
 from ..data.sample import Sample
 from ..text import listing, printable
-from .eval_tables import views
+from .eval_tables import describe_protocol
 from .evaluate import PREDICTIONS
 from .evaluation import Evaluation, load_evaluation
-from .metrics import finite, joint_name, right
+from .metrics import correct, finite, joint_name
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def compare(
     check_labels(first, second, *(row.tolist() for row in rows))
 
     logits = [(e.single if single_view else e.multi)[row] for e, row in zip((first, second), rows)]
-    right_a = right(logits[0], first.labels[rows[0]], first.classes)
-    right_b = right(logits[1], second.labels[rows[1]], second.classes)
+    right_a = correct(logits[0], first.labels[rows[0]], first.classes)
+    right_b = correct(logits[1], second.labels[rows[1]], second.classes)
     files = np.unique([first.samples[i].path for i in rows[0].tolist()], return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     return Comparison(
@@ -147,18 +147,18 @@ def name(source: str | Path | Evaluation) -> str:
 
 def protocol(evaluation: Evaluation, single_view: bool) -> str:
     p = evaluation.protocol
-    return views(replace(p, temporal_views=1, spatial_views=1) if single_view else p)
+    return describe_protocol(replace(p, temporal_views=1, spatial_views=1) if single_view else p)
 
 
 def shared(a: Evaluation, b: Evaluation) -> list[str]:
-    """The label sets of both and, if these are all and several, the name of all together."""
+    """Return the label sets of both and, if these are all and several, their joint name."""
     both = [label_set for label_set in a.classes if label_set in b.classes]
     together = [joint_name(both)] if len(both) > 1 and {*a.classes} == {*b.classes} else []
     return both + together
 
 
 def load(source: str | Path) -> Evaluation:
-    """The predictions in a folder, or in a file."""
+    """Load the predictions from a folder or a file."""
     path = Path(source) / PREDICTIONS if Path(source).is_dir() else Path(source)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; `vivit eval` writes {PREDICTIONS} beside results.json")
@@ -166,13 +166,15 @@ def load(source: str | Path) -> Evaluation:
 
 
 def identities(*lists: Sequence[Sample]) -> list[list[tuple]]:
-    """What names each video wherever the files lie and, if possible, however they are encoded: as much of the end of
-    its path as tells the videos of every list apart, without the suffix if that will do; its start and end.
+    """Return a key for each video that depends neither on its folder nor, if possible, on its encoding.
+
+    The key has as much of the end of the path as distinguishes the videos of every list, without the suffix if that
+    is enough, and the start and end.
     """
     longest = max((len(Path(s.path).parts) for samples in lists for s in samples), default=1)
 
     def keys(samples: Sequence[Sample], parts: int, suffix: bool) -> list[tuple]:
-        paths = [Path(s.path.replace(".tar#", ".tar/")) for s in samples]  # a video in a shard lies in a folder, too
+        paths = [Path(s.path.replace(".tar#", ".tar/")) for s in samples]  # a tar shard counts as a folder
         paths = paths if suffix else [path.with_suffix("") for path in paths]
         return [(*path.parts[-parts:], s.start, s.end) for path, s in zip(paths, samples)]
 
@@ -230,7 +232,7 @@ def difference(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact two-sided p: of n fair coins, heads as rare as the smaller count, or tails."""
+    """Return the exact two-sided p: of n fair coins, heads as rare as the smaller count, or tails."""
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
     return min(2 * tail / 2**n, 1.0) if n else 1.0

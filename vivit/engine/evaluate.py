@@ -30,7 +30,7 @@ from .device import autocast, choose_attention, uses_bfloat16
 from .distributed import World, init_distributed
 from .eval_tables import details, subset_line, table
 from .evaluation import Evaluation, nan_to_none
-from .metrics import right
+from .metrics import correct
 from .progress import progress_bar
 from .run import environment, write_json
 
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def load_weights(source: str, *, preprocessing: Mapping[str, Any] | None = None, **changes: Any) -> ViViT:
-    """The model of a run folder, a weights folder, a file or a hub id, ready to evaluate.
+    """Load the model of a run folder, a weights folder, a file or a hub id, ready to evaluate.
 
     `changes` are settings of ModelConfig for `from_pretrained`, `preprocessing` fields of Preprocessing, which replace
     those of the weights; the others stay. A frame stride replaces a clip length in seconds as well.
@@ -115,7 +115,7 @@ def load_weights(source: str, *, preprocessing: Mapping[str, Any] | None = None,
 
 
 def describe_changes(model: ViViT, changes: Mapping[str, Any]) -> str:
-    """What `load_weights` changed in a model, in words: the settings, and the positions that were interpolated."""
+    """Describe what `load_weights` changed in a model: the settings, and the positions that were interpolated."""
     settings = {**changes, **{f"preprocessing.{name}": x for name, x in changes.get("preprocessing", {}).items()}}
     settings.pop("preprocessing", None)
     rows = [row for row in (model.load_report.rows if model.load_report else ()) if row.status == "interpolated"]
@@ -181,7 +181,7 @@ def evaluate_weights(
 
 
 def clip_settings(model: ViViT) -> dict[str, Any]:
-    """The clips that the model was given: their length, frame size and preprocessing."""
+    """Describe the clips that the model saw: their length, frame size and preprocessing."""
     c = model.config
     return {"num_frames": c.num_frames, "image_size": c.image_size, "preprocessing": asdict(c.preprocessing)}
 
@@ -191,7 +191,7 @@ def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str
     if data.dataset != "epic_kitchens" or {*result.classes} != {"verb", "noun"}:
         return {}
     views = {"single_view": result.single, "multi_view": result.multi}
-    hits = {view: right(logits, result.labels, result.classes) for view, logits in views.items()}
+    hits = {view: correct(logits, result.labels, result.classes) for view, logits in views.items()}
     return {
         subset: {
             name: {

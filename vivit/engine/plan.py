@@ -108,7 +108,7 @@ def sent(config: Config, cost: Cost, *, gpus: int, accumulation: int) -> float:
 
 
 def table(config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Hardware, markdown: bool = False) -> str:
-    """What `plan` says for every number of devices, with DDP and with FSDP, below what it assumes."""
+    """Show what `plan` gives for every number of devices, with DDP and with FSDP, below what it assumes."""
     if not gpus:
         raise ValueError("gpus is empty; give one number of devices or several, such as --gpus 1 8")
     for number in gpus:  # before the model is measured, which takes seconds

@@ -126,7 +126,7 @@ def same_weights(a: str | None, b: str | None) -> bool:
 
 
 def read_config(folder: Path) -> Config:
-    """The resolved config of a run."""
+    """Read the resolved config of a run."""
     return from_dict(Config, json.loads((folder / "config.json").read_text()))
 
 
@@ -174,7 +174,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this source tree; None where the package is installed elsewhere or git is not."""
+    """Return the commit of this source tree; None where the package is installed elsewhere or git is not."""
     tree = Path(__file__).parents[2]
     if not (tree / ".git").exists() or shutil.which("git") is None:
         return None

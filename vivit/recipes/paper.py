@@ -44,7 +44,7 @@ COLUMNS = {
 
 
 def paper(dataset: str, model: str = MAIN) -> Config:
-    """The column of `dataset` for the preset `model`, at 32 frames of 224 x 224."""
+    """Return the column of `dataset` for the preset `model`, at 32 frames of 224 x 224."""
     c = COLUMNS[dataset]
     layers, magnitude = c.rand_augment
     strength: dict[str, Any] = {"rand_augment_magnitude": magnitude} if layers else {}

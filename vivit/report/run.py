@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import ALL, Config
 from ..data.dataset import eval_views
 from ..data.sample import Sample
-from ..engine.eval_tables import views
+from ..engine.eval_tables import describe_protocol
 from ..engine.evaluate import SINGLE_VIEW
 from ..engine.evaluation import Evaluation
 from ..engine.metrics import joint_name, most_confused, predicted, split
@@ -113,7 +113,7 @@ def facts(config: Config, environment: Mapping[str, Any], evaluation: Evaluation
         "Model": f"width {m.embed_dim}, {m.num_heads} heads, layers: {layers}; tokens {tubelet}, grid {grid}",
         "Clip": f"{m.num_frames} frames, {size}, " + (f"{seconds} seconds" if seconds else f"frame stride {stride:g}"),
         "Training": f"{o.name}, rate {o.lr:g}, {o.batch_size} clips a step, seed {config.seed}",
-        "Test": f"{views(p)}, list {evaluation.list_hash}",
+        "Test": f"{describe_protocol(p)}, list {evaluation.list_hash}",
         "Data": config.data.root,
         "Hardware": f"{hardware(environment)}; {environment['machine']}",
         "Software": ", ".join([f"Python {environment['python']}", *map(" ".join, environment["packages"].items())]),
@@ -141,7 +141,7 @@ def tiles(evaluation: Evaluation, shuffled: Evaluation | None) -> str:
 
 def results(evaluation: Evaluation, shuffled: Evaluation | None) -> str:
     """Single view, multi view and shuffled side by side, what that proves, and which videos are missing."""
-    many_views = views(evaluation.protocol)
+    many_views = describe_protocol(evaluation.protocol)
     tests = {
         "single view": (evaluation, evaluation.single_view_accuracy),
         many_views: (evaluation, evaluation.accuracy),
