@@ -257,7 +257,7 @@ def held(model: nn.Module) -> float:
 
 
 def compiled_blocks(model: ViViT) -> ViViT:
-    """Compile every block of the model, as `scale.compile` does in training; return the model."""
+    """Compile every block of the model, as `parallel.compile` does in training; return the model."""
     for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
         for block in blocks:
             block.compile()

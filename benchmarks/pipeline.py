@@ -33,7 +33,7 @@ from .measure import Clock, Times, interleave
 
 CLIP = preset("ViViT-B/16x2 FE")  # 32 frames of 224 x 224
 SECONDS, RATE, SIZE = 10, 30, (256, 340)
-AUGMENTED = {"colour_jitter": 1.0, "rand_augment_layers": 2, "rand_augment_magnitude": 15.0}
+AUGMENTED = {"color_jitter": 1.0, "rand_augment_layers": 2, "rand_augment_magnitude": 15.0}
 
 
 def input_speed(*, videos: int, workers: int, clock: Clock) -> list[dict[str, Any]]:

@@ -1,8 +1,11 @@
 """Settings: what is allowed, what is said when it is not, and the trip through JSON."""
 
+import ast
+import inspect
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from vivit.config import (
     EvalConfig,
     ModelConfig,
     OptimConfig,
+    ParallelConfig,
     Preprocessing,
     differences,
     from_dict,
@@ -20,6 +24,7 @@ from vivit.config import (
     to_dict,
 )
 from vivit.recipes import RECIPES
+from vivit.settings import OLD_NAMES
 
 
 def through_json(config):
@@ -48,6 +53,59 @@ def test_a_config_with_every_kind_of_value_is_equal_after_a_trip_through_json():
     )
     assert through_json(config) == config
     assert asdict(through_json(config)) == asdict(config)
+
+
+def test_the_config_of_a_run_of_an_earlier_version_loads_with_the_new_names():
+    old = json.loads((Path(__file__).parent / "golden" / "old_run" / "config.json").read_text())
+    config = from_dict(Config, old)
+    assert (config.final_weights, config.linear_probe, config.keep_checkpoints) == ("best", True, 3)
+    assert config.parallel == ParallelConfig(strategy="fsdp", micro_batch=4)
+    assert config.augment == AugmentConfig(
+        mixup=0.2,
+        cutmix=1.0,
+        repeats=2,
+        color_jitter=0.8,
+        grayscale=0.3,
+        random_erasing=0.25,
+    )
+    assert config.optim.max_nonfinite_steps == 7
+    assert through_json(config) == config
+    untouched = {"model", "data", "eval", "init", "kernel_init", "run", "seed", "precision"}
+    assert {name: to_dict(config)[name] for name in untouched} == {
+        name: from_json(Config, name, old[name]) for name in untouched
+    }
+
+
+def from_json(cls, name, value):
+    """The field as `to_dict` gives it: JSON has no tuples."""
+    return to_dict(from_dict(cls, {name: value}))[name]
+
+
+def test_a_setting_has_only_its_new_name_outside_of_files():
+    with pytest.raises(ValueError, match="unknown setting 'probe'"):
+        replace(Config(), probe=True)
+
+
+def test_every_old_name_stands_for_a_setting_that_exists():
+    classes = {cls.__name__: cls for cls in (Config, ParallelConfig, AugmentConfig, OptimConfig)}
+    assert {*OLD_NAMES} == {*classes}
+    for name, renamed in OLD_NAMES.items():
+        settings = {f.name for f in fields(classes[name])}
+        assert {*renamed.values()} <= settings
+        assert not {*renamed} & settings
+
+
+def settings_without_help(cls):
+    body = next(node for node in ast.walk(ast.parse(inspect.getsource(cls))) if isinstance(node, ast.ClassDef)).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(node, ast.AnnAssign) and not documented:
+            yield ast.unparse(node.target)
+
+
+def test_every_setting_has_a_help_text():
+    classes = (Preprocessing, ModelConfig, DataConfig, AugmentConfig, OptimConfig, EvalConfig, ParallelConfig, Config)
+    assert [(cls.__name__, name) for cls in classes for name in settings_without_help(cls)] == []
 
 
 def test_missing_keys_take_the_defaults():
@@ -90,7 +148,7 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(wrong, message):
         ({"tubelet_size": (0, 16, 16)}, "sizes above 0"),
         ({"depth": 0}, "depth is 0; it must be above 0"),
         ({"temporal_depth": -1}, "temporal_depth is -1"),
-        ({"drop_path": 1.0}, "drop_path is 1.0; it lies in [0, 1)"),
+        ({"drop_path": 1.0}, "drop_path is 1.0; it must be in [0, 1)"),
         ({"classes": {"verb": ("run", "sit", "run")}}, "'verb' has 'run' more than once"),
         ({"classes": {"verb": ()}}, "'verb' has no class"),
         ({"classes": {"all": ("a", "b")}}, "'all' is the name of all label sets together"),

@@ -11,9 +11,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from vivit.cli.plan import run as run_plan
-from vivit.config import AugmentConfig, Config, ModelConfig, OptimConfig, ScaleConfig, replace
+from vivit.config import AugmentConfig, Config, ModelConfig, OptimConfig, ParallelConfig, replace
 from vivit.engine.device import autocast
-from vivit.engine.distributed import World, parallelise
+from vivit.engine.distributed import World, parallelize
 from vivit.engine.memory import Cost, cost, saved_bytes
 from vivit.engine.optim import freeze
 from vivit.engine.plan import Hardware, plan, table
@@ -32,7 +32,7 @@ def config_of(encoder: str, *, precision="float32", checkpointed=False, **change
     sizes = {"embed_dim": 32, "depth": 3, "temporal_depth": 2, "num_heads": 4, "num_frames": 4}
     sizes |= {"image_size": (32, 32), "tubelet_size": (2, 8, 8), "classes": {"action": ("run", "swim")}}
     model = ModelConfig(encoder=encoder, pool=ENCODERS[encoder], **(sizes | changes))
-    return Config(model=model, precision=precision, scale=ScaleConfig(checkpoint_activations=checkpointed))
+    return Config(model=model, precision=precision, parallel=ParallelConfig(checkpoint_activations=checkpointed))
 
 
 def saved_in_a_real_forward_pass(model: nn.Module, clips: int, precision: str) -> int:
@@ -89,7 +89,7 @@ def test_the_peak_of_memory_lies_between_the_activations_and_these_with_all_grad
     config = config_of(
         encoder, precision=precision, checkpointed=checkpointed, depth=5, embed_dim=64, image_size=(64, 64)
     )
-    model = parallelise(ViViT(config.model).train(), config.scale, World(0, 1, CPU), bfloat16=False)
+    model = parallelize(ViViT(config.model).train(), config.parallel, World(0, 1, CPU), bfloat16=False)
     video = torch.zeros(3, 4, 3, 64, 64, dtype=torch.uint8)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
@@ -127,8 +127,8 @@ def test_operations_are_those_of_the_matrix_products_by_hand():
 NEEDS = Cost(parameters=1000, trainable=600, flops_per_clip=10**9, kept=100, kept_per_clip=1000)
 
 
-def run_with(shard="ddp", **optim) -> Config:
-    return Config(optim=OptimConfig(**({"batch_size": 64} | optim)), scale=ScaleConfig(shard=shard))
+def run_with(strategy="ddp", **optim) -> Config:
+    return Config(optim=OptimConfig(**({"batch_size": 64} | optim)), parallel=ParallelConfig(strategy=strategy))
 
 
 def test_ddp_repeats_the_state_and_fsdp_divides_it():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vivit.cli.runs import run as run_runs
-from vivit.config import Config, OptimConfig, ScaleConfig, to_dict
+from vivit.config import Config, OptimConfig, ParallelConfig, to_dict
 from vivit.engine.runs import find_runs, summarise, table
 
 LINES = (
@@ -52,9 +52,9 @@ def test_a_run_is_finished_when_its_weights_are_there(tmp_path):
 
 def test_only_settings_that_differ_are_shown_and_never_the_folder(tmp_path):
     write_run(tmp_path / "a", Config(run="a", optim=OptimConfig(lr=0.1)))
-    write_run(tmp_path / "b", Config(run="b", optim=OptimConfig(lr=0.2), scale=ScaleConfig(shard="fsdp")))
+    write_run(tmp_path / "b", Config(run="b", optim=OptimConfig(lr=0.2), parallel=ParallelConfig(strategy="fsdp")))
     header, a, b = table(tmp_path).splitlines()
-    assert header.split()[-2:] == ["optim.lr", "scale.shard"]
+    assert header.split()[-2:] == ["optim.lr", "parallel.strategy"]
     assert (a.split()[-2:], b.split()[-2:]) == (["0.1", "ddp"], ["0.2", "fsdp"])
 
 

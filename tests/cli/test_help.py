@@ -15,7 +15,7 @@ from vivit.cli.main import COMMANDS
 from vivit.cli.recipe_config import RECIPES
 from vivit.config import Config
 from vivit.data.tools.check import check
-from vivit.data.tools.prepare import Form, prepare
+from vivit.data.tools.prepare import EncodingOptions, prepare
 from vivit.engine import runs as engine_runs
 from vivit.engine.plan import Hardware
 from vivit.inference.predict import predict as predict_file
@@ -105,7 +105,7 @@ def test_help_does_not_wait_for_pytorch():
     [
         (data.Check, check),
         (data.Prepare, prepare),
-        (data.Prepare, Form),
+        (data.Prepare, EncodingOptions),
         (plan.Plan, Hardware),
         (runs.Runs, engine_runs.table),
         (predict.Predict, predict_file),

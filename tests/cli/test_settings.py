@@ -87,7 +87,7 @@ def test_every_other_setting_of_a_run_is_refused_by_name(command, vivit, monkeyp
     first = {"eval": "some/weights", "data show": "finetune"}[command]
     names = [name for name in setting_names(Config()) if not is_dataclass(getattr(Config(), name, None))]
     refused = [name for name in names if not re.fullmatch(USED[command], name)]
-    assert {"optim.lr", "model.depth", "scale.compile"} <= set(refused)
+    assert {"optim.lr", "model.depth", "parallel.compile"} <= set(refused)
     for name in refused:
         code, out, err = vivit(*command.split(), first, f"--{name.replace('_', '-')}", "1")
         assert (code, out) == (2, "")
@@ -106,7 +106,7 @@ def test_the_version_is_that_of_the_package(vivit):
 
 
 def test_settings_are_recognised_however_they_are_spelt():
-    for words in (["--optim.lr=5"], ["--optim.batch_size", "3"], ["--model.no-temporal-skip"], ["--no-probe"]):
+    for words in (["--optim.lr=5"], ["--optim.batch_size", "3"], ["--model.no-temporal-skip"], ["--no-linear-probe"]):
         with pytest.raises(ValueError, match="vivit eval does not use"):
             refuse_unused(words, ["eval"], "vivit eval")
     refuse_unused(["--eval.temporal-views", "--eval.no-shuffle-frames", "x", "--unknown"], ["eval"], "vivit eval")
@@ -162,6 +162,9 @@ def test_data_show_of_finetune_has_the_clips_of_the_fitted_run(root, tmp_path, v
     assert RECIPES["finetune"] is finetune
 
 
+WRITTEN = ["predictions.csv", "predictions.npz", "report.html", "results.json"]
+
+
 def test_an_unreadable_test_set_is_an_error_and_results_that_cannot_be_written_are_said(root, weights, tmp_path, vivit):
     (tmp_path / "file").write_text("in the way")
     code, out, err = vivit("eval", weights, "--data.root", root, *ONE_VIEW, "--run", tmp_path / "file" / "folder")
@@ -170,7 +173,7 @@ def test_an_unreadable_test_set_is_an_error_and_results_that_cannot_be_written_a
     assert "results.json and predictions.npz are not written" in err
     code, out, err = vivit("eval", weights, "--data.root", root, *ONE_VIEW, "--run", tmp_path / "other")
     assert code == 0
-    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["predictions.npz", "results.json"]
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == WRITTEN
     broken = write_table(tmp_path / "broken", train=1, val=0, broken=1)
     code, out, err = vivit("eval", weights, "--data.root", broken, *ONE_VIEW)
     assert (code, out.strip()) == (2, "")

@@ -194,7 +194,7 @@ def test_erasing_puts_noise_into_one_box_of_all_frames():
 
 
 EVERYTHING = AugmentConfig(
-    colour_jitter=0.8, colour_drop=0.1, rand_augment_layers=2, rand_augment_geometry=True, erasing=0.0
+    color_jitter=0.8, grayscale=0.1, rand_augment_layers=2, rand_augment_geometry=True, random_erasing=0.0
 )
 
 
@@ -207,7 +207,7 @@ def test_all_frames_of_a_clip_are_changed_alike():
 
 def test_the_same_draws_give_the_same_clip_and_others_another():
     clip = noise(size=(2, 3, 16, 16))
-    augment = AugmentConfig(colour_jitter=1.0, rand_augment_layers=2, erasing=0.5)
+    augment = AugmentConfig(color_jitter=1.0, rand_augment_layers=2, random_erasing=0.5)
     outs = [augment_clip(clip.clone(), augment, np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
     assert bool((outs[0] == outs[1]).all())
     assert len({tuple(out.flatten().tolist()) for out in outs}) == 4
@@ -219,7 +219,7 @@ def test_each_thing_happens_as_often_as_asked(monkeypatch):
     monkeypatch.setattr(augment, "random_color", lambda rng: seen.append(("jitter", True)))
     monkeypatch.setattr(augment, "rand_augment", lambda clip, names, m, rng: seen.extend(names))
     monkeypatch.setattr(augment, "erase", lambda clip, rng: seen.append("erase"))
-    config = AugmentConfig(colour_jitter=0.8, colour_drop=0.1, rand_augment_layers=2, erasing=0.25)
+    config = AugmentConfig(color_jitter=0.8, grayscale=0.1, rand_augment_layers=2, random_erasing=0.25)
     for seed in range(2000):
         augment_clip(clip, config, np.random.default_rng(seed))
     share = {thing: seen.count(thing) / 2000 for thing in set(seen)}

@@ -189,7 +189,9 @@ def test_copies_of_a_sample_are_augmented_anew(samples):
 
 @pytest.mark.parametrize("first_step", [1, 3])
 def test_going_on_at_a_step_gives_the_rest_of_the_stream_with_everything_on(samples, first_step):
-    augment = AugmentConfig(repeats=2, mixup=0.3, cutmix=1.0, colour_jitter=0.8, rand_augment_layers=2, erasing=0.5)
+    augment = AugmentConfig(
+        repeats=2, mixup=0.3, cutmix=1.0, color_jitter=0.8, rand_augment_layers=2, random_erasing=0.5
+    )
     how = {"augment": augment, "batch_size": 6, "steps": 4}
     assert_equal(stream(samples, **how)[first_step:], stream(samples, first_step=first_step, workers=1, **how))
 

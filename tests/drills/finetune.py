@@ -211,7 +211,7 @@ def fine_tune(root: Path, weights: Path, folder: Path, seed: int) -> Path:
 
 def from_scratch(tuned: Path, folder: Path) -> Path:
     """The same run without the image weights."""
-    return train(replace(read_config(tuned), init=None, probe=False, run=str(folder)))
+    return train(replace(read_config(tuned), init=None, linear_probe=False, run=str(folder)))
 
 
 def frozen(tuned: Path) -> ViViT:
@@ -221,7 +221,7 @@ def frozen(tuned: Path) -> ViViT:
     model = create(config.model, init=config.init)
     samples = read_samples("folder", config.data.root, "train")
     labels = encode_labels(samples, config.model.classes)
-    fit_head(model, samples, labels, world=World(0, 1, torch.device("cpu")), workers=2, say=lambda line: None)
+    fit_head(model, samples, labels, world=World(0, 1, torch.device("cpu")), workers=2, log=lambda line: None)
     return model
 
 

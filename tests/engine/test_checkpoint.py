@@ -63,9 +63,9 @@ def test_every_file_is_in_the_manifest_and_any_change_of_one_is_noticed(tmp_path
         whole = (path / name).read_bytes()
         for damaged in (whole[:-1], whole + b"x", bytes([whole[0] ^ 1]) + whole[1:]):
             (path / name).write_bytes(damaged)
-            assert checkpoint._fault(path) == f"{name} has another checksum than manifest.json says"
+            assert checkpoint._corruption(path) == f"{name} has another checksum than manifest.json says"
         (path / name).write_bytes(whole)
-    assert checkpoint._fault(path) is None
+    assert checkpoint._corruption(path) is None
 
 
 def test_a_half_written_folder_is_not_a_checkpoint(tmp_path):

@@ -13,7 +13,7 @@ from vivit.config import EvalConfig
 from vivit.data.sample import Sample
 from vivit.engine.compare import compare, difference, identities, mcnemar
 from vivit.engine.evaluation import Evaluation
-from vivit.engine.metrics import right as right_answers
+from vivit.engine.metrics import correct as right_answers
 
 VERBS, NOUNS = ("close", "open"), ("cup", "door", "pan")
 

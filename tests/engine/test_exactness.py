@@ -64,11 +64,11 @@ def test_a_run_that_died_without_saving_goes_on_from_its_last_checkpoint(config,
 def accumulated(data_root, tmp_path_factory):
     """The run in micro-batches of 3, 3 and 2 clips."""
     config = tiny_config(data_root, tmp_path_factory.mktemp("accumulated") / "run")
-    return train(replace(config, scale=replace(config.scale, micro_batch=3)))
+    return train(replace(config, parallel=replace(config.parallel, micro_batch=3)))
 
 
 def test_accumulation_inside_a_step_survives_a_stop_bit_for_bit(config, accumulated):
-    config = replace(config, scale=replace(config.scale, micro_batch=3))
+    config = replace(config, parallel=replace(config.parallel, micro_batch=3))
     train_and_stop(config, 5, signal.SIGINT)
     train(config)
     assert_equal_runs(config.run, accumulated)
@@ -80,7 +80,7 @@ def test_micro_batches_change_the_result_by_rounding_only(accumulated, straight)
 
 
 def test_activations_computed_again_change_nothing(config, straight):
-    train(replace(config, scale=replace(config.scale, checkpoint_activations=True)))
+    train(replace(config, parallel=replace(config.parallel, checkpoint_activations=True)))
     assert_equal_runs(config.run, straight)
 
 

@@ -23,6 +23,7 @@ from vivit.data.dataset import TrainDataset, wait_for_storage
 from vivit.engine import checkpoint
 from vivit.engine import run as run_module
 from vivit.engine import train as train_module
+from vivit.engine.trackers import TensorBoardWriter
 from vivit.engine.train import train
 from vivit.errors import DataError, Stopped, VideoError
 
@@ -41,7 +42,7 @@ from .tiny import (
 def test_an_unreadable_video_is_left_out_named_once_and_counted(config, capsys):
     train(quick(config, epochs=2))
     out = capsys.readouterr().out
-    assert out.count("left out, unreadable") == 1
+    assert out.count("skipped, unreadable") == 1
     assert "broken-train0.mp4" in out
     lines = metrics(config.run)
     assert [line["unreadable"] for line in lines if "unreadable" in line][-1] == 1
@@ -80,8 +81,8 @@ def test_a_killed_worker_is_laid_to_its_file_and_the_run_goes_on_without_it(conf
     monkeypatch.setattr(TrainDataset, "_clip", clip_that(lambda: os.kill(os.getpid(), signal.SIGKILL)))
     folder = train(with_data(quick(config), workers=1))
     out = capsys.readouterr().out
-    assert f"{BAD}: a worker process died while it read this file (out of memory?); it is left out" in out
-    assert BAD in (folder / "given_up.json").read_text()
+    assert f"{BAD}: a worker process died while it read this file (out of memory?); it is skipped" in out
+    assert BAD in (folder / "skipped_files.json").read_text()
     assert "training finished (4 steps)" in out
     assert [line["unreadable"] for line in metrics(folder) if "unreadable" in line][-1] == 2  # with the broken one
 
@@ -128,9 +129,7 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_whole(confi
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     monkeypatch.setattr(checkpoint.state_dict_saver, "save", save_or_fail)
-    monkeypatch.setattr(
-        run_module, "_tensorboard", lambda folder, step: None
-    )  # its thread would meet the limit as well
+    monkeypatch.setattr(run_module, "open_trackers", lambda *_: [])  # their threads would meet the limit as well
     train_and_stop(config, 5)
     assert "NOT SAVED at step 4: " in capsys.readouterr().out
     names = sorted(p.name for p in (Path(config.run) / "checkpoints").iterdir())
@@ -143,7 +142,7 @@ def test_where_metrics_cannot_be_written_training_goes_on_and_says_so(config, st
 
     append, calls = run_module.append_line, iter(range(100))
     monkeypatch.setattr(run_module, "append_line", lambda *line: fail() if next(calls) == 3 else append(*line))
-    monkeypatch.setattr(run_module._TensorBoard, "write", fail)
+    monkeypatch.setattr(TensorBoardWriter, "write", fail)
     train(config)
     out = capsys.readouterr().out
     assert "metrics of step 3 NOT WRITTEN: [Errno 28] No space left on device" in out
@@ -205,7 +204,7 @@ def test_a_step_without_finite_gradients_is_skipped_and_named_with_its_files(con
     nan_at(monkeypatch, {2})
     folder = train(quick(config))
     out = capsys.readouterr().out
-    message = out[out.index("step 2: gradients are not finite, the step is skipped; it saw (8):") :]
+    message = out[out.index("step 2: gradients are not finite, the step is skipped; its files are (8):") :]
     assert len([line for line in message.splitlines()[1:] if line.startswith("  ") and line.endswith(".mp4")]) == 8
     assert all(torch.isfinite(t).all() for t in load_file(folder / "weights" / "model.safetensors").values())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -215,8 +214,10 @@ def test_a_step_without_finite_gradients_is_skipped_and_named_with_its_files(con
 
 def test_too_many_steps_without_finite_gradients_stop_the_run(config, monkeypatch):
     nan_at(monkeypatch, set(range(1000)))
-    with pytest.raises(FloatingPointError, match=r"(?s)train\d+.mp4.*optim.max_skipped allows 2.*lower optim.lr"):
-        train(replace(config, optim=replace(config.optim, max_skipped=2)))
+    with pytest.raises(
+        FloatingPointError, match=r"(?s)train\d+.mp4.*optim.max_nonfinite_steps allows 2.*lower optim.lr"
+    ):
+        train(replace(config, optim=replace(config.optim, max_nonfinite_steps=2)))
 
 
 def test_init_and_going_on_are_told_apart(config, straight, tmp_path, capsys):
@@ -226,7 +227,7 @@ def test_init_and_going_on_are_told_apart(config, straight, tmp_path, capsys):
     assert f"clips from {start}" in capsys.readouterr().out
     shutil.rmtree(start)  # going on does not read it
     train(config)
-    assert "is not read again" in capsys.readouterr().out
+    assert "are not read again" in capsys.readouterr().out
     with pytest.raises(ValueError, match="init"):
         train(replace(config, init=None))
 
@@ -279,7 +280,7 @@ def test_ctrl_c_on_a_terminal_ends_the_step_and_saves(data_root, tmp_path):
             if line.startswith("step 2/"):
                 os.killpg(process.pid, signal.SIGINT)  # the loader's workers get it too
     assert process.returncode == 130, "".join(lines)
-    assert "the same command continues from here" in lines[-1]
+    assert "the same command resumes here" in lines[-1]
     done = max(line["step"] for line in metrics(tmp_path / "run"))
     assert lines[-1].startswith(f"stopped after step {done} of ")
     assert (tmp_path / "run" / "checkpoints" / f"step-{done:08d}" / "manifest.json").is_file()

@@ -14,11 +14,11 @@ from vivit.engine.metrics import (
     accuracies,
     calibration_error,
     class_accuracies,
+    compute_metrics,
     confusion,
     joint_name,
     joint_rank,
     most_confused,
-    numbers,
     rank,
     worst_classes,
 )
@@ -114,7 +114,7 @@ def test_a_video_whose_logits_are_not_finite_is_wrong_in_every_number(sizes, bad
     labels = torch.stack([torch.randint(0, n, (40,)) for n in sizes.values()], dim=1)
     has_answer = [all(map(math.isfinite, row)) for row in logits.tolist()]
     parts = logits.split(list(sizes.values()), dim=1)
-    ours, right = numbers(logits, labels, classes), metrics.right(logits, labels, classes)
+    ours, right = compute_metrics(logits, labels, classes), metrics.correct(logits, labels, classes)
     joint = [True] * 40
     for i, (name, part) in enumerate(zip(classes, parts)):
         ordered = [sorted(range(len(row)), key=lambda c, row=row: -row[c]) for row in part.tolist()]
@@ -152,7 +152,7 @@ def test_a_model_that_gives_nan_is_never_right(classes):
 
 def test_of_equal_logits_the_first_class_is_the_answer_in_every_number():
     logits, labels = torch.zeros(6, 3), torch.tensor([0, 0, 1, 1, 2, 0])[:, None]
-    got = numbers(logits, labels, {"what": "abc"})["what"]
+    got = compute_metrics(logits, labels, {"what": "abc"})["what"]
     assert got["top1"] == pytest.approx(3 / 6)
     assert got["mean_class"] == pytest.approx(1 / 3)
     assert confusion(logits, labels[:, 0], 3)[:, 0].tolist() == [3, 2, 1]
@@ -198,7 +198,7 @@ def test_the_numbers_of_all_label_sets_use_the_product_of_their_confidences():
     classes = {"verb": "abc", "noun": "defg"}
     logits = torch.randn(60, 7) * 2
     labels = torch.stack([torch.randint(0, 3, (60,)), torch.randint(0, 4, (60,))], dim=1)
-    got = numbers(logits, labels, classes)
+    got = compute_metrics(logits, labels, classes)
     p = [part.softmax(1).max(1) for part in logits.split([3, 4], dim=1)]
     right = [best.indices == column for best, column in zip(p, labels.T)]
     for name, confidence, hits in (
@@ -220,7 +220,7 @@ def test_the_mean_class_accuracy_counts_each_class_once_and_leaves_out_those_wit
     got = class_accuracies(confusion(logits, labels, 6)).tolist()
     assert got[:5] == pytest.approx(shares)
     assert np.isnan(got[5])
-    mean = numbers(logits, labels[:, None], {"label": "abcdef"})["label"]["mean_class"]
+    mean = compute_metrics(logits, labels[:, None], {"label": "abcdef"})["label"]["mean_class"]
     assert mean == pytest.approx(np.mean(shares))
 
 

@@ -16,7 +16,7 @@ def test_what_a_check_found_unreadable_is_left_out_from_the_start(tmp_path, caps
     train(config)
     out = capsys.readouterr().out
     assert "8 training and 5 validation videos" in out
-    assert "left out, unreadable when vivit data check looked at them (1):" in out
+    assert "skipped, unreadable according to vivit data check (1):" in out
     assert "broken-train0.mp4: cannot be read as a video" in out
     assert "(4 videos, 1 missing)" in out
     assert losses(config.run)

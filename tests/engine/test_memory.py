@@ -59,16 +59,16 @@ def test_sizes_are_in_the_largest_unit_that_is_below_them():
 @pytest.mark.parametrize("micro", [None, 6])
 def test_a_batch_that_cannot_fit_is_refused_with_the_micro_batch_that_does(data_root, tmp_path, monkeypatch, micro):
     config = tiny_config(data_root, tmp_path / "run")
-    config = replace(config, scale=replace(config.scale, micro_batch=micro))
+    config = replace(config, parallel=replace(config.parallel, micro_batch=micro))
     needs = cost(replace(config, precision="float32"))
     fixed = needs.kept + sum(states(config, needs, gpus=1, accumulating=True).values())
     batches = 2 * 8 * 4 * 3 * 16 * 16
     monkeypatch.setattr(memory_module, "available_memory", lambda: int(batches + fixed + 4.5 * needs.kept_per_clip))
     with pytest.raises(ValueError, match=f"{micro or 8} clips in one forward pass need about .* are free") as error:
         train(config)
-    fits = int(str(error.value).split("--scale.micro-batch ")[1].split()[0])
+    fits = int(str(error.value).split("--parallel.micro-batch ")[1].split()[0])
     assert 1 <= fits <= 4
-    check_memory(replace(config, scale=replace(config.scale, micro_batch=fits)), ALONE)
+    check_memory(replace(config, parallel=replace(config.parallel, micro_batch=fits)), ALONE)
 
 
 def test_where_not_even_one_clip_fits_other_advice_is_given(data_root, tmp_path, monkeypatch):

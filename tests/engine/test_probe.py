@@ -13,7 +13,7 @@ import vivit
 from vivit.config import replace
 from vivit.data.datasets.registry import read_samples
 from vivit.data.sample_table import encode_labels
-from vivit.engine import train as train_module
+from vivit.engine import setup as setup_module
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW, evaluate
 from vivit.engine.probe import clip_features, fit_head, fit_linear, folds
@@ -36,7 +36,7 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def config(data_root, weights, tmp_path):
     """The tiny run, from the frozen baseline."""
-    config = tiny_config(data_root, tmp_path / "run", init=weights, probe=True, result="best")
+    config = tiny_config(data_root, tmp_path / "run", init=weights, linear_probe=True, final_weights="best")
     return replace(config, model=replace(config.model, temporal_skip=True, mlp_ratio=4.0))
 
 
@@ -87,7 +87,7 @@ def test_fitting_gives_the_model_a_head_and_changes_nothing_else(config):
     model, samples, labels = started(config)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     said = []
-    fit_head(model, samples, labels, world=ALONE, say=said.append)
+    fit_head(model, samples, labels, world=ALONE, log=said.append)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"head.weight", "head.bias"}
     assert "135 clips of 27 training videos" in said[0]
@@ -117,7 +117,7 @@ def test_two_processes_look_at_half_of_the_videos_each_and_have_the_same_feature
 
 def test_an_interrupted_run_has_the_same_baseline_and_measures_it_once(config, tmp_path, monkeypatch):
     fits = []
-    monkeypatch.setattr(train_module, "fit_head", lambda *a, **k: fits.append(1) or fit_head(*a, **k))
+    monkeypatch.setattr(setup_module, "fit_head", lambda *a, **k: fits.append(1) or fit_head(*a, **k))
     train(replace(config, run=str(tmp_path / "straight")))
     train_and_stop(config, 4)
     assert len(fits) == 2
@@ -128,7 +128,7 @@ def test_an_interrupted_run_has_the_same_baseline_and_measures_it_once(config, t
 
 
 def test_a_run_that_learns_nothing_ends_with_the_baseline_and_says_so(config, capsys):
-    optim = replace(config.optim, lr=1e3, grad_clip=None, epochs=0.7, warmup_epochs=0, ema=None, max_skipped=99)
+    optim = replace(config.optim, lr=1e3, grad_clip=None, epochs=0.7, warmup_epochs=0, ema=None, max_nonfinite_steps=99)
     run = train(replace(config, optim=optim, eval_every=0.3))
     model, samples, labels = started(config)
     fit_head(model, samples, labels, world=ALONE)
@@ -148,8 +148,8 @@ def test_a_run_that_learns_nothing_ends_with_the_baseline_and_says_so(config, ca
 
 
 def test_a_random_start_has_no_baseline_and_that_is_said(config, capsys):
-    config = replace(config, init=None, result="last", optim=replace(config.optim, epochs=0.4, warmup_epochs=0))
+    config = replace(config, init=None, final_weights="last", optim=replace(config.optim, epochs=0.4, warmup_epochs=0))
     run = train(config)
-    assert "--probe is ignored: it needs --init" in " ".join(capsys.readouterr().out.split())
+    assert "--linear-probe is ignored: it needs --init" in " ".join(capsys.readouterr().out.split())
     assert min(line["step"] for line in metrics(run)) > 0
     assert (Path(run) / "weights" / "model.safetensors").exists()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from vivit.config import replace
 from vivit.data.dataset import TrainDataset
 from vivit.engine import train as train_module
+from vivit.engine import validation as validation_module
 from vivit.engine.run import Run, check_same_run, read_config
 from vivit.engine.train import train
 from vivit.errors import FolderInUse, Stopped
@@ -100,7 +101,7 @@ def test_a_signal_during_a_validation_ends_it_and_the_run_continues_with_it(
         os.kill(os.getpid(), number)
         return evaluate(*args, progress=progress, **how)
 
-    monkeypatch.setattr(train_module, "evaluate", interrupted)
+    monkeypatch.setattr(validation_module, "evaluate", interrupted)
     with pytest.raises(Stopped):
         train(config)
     assert "stopping after this step; press again to quit without saving" in capfd.readouterr().err
@@ -160,5 +161,5 @@ def test_temporary_files_that_a_kill_left_are_removed_at_the_next_start(continue
 
 def test_names_in_what_a_run_says_cannot_act_on_the_terminal(config, capsys):
     run = Run(config, ALONE, step=0, steps=1)
-    run.say("class \x1b]0;title\x07\nnext line")
+    run.log_line("class \x1b]0;title\x07\nnext line")
     assert capsys.readouterr().out == "class \\x1b]0;title\\x07\nnext line\n"

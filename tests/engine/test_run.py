@@ -14,7 +14,8 @@ import torch
 from vivit.config import replace
 from vivit.engine.device import autocast, pick_device
 from vivit.engine.distributed import World
-from vivit.engine.run import Meter, environment
+from vivit.engine.meter import Meter
+from vivit.engine.run import environment
 from vivit.model.cost import count_cost
 
 from .tiny import ALONE, CLASSES, tiny_config
@@ -55,10 +56,10 @@ def test_a_reading_does_not_notice_an_interruption(stop):
     for i, (loss, clips, grad_norm) in enumerate(steps):
         for meter in (whole, first if i < stop else second):
             if i == stop:
-                second.go_on(json.loads(json.dumps(first.sums())))
+                second.load_state_dict(json.loads(json.dumps(first.state_dict())))
             meter.add(loss=loss, clips=clips, grad_norm=grad_norm)
     if stop == 5:
-        second.go_on(first.sums())
+        second.load_state_dict(first.state_dict())
     ours, theirs = second.read(), whole.read()
     assert (ours["loss"], ours["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])
 
@@ -73,11 +74,11 @@ def test_the_losses_of_all_processes_make_one_reading():
 
     meter = Meter(First(0, 2, ALONE.device), MODEL)
     meter.add(loss=torch.tensor(2.0), clips=8, grad_norm=1.0)
-    saved = meter.sums()
+    saved = meter.state_dict()
     assert (saved["loss"], meter.read()["loss"]) == (12.0, 12 / 8)
     for rank, before in ((0, 12.0), (1, 0.0)):  # what was summed counts once
         meter = Meter(World(rank, 1, ALONE.device), MODEL)
-        meter.go_on(saved)
+        meter.load_state_dict(saved)
         assert meter.read()["loss"] == before / 8
 
 

@@ -20,7 +20,7 @@ from .worker import Job, work
 
 
 def scaled(config: Config, **changes) -> Config:
-    return replace(config, scale=replace(config.scale, **changes))
+    return replace(config, parallel=replace(config.parallel, **changes))
 
 
 def run_in_world(processes: int, jobs: list[Job]) -> None:
@@ -42,11 +42,11 @@ def runs(data_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("worlds")
     config = {name: tiny_config(data_root, folder / name, save_every=100) for name in NAMES}
     config["ddp 2"] = scaled(tiny_config(data_root, folder / "ddp 2"), micro_batch=3)
-    config["fsdp 2"] = scaled(config["fsdp 2"], shard="fsdp", micro_batch=1, checkpoint_activations=True)
-    config["fsdp 2 to ddp 1"] = scaled(config["fsdp 2 to ddp 1"], shard="fsdp")
+    config["fsdp 2"] = scaled(config["fsdp 2"], strategy="fsdp", micro_batch=1, checkpoint_activations=True)
+    config["fsdp 2 to ddp 1"] = scaled(config["fsdp 2 to ddp 1"], strategy="fsdp")
     config |= {name: mixed_config(tiny_config(data_root, folder / name)) for name in MIXED}
     config["mixed ddp 2"] = scaled(config["mixed ddp 2"], micro_batch=3)
-    config["mixed fsdp 2 to 4"] = scaled(config["mixed fsdp 2 to 4"], shard="fsdp", micro_batch=2)
+    config["mixed fsdp 2 to 4"] = scaled(config["mixed fsdp 2 to 4"], strategy="fsdp", micro_batch=2)
     run_in_world(
         2,
         [
@@ -60,7 +60,7 @@ def runs(data_root, tmp_path_factory):
     )
     in_four = ("ddp 4", "ddp 2 to 4", "mixed ddp 4", "mixed fsdp 2 to 4")
     run_in_world(4, [(config[name], None, False) for name in in_four])
-    train(scaled(config["fsdp 2 to ddp 1"], shard="ddp"))
+    train(scaled(config["fsdp 2 to ddp 1"], strategy="ddp"))
     return {name: folder / name for name in NAMES + MIXED}
 
 
@@ -103,6 +103,6 @@ def test_torchrun_passes_a_schedulers_signal_on_and_every_process_saves_and_ends
                 torchrun.send_signal(signal.SIGTERM)
     out = "".join(lines)
     assert "2 x cpu, 2 clips each in micro-batches of 2" in out
-    assert out.count("and saved; the same command continues from here") == 1  # one of the processes speaks
+    assert out.count("and saved; the same command resumes here") == 1  # one of the processes speaks
     assert torchrun.returncode != 0
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*/manifest.json"))) == 1

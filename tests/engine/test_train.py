@@ -14,7 +14,7 @@ import vivit
 from vivit.config import replace
 from vivit.data.datasets.registry import read_samples
 from vivit.data.loader import sample_order
-from vivit.engine import train as train_module
+from vivit.engine import setup as setup_module
 from vivit.engine.evaluate import evaluate
 from vivit.engine.optim import build_optimizer
 from vivit.engine.run import read_config
@@ -66,7 +66,7 @@ def test_the_run_folder_holds_all_that_is_needed_to_read_and_repeat_it(data_root
     assert {"command", "commit", "python", "machine", "started"} <= set(environment)
     assert vivit.from_pretrained(straight / "weights").config == resolved.model
     assert list((straight / "tensorboard").glob("events.*"))
-    assert len(list((straight / "checkpoints").iterdir())) == asked.keep
+    assert len(list((straight / "checkpoints").iterdir())) == asked.keep_checkpoints
 
 
 def test_every_start_of_a_run_is_recorded(stopped, config):
@@ -119,7 +119,7 @@ def test_a_folder_with_other_settings_is_refused_with_the_differing_fields(confi
 def test_a_finished_run_says_so_and_changes_nothing_whatever_may_change(config, straight, capsys):
     shutil.copytree(straight, config.run)
     data = replace(config.data, workers=1, max_unreadable=3)
-    train(replace(config, data=data, eval=replace(config.eval, batch_views=5), log_every=7, keep=1))
+    train(replace(config, data=data, eval=replace(config.eval, batch_views=5), log_every=7, keep_checkpoints=1))
     assert "training finished (10 steps); weights in" in capsys.readouterr().out
     assert_equal_runs(config.run, straight)
 
@@ -145,7 +145,7 @@ def test_weights_to_start_from_are_where_training_starts(config, straight, monke
         starts.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return build_optimizer(model, config)
 
-    monkeypatch.setattr(train_module, "build_optimizer", look)
+    monkeypatch.setattr(setup_module, "build_optimizer", look)
     train(replace(quick(config), init=str(straight / "weights")))
     expected = vivit.from_pretrained(straight / "weights").state_dict()
     assert set(starts[0]) == set(expected)
@@ -166,7 +166,7 @@ def test_frozen_parameters_stay_as_they_are_and_all_others_learn(config, straigh
 
 def test_each_layer_learns_at_its_share_of_the_schedules_rate(config, monkeypatch):
     made = []
-    monkeypatch.setattr(train_module, "build_optimizer", lambda *a: made.append(build_optimizer(*a)) or made[0])
+    monkeypatch.setattr(setup_module, "build_optimizer", lambda *a: made.append(build_optimizer(*a)) or made[0])
     run = train(quick(config, layer_decay=0.5))
     last = metrics(run)[-2]["lr"]
     assert last > 0

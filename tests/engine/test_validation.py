@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from vivit.config import replace
 from vivit.data.dataset import EvalDataset
-from vivit.engine import train as train_module
+from vivit.engine import validation as validation_module
 from vivit.engine.train import train
 from vivit.errors import DataError
 from vivit.model.vivit import ViViT
@@ -33,7 +33,7 @@ def test_a_validation_in_which_nothing_can_be_read_ends_the_run_with_the_reasons
 ):
     good = {path: path.read_bytes() for path in (own_data.parent / "videos").glob("val*.mp4")}
     break_videos(own_data, "val")
-    config = tiny_config(own_data, tmp_path / "run", eval_every=1, save_every=100, result=result)
+    config = tiny_config(own_data, tmp_path / "run", eval_every=1, save_every=100, final_weights=result)
     with pytest.raises(DataError, match=r"validation at step 1: none of the videos of split 'val' can be read \(2\)"):
         train(config)
     assert [line["step"] for line in metrics(config.run)] == [1]
@@ -47,7 +47,9 @@ def test_a_validation_in_which_nothing_can_be_read_ends_the_run_with_the_reasons
 
 def test_a_baseline_of_which_nothing_can_be_read_ends_the_run_before_the_first_step(own_data, straight, tmp_path):
     break_videos(own_data, "val")
-    config = tiny_config(own_data, tmp_path / "run", init=str(straight / "weights"), probe=True, result="best")
+    config = tiny_config(
+        own_data, tmp_path / "run", init=str(straight / "weights"), linear_probe=True, final_weights="best"
+    )
     with pytest.raises(DataError, match="validation at step 0: none of the videos"):
         train(config)
 
@@ -62,7 +64,7 @@ def evaluations(monkeypatch, top1):
             samples=["a"], missing={}, single_view_accuracy={"x": {"top1": 1.0}, "all": {"top1": next(results)}}
         )
 
-    monkeypatch.setattr(train_module, "evaluate", fake)
+    monkeypatch.setattr(validation_module, "evaluate", fake)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +73,8 @@ def evaluations(monkeypatch, top1):
 def test_a_result_that_is_no_number_is_never_the_best(config, monkeypatch, top1, best_step):
     evaluations(monkeypatch, top1)
     saved = []
-    monkeypatch.setattr(train_module, "keep_best", keep_and(saved.append, train_module.keep_best))
-    run = train(replace(config, result="best"))
+    monkeypatch.setattr(validation_module, "keep_best", keep_and(saved.append, validation_module.keep_best))
+    run = train(replace(config, final_weights="best"))
     assert saved[-1] == best_step
     best, weights = (load_file(run / name / "model.safetensors") for name in ("best", "weights"))
     assert all(torch.equal(best[key], weights[key]) for key in best)
@@ -88,7 +90,7 @@ def keep_and(note, keep):
 
 def test_without_a_valid_result_the_last_weights_are_kept_and_that_is_said(config, straight, monkeypatch, capsys):
     evaluations(monkeypatch, [math.nan] * 4)
-    run = train(replace(config, result="best"))
+    run = train(replace(config, final_weights="best"))
     assert not (run / "best").exists()
     assert "has no weights, so" in capsys.readouterr().out
     ours, theirs = (load_file(folder / "weights" / "model.safetensors") for folder in (run, straight))
@@ -108,7 +110,7 @@ def test_where_the_best_weights_cannot_be_saved_training_goes_on_and_says_so(
         return save(self, folder)
 
     monkeypatch.setattr(ViViT, "save_pretrained", save_or_fail)
-    train(replace(config, result="best"))
+    train(replace(config, final_weights="best"))
     out = capsys.readouterr().out
     assert out.count("best weights NOT SAVED at step 3: ") == 1
     assert (Path(config.run) / "best" / "model.safetensors").is_file()
@@ -129,7 +131,7 @@ def test_a_validation_video_that_kills_its_worker_is_missing_and_named(own_data,
     monkeypatch.setattr(EvalDataset, "__getitem__", read)
     config = with_data(tiny_config(own_data, tmp_path / "run", eval_every=1, save_every=100), workers=1)
     folder = train(config)
-    assert "val1.mp4" in (folder / "given_up.json").read_text()
+    assert "val1.mp4" in (folder / "skipped_files.json").read_text()
     lines = [line for line in metrics(folder) if "val/videos" in line]
     assert [(line["val/videos"], line["val/missing"]) for line in lines] == [(1, 1)] * 3
     assert "(1 videos, 1 missing)" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def tiny_config(root: Path | str, run: Path | str, **changes) -> Config:
 def mixed_config(config: Config) -> Config:
     """The same run with every augmentation on, each video twice in a batch of 8, and clips mixed in pairs."""
     augment = AugmentConfig(
-        colour_jitter=0.8, colour_drop=0.1, rand_augment_layers=2, erasing=0.25, mixup=0.3, cutmix=1.0, repeats=2
+        color_jitter=0.8, grayscale=0.1, rand_augment_layers=2, random_erasing=0.25, mixup=0.3, cutmix=1.0, repeats=2
     )
     optim = replace(config.optim, epochs=1.2, warmup_epochs=0.5, label_smoothing=0.1)
     return replace(config, augment=augment, optim=optim)

@@ -13,7 +13,7 @@ import torch
 
 from vivit.config import Config
 from vivit.engine import checkpoint
-from vivit.engine.distributed import World, start
+from vivit.engine.distributed import World, init_distributed
 from vivit.engine.train import train_in
 
 from .tiny import train_and_stop
@@ -28,7 +28,7 @@ def work(rank: int, ranks: int, port: int, jobs: list[Job]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    with start("cpu") as world:
+    with init_distributed("cpu") as world:
         for config, stop, full in jobs:
             with full_disk(world) if full else nullcontext():
                 if stop:

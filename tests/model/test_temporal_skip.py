@@ -25,7 +25,7 @@ def test_the_start_is_the_average_of_timms_features_of_every_second_frame(kind, 
     safetensors.torch.save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     config = ModelConfig(num_frames=6, embed_dim=384, num_heads=6, temporal_depth=2, temporal_skip=True)
     config = config_for_init(tmp_path / "vit.safetensors", config)
-    model = vivit.create(config, init=tmp_path / "vit.safetensors").eval()
+    model = vivit.create(config, classes={}, init=tmp_path / "vit.safetensors").eval()
     video = torch.randint(0, 256, (2, 6, 3, 24, 24), dtype=torch.uint8)
     with torch.no_grad():
         images = video[:, 1::2].flatten(0, 1).float() / 127.5 - 1  # the frame that a tubelet of two takes: t // 2
@@ -58,7 +58,7 @@ def test_it_is_saved_and_not_given_to_formats_that_have_none(tmp_path):
         num_frames=4, image_size=(16, 16), tubelet_size=(2, 8, 8), embed_dim=16, depth=1, temporal_depth=1,
         num_heads=2, temporal_skip=True,
     )  # fmt: skip
-    model = vivit.create(config)
+    model = vivit.create(config, classes={})
     model.save_pretrained(tmp_path / "ours")
     again = vivit.from_pretrained(tmp_path / "ours")
     assert again.config == config
@@ -67,7 +67,7 @@ def test_it_is_saved_and_not_given_to_formats_that_have_none(tmp_path):
     with pytest.raises(ValueError, match="scenic's ViViT has no .*temporal_skip=True"):
         convert(tmp_path / "ours", tmp_path / "scenic", to="scenic")
     with pytest.raises(ValueError, match="temporal_skip=True, not False"):
-        vivit.create(replace(config, temporal_skip=False), init=tmp_path / "ours")
+        vivit.create(replace(config, temporal_skip=False), classes={}, init=tmp_path / "ours")
 
 
 @pytest.mark.parametrize("changes", [{"temporal_depth": 0}, {"encoder": "spatiotemporal"}])

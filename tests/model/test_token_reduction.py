@@ -227,7 +227,7 @@ def test_numbers_out_of_range_and_videos_of_another_shape_are_refused():
     made = model()
     with pytest.raises(ValueError, match="merge_tokens is -1; it is 0"):
         reduce_tokens(made, merge_tokens=-1)
-    with pytest.raises(ValueError, match="drop_static is 10; it is None .off. or lies in"):
+    with pytest.raises(ValueError, match="drop_static is 10; it must be None .off. or in"):
         reduce_tokens(made, drop_static=10)
     with pytest.raises(ValueError, match="this model takes"):
         reduce_tokens(made, merge_tokens=1)(tiny.video(made)[:, :4])

@@ -45,7 +45,7 @@ def test_the_model_is_the_image_models_in_all_but_time(weights, videos):
     assert (m.embed_dim, m.depth, m.num_heads, m.mlp_ratio, m.pool) == (128, 3, 2, 2.0, "cls")
     assert (m.tubelet_size, m.image_size) == ((2, 8, 8), (24, 24))
     assert (m.encoder, m.num_frames, m.temporal_depth, m.temporal_skip) == ("factorised_encoder", 16, 4, True)
-    assert (config.init, config.probe, config.result, config.data.root) == (weights, True, "best", videos)
+    assert (config.init, config.linear_probe, config.final_weights, config.data.root) == (weights, True, "best", videos)
 
 
 def test_a_clip_fits_into_the_videos(weights, videos):
@@ -62,7 +62,7 @@ def test_a_clip_fits_into_the_videos(weights, videos):
 
 def test_without_weights_nothing_is_looked_at():
     config = finetune(DataConfig(root="nowhere"))
-    assert (config.probe, config.init, config.result) == (False, None, "last")
+    assert (config.linear_probe, config.init, config.final_weights) == (False, None, "last")
     assert config == RECIPES["finetune"](DataConfig(root="nowhere"))
 
 
@@ -94,6 +94,6 @@ def test_a_video_model_to_start_from_stays_what_it_is(videos, tmp_path):
     vivit.create(config).save_pretrained(tmp_path / "video")
     fitted = finetune(DataConfig(root=videos), str(tmp_path / "video"))
     assert (fitted.model.encoder, fitted.model.num_frames, fitted.model.classes) == ("spatiotemporal", 4, {})
-    assert fitted.probe
+    assert fitted.linear_probe
     model = vivit.create(fitted.model, classes={"label": ("dim", "lit")}, init=tmp_path / "video")
     assert torch.equal(model.head.weight, torch.zeros(2, 16))

@@ -38,7 +38,7 @@ FIELDS = {
     "flip": lambda c: c.augment.flip,
     "scale jitter, least": lambda c: c.augment.scale_jitter[0],
     "scale jitter, most": lambda c: c.augment.scale_jitter[1],
-    "colour jitter": lambda c: c.augment.colour_jitter,
+    "colour jitter": lambda c: c.augment.color_jitter,
     "RandAugment layers": lambda c: c.augment.rand_augment_layers,
     "RandAugment magnitude": lambda c: c.augment.rand_augment_magnitude if c.augment.rand_augment_layers else 0,
     "stochastic depth": lambda c: c.model.drop_path,
@@ -69,7 +69,7 @@ def test_nothing_of_later_work_is_in_the_papers_recipes(dataset):
     config = RECIPES[f"paper/{dataset}"]()
     o, a = config.optim, config.augment
     assert (o.name, o.weight_decay, o.ema, o.layer_decay, o.freeze) == ("sgd", 0, None, 1, ())
-    assert (a.cutmix, a.erasing, a.repeats, a.flip_directed) == (0, 0, 1, True)
+    assert (a.cutmix, a.random_erasing, a.repeats, a.flip_directed) == (0, 0, 1, True)
     assert config.eval.temporal_views == 4
     assert config.data.dataset == dataset
     assert config.model.temporal_depth == 4
@@ -88,12 +88,12 @@ def test_the_modern_recipes_keep_the_papers_clip_and_change_how_it_learns(datase
     model = "ViViT-B/16x2 FE"
     changed = {line.split(":")[0] for line in differences(paper(dataset, model), RECIPES[f"modern/{dataset}"](model))}
     everywhere = {f"optim.{name}" for name in ("name", "lr", "batch_size", "ema", "layer_decay", "weight_decay")}
-    everywhere |= {f"augment.{name}" for name in ("flip_directed", "mixup", "cutmix", "erasing", "repeats")}
+    everywhere |= {f"augment.{name}" for name in ("flip_directed", "mixup", "cutmix", "random_erasing", "repeats")}
     assert everywhere | {"run"} <= changed
     kinetics = {"model.drop_path", "optim.label_smoothing"}
     own = {
-        "kinetics400": kinetics | {"augment.colour_drop"},
-        "kinetics600": kinetics | {"augment.colour_drop"},
+        "kinetics400": kinetics | {"augment.grayscale"},
+        "kinetics600": kinetics | {"augment.grayscale"},
         "moments": kinetics,
         "epic_kitchens": {"model.image_size", "model.preprocessing.frame_stride", "optim.warmup_epochs"},
         "ssv2": set(),

@@ -13,7 +13,8 @@ MODULES = {
 # A module may import modules of an earlier line, and other modules of its own part.
 ORDER = [
     {"errors"},
-    {"files", "text", "config", "install_check", "torch_private"},
+    {"files", "text", "settings", "install_check", "torch_private"},
+    {"config"},
     {"presets"},
     {"data", "model"},
     {"weights"},

@@ -81,7 +81,6 @@ def test_a_training_loop_of_ones_own_moves_the_weights_and_so_does_the_trainer(h
     assert (home / "hf" / "weights" / "model.safetensors").is_file()
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="ModelConfig allows the names of the paper's encoders only")
 def test_an_encoder_of_ones_own_is_created_saved_and_loaded(home, monkeypatch):
     monkeypatch.setitem(ENCODERS, "mean", ENCODERS["spatiotemporal"])  # the guide's entry goes out again at the end
     names = run(("An encoder of your own",), {"torch": torch, "vivit": vivit})

@@ -27,7 +27,7 @@ def root(tmp_path_factory):
 
 
 def test_each_class_has_its_clip_and_the_draws_that_training_shows(root, tmp_path):
-    config = tiny_config(root, tmp_path, augment=AugmentConfig(colour_jitter=1.0, rand_augment_layers=2, cutmix=1.0))
+    config = tiny_config(root, tmp_path, augment=AugmentConfig(color_jitter=1.0, rand_augment_layers=2, cutmix=1.0))
     page = show(config, output=str(tmp_path / "page.html"), draws=3, frames=2).read_text()
     samples = read_samples("folder", str(root), "train")
     names = class_names(samples)
@@ -53,10 +53,10 @@ def test_videos_that_cannot_be_read_are_named(tmp_path):
 def test_the_command_takes_a_recipe_and_its_settings(root, tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.html"
     words = f"vivit data show finetune --data.root {root} --output {page} --classes 1 --model.image-size 32 32"
-    monkeypatch.setattr("sys.argv", [*words.split(), "--augment.erasing", "1.0"])
+    monkeypatch.setattr("sys.argv", [*words.split(), "--augment.random-erasing", "1.0"])
     cli.main()
     assert str(page) in capsys.readouterr().out
-    assert "augment.erasing: 0.0 -&gt; 1.0" in page.read_text()
+    assert "augment.random_erasing: 0.0 -&gt; 1.0" in page.read_text()
     assert page.read_text().count("<section>") == 1
 
 
@@ -69,7 +69,7 @@ def test_the_page_shows_the_clips_of_training_also_with_a_manifest_and_official_
     classes = {"colour": ["red", "green", "blue"], "light": ["none", "dark", "bright"]}
     (root.parent / "classes.json").write_text(json.dumps(classes))
     check(str(root), workers=0)
-    config = tiny_config(root, tmp_path / "run", augment=AugmentConfig(colour_jitter=1.0, erasing=0.5), seed=3)
+    config = tiny_config(root, tmp_path / "run", augment=AugmentConfig(color_jitter=1.0, random_erasing=0.5), seed=3)
     page = show(config, output=str(tmp_path / "page.html"), draws=2, frames=4).read_text()
 
     class Asked(Exception):

@@ -86,7 +86,7 @@ def test_each_rung_of_the_ladder_adds_one_regulariser_and_the_last_has_all_of_th
     assert steps[2] <= rand_augment
     assert steps[2]
     assert steps[3:] == [{"optim.label_smoothing"}, {"augment.mixup"}]
-    assert {line.split(":")[0] for line in differences(configs[-1], recipe)} == {"augment.colour_jitter"}
+    assert {line.split(":")[0] for line in differences(configs[-1], recipe)} == {"augment.color_jitter"}
 
 
 def test_settings_that_do_not_go_together_leave_one_row_out():

@@ -16,7 +16,7 @@ from .parse import HELP, wants_help
 # Settings that the recipe `finetune` fits to the data and to the weights of --init.
 FITTED = (
     *("model", "augment.mixup", "optim.lr", "optim.layer_decay", "optim.epochs", "optim.warmup_epochs"),
-    *("probe", "result", "eval_every", "save_every"),
+    *("linear_probe", "final_weights", "eval_every", "save_every"),
 )
 
 

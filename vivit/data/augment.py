@@ -28,18 +28,18 @@ REAL_LEVELS = LEVELS.astype(np.float32)
 
 def augment_clip(clip: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
     """Apply color jitter and grayscale, RandAugment and erasing, as `augment` says; may change `clip` in place."""
-    if not (augment.colour_jitter or augment.colour_drop or augment.rand_augment_layers or augment.erasing):
+    if not (augment.color_jitter or augment.grayscale or augment.rand_augment_layers or augment.random_erasing):
         return clip
     clip = clip.contiguous()
-    jitter = augment.colour_jitter > 0 and rng.uniform() < augment.colour_jitter
-    drop = augment.colour_drop > 0 and rng.uniform() < augment.colour_drop
+    jitter = augment.color_jitter > 0 and rng.uniform() < augment.color_jitter
+    drop = augment.grayscale > 0 and rng.uniform() < augment.grayscale
     if jitter or drop:
         recolor(clip, random_color(rng) if jitter else color(), drop=drop)
     if augment.rand_augment_layers:
         names = OFFICIAL + GEOMETRIC if augment.rand_augment_geometry else OFFICIAL
         chosen = [names[i] for i in rng.integers(len(names), size=augment.rand_augment_layers)]
         rand_augment(clip, chosen, augment.rand_augment_magnitude, rng)
-    if augment.erasing and rng.uniform() < augment.erasing:
+    if augment.random_erasing and rng.uniform() < augment.random_erasing:
         erase(clip, rng)
     return clip
 

@@ -1,8 +1,8 @@
-"""Checkpoints: everything needed to go on training, in a folder that is either whole or not there.
+"""Checkpoints: everything needed to resume training, in a folder that is complete or absent.
 
-Written by PyTorch's distributed checkpoint, each process its own shards; read back by any number of processes. A folder
-is written beside its place, flushed, listed with checksums in manifest.json and then renamed, so that a kill at any
-moment leaves the one before.
+PyTorch writes them, each process its own shards; any number of processes can read them. A folder
+is written under a temporary name, flushed, listed with checksums in manifest.json and then renamed, so that a kill
+at any moment leaves the previous one.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ class Checkpoints:
         Raises OSError if there is no room for it, or if writing fails; the checkpoints before it stay.
         """
         final = self.folder / f"step-{progress['step']:08d}"
-        beside = self.folder / f"{final.name}.partial"
+        tmp = self.folder / f"{final.name}.partial"
         state = _state(model, optimizer, average)
         self._check_room(state)
-        self.world.on_main(lambda: _empty(beside))
+        self.world.on_main(lambda: _empty(tmp))
         try:
             with _single_process_is_fine():
-                state_dict_saver.save(state, checkpoint_id=beside)
-            self.world.on_main(lambda: self._publish(beside, final, progress))
+                state_dict_saver.save(state, checkpoint_id=tmp)
+            self.world.on_main(lambda: self._publish(tmp, final, progress))
         except (CheckpointException, OSError) as error:  # the same in every process
-            self.world.on_main(lambda: shutil.rmtree(beside, ignore_errors=True))  # it may be what fills the disk
+            self.world.on_main(lambda: shutil.rmtree(tmp, ignore_errors=True))  # it may be what fills the disk
             if isinstance(error, OSError):
                 raise
             causes = [f"process {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items())]
-            raise OSError(f"{beside}: {'; '.join(causes)}") from error
+            raise OSError(f"{tmp}: {'; '.join(causes)}") from error
         return final
 
-    def _publish(self, beside: Path, final: Path, progress: dict[str, Any]) -> None:
+    def _publish(self, tmp: Path, final: Path, progress: dict[str, Any]) -> None:
         """Give a written folder its manifest and its name, and drop the oldest ones."""
-        files = {path.name: _checksum(path) for path in sorted(beside.iterdir())}
-        _write(beside / MANIFEST, json.dumps({"progress": progress, "files": files}, indent=1))
+        files = {path.name: _checksum(path) for path in sorted(tmp.iterdir())}
+        _write(tmp / MANIFEST, json.dumps({"progress": progress, "files": files}, indent=1))
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(beside, final)
+        os.replace(tmp, final)
         _flush(self.folder)
         for old in sorted(self.folder.glob("step-????????"))[: -self.keep]:
             shutil.rmtree(old)
@@ -82,12 +82,12 @@ class Checkpoints:
         return progress_of(path)
 
     def latest(self) -> tuple[Path | None, list[str]]:
-        """The newest complete checkpoint, and a line for each newer one that is broken (and now called broken-…)."""
+        """Return the latest complete checkpoint, and a line for each later one that is broken and was renamed."""
         found: Path | None = None
         broken: list[str] = []
         if self.world.is_main:
             for path in sorted(self.folder.glob("step-????????"), reverse=True):
-                fault = _fault(path)
+                fault = _corruption(path)
                 if fault is None:
                     found = path
                     break
@@ -108,7 +108,7 @@ class Checkpoints:
 
 
 def progress_of(path: Path) -> dict[str, Any]:
-    """What was given to `save` as the progress of the checkpoint in `path`."""
+    """Return the progress that `save` got for the checkpoint in `path`."""
     return json.loads((path / MANIFEST).read_text())["progress"]
 
 
@@ -122,8 +122,8 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | No
     return state
 
 
-def _fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder: nothing, or a file that is missing or has other contents."""
+def _corruption(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint folder: a missing or changed file; empty if nothing is."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError):

@@ -14,10 +14,10 @@ import torch
 
 from ..data.sample import Sample
 from ..text import listing, printable
-from .eval_tables import views
+from .eval_tables import describe_protocol
 from .evaluate import PREDICTIONS
 from .evaluation import Evaluation, load_evaluation
-from .metrics import finite, joint_name, right
+from .metrics import correct, finite, joint_name
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def compare(
     check_labels(first, second, *(row.tolist() for row in rows))
 
     logits = [(e.single if single_view else e.multi)[row] for e, row in zip((first, second), rows)]
-    right_a = right(logits[0], first.labels[rows[0]], first.classes)
-    right_b = right(logits[1], second.labels[rows[1]], second.classes)
+    right_a = correct(logits[0], first.labels[rows[0]], first.classes)
+    right_b = correct(logits[1], second.labels[rows[1]], second.classes)
     files = np.unique([first.samples[i].path for i in rows[0].tolist()], return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     return Comparison(
@@ -149,7 +149,7 @@ def describe_source(source: str | Path | Evaluation) -> str:
 def describe_views(evaluation: Evaluation, single_view: bool) -> str:
     """Describe the views that are compared."""
     p = evaluation.protocol
-    return views(replace(p, temporal_views=1, spatial_views=1) if single_view else p)
+    return describe_protocol(replace(p, temporal_views=1, spatial_views=1) if single_view else p)
 
 
 def common_label_sets(a: Evaluation, b: Evaluation) -> list[str]:

@@ -22,7 +22,7 @@ from ..torch_private import chosen_attention_kernel, cpu_supports
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The named device; auto takes CUDA, then Apple's MPS, then the CPU. Raises ValueError for one that is not here."""
+    """Return the named device; auto takes CUDA, then Apple's MPS, then the CPU. Raises ValueError if it is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
@@ -52,7 +52,7 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 
 def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor], Tensor]:
-    """The model as a function for inference in a precision; see `uses_bfloat16`.
+    """Return the model as a function for inference in a precision; see `uses_bfloat16`.
 
     On a CPU weights and activations are bfloat16, because autocast would convert back and forth between all the
     products; elsewhere it is autocast.
@@ -88,7 +88,7 @@ FLASH = {9: ("FA3", "FA4"), 10: ("FA4",)}
 
 
 def choose_attention(device: torch.device, precision: str = "auto") -> str:
-    """Have this process compute attention by the fastest kernel at hand; returns which one, of PyTorch's names.
+    """Have this process compute attention by the fastest available kernel; returns which one, of PyTorch's names.
 
     On CUDA that is FlashAttention-3 or -4, where it is installed and made for the device, else what PyTorch prefers: in
     bfloat16 cuDNN on Hopper and Blackwell, FlashAttention-2 before them. Deterministic runs leave it to PyTorch, which
@@ -129,7 +129,7 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device: torch.device) -> float | None:
-    """What the device can reach in bfloat16, where it is known."""
+    """Return the bfloat16 peak of the device, or None if it is unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,6 +1,6 @@
-"""One process or many, on PyTorch's own engine: process groups, DDP, FSDP2.
+"""One process or many: process groups, DDP, FSDP2 and activation checkpointing of PyTorch.
 
-`torchrun -m -- vivit train …` starts the processes; without it there is one. Every function here also works alone.
+`torchrun -m -- vivit train …` starts the processes. Every function here also works in a single process.
 (Without the two dashes torchrun takes `--run` for an abbreviation of an option of its own.)
 """
 
@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from ..config import ScaleConfig
+from ..config import ParallelConfig
 from ..model.layers import Block, TimeSpaceBlock
 from ..model.vivit import ViViT
 from .device import pick_device
@@ -39,11 +39,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all processes, in float64."""
+        """Sum each value over all processes, in float64."""
         if self.size == 1:
             return [float(v) for v in values]
         tensor = torch.tensor(values, dtype=torch.float64)  # on the CPU, so that nothing waits for the device
@@ -51,7 +51,7 @@ class World:
         return tensor.tolist()
 
     def gather(self, value: T) -> list[T]:
-        """`value` of every process, in the order of the ranks."""
+        """Return the `value` of every process, in the order of the ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -77,7 +77,7 @@ class World:
 
 
 @contextmanager
-def start(device: str = "auto") -> Iterator[World]:
+def init_distributed(device: str = "auto") -> Iterator[World]:
     """Join the other processes that torchrun started (gloo on the CPU, nccl on CUDA), and leave them at the end."""
     if "WORLD_SIZE" not in os.environ:
         yield World(0, 1, pick_device(device))
@@ -93,19 +93,29 @@ def start(device: str = "auto") -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bool) -> nn.Module:
-    """Activation checkpointing, then compilation, then sharding: each wraps what the one before made.
+def transformer_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a model in the order of the forward pass."""
+    return [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
 
-    Blocks are checkpointed, compiled and sharded one by one and in place, so that parameter names stay. Gradients are
+
+def checkpoint_activations(block: nn.Module) -> None:
+    """Let a block recompute its activations in the backward pass; changes it in place."""
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def parallelize(model: ViViT, config: ParallelConfig, world: World, *, bfloat16: bool) -> nn.Module:
+    """Apply activation checkpointing, then compilation, then sharding.
+
+    Each block is checkpointed, compiled and sharded in place, so that parameter names stay. Gradients are
     reduced in float32 whatever the compute precision.
     """
-    blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
+    blocks = transformer_blocks(model)
     for block in blocks:
         if config.checkpoint_activations:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            checkpoint_activations(block)
         if config.compile:
             block.compile()
-    if config.shard == "fsdp" and world.size > 1:
+    if config.strategy == "fsdp" and world.size > 1:
         from torch.distributed.device_mesh import init_device_mesh  # FSDP takes seconds to import
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -128,8 +138,8 @@ def parallelise(model: ViViT, config: ScaleConfig, world: World, *, bfloat16: bo
     return model
 
 
-def synchronised(model: nn.Module, last: bool) -> AbstractContextManager:
-    """Exchange gradients in the `last` micro-batch of a step only."""
+def gradient_sync(model: nn.Module, last: bool) -> AbstractContextManager:
+    """Return a context that exchanges gradients only in the `last` micro-batch of a step."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(model, FSDPModule):
@@ -140,7 +150,7 @@ def synchronised(model: nn.Module, last: bool) -> AbstractContextManager:
 
 
 def clip_gradients(model: nn.Module, most: float | None) -> float:
-    """Scale all gradients together to an L2 norm of at most `most`; returns the norm before, over all shards."""
+    """Scale all gradients together to an L2 norm of at most `most`. Returns the norm before, over all shards."""
     from torch.distributed.tensor import DTensor
 
     parameters = [p for p in model.parameters() if p.grad is not None]

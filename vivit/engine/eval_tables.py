@@ -26,11 +26,11 @@ def table(result: Evaluation) -> str:
     counts = f"{len(result.samples)} videos, {len(result.missing)} missing"
     if result.not_finite:
         counts += f", {len(result.not_finite)} with logits that are not finite, wrong in every number"
-    lines = [f"{counts}, list {result.list_hash}; {views(result.protocol)}"]
+    lines = [f"{counts}, list {result.list_hash}; {describe_protocol(result.protocol)}"]
     columns = {"top-1": "top1", "top-5": "top5", "mean class": "mean_class", "ECE": "calibration_error"}
-    if balanced(result):
+    if is_balanced(result):
         del columns["mean class"]  # is top-1
-    both = result.numbers["single_view"], result.numbers["multi_view"]
+    both = result.metrics["single_view"], result.metrics["multi_view"]
     widths = [max(len(title) + 2, 8) for title in columns] * 2
     lines.append(f"{'':12}" + "".join(f"{title:>{sum(widths) // 2}}" for title in ("single view", "multi view")))
     lines.append(f"{'':12}" + "".join(f"{title:>{width}}" for title, width in zip([*columns] * 2, widths)))
@@ -45,8 +45,8 @@ def table(result: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def views(protocol: EvalConfig) -> str:
-    """A protocol in words."""
+def describe_protocol(protocol: EvalConfig) -> str:
+    """Describe a protocol in words."""
     words = [f"{protocol.temporal_views} x {protocol.spatial_views} views"]
     words += ["frames shuffled"] if protocol.shuffle_frames else []
     words += [f"{protocol.merge_tokens} tokens merged per layer"] if protocol.merge_tokens else []
@@ -54,14 +54,14 @@ def views(protocol: EvalConfig) -> str:
     return ", ".join(words)
 
 
-def balanced(result: Evaluation) -> bool:
+def is_balanced(result: Evaluation) -> bool:
     """Whether every class of a label set that occurs, occurs as often as the others."""
     counts = [column.bincount() for column in result.labels.unbind(dim=1)]
     return all(len(n[n > 0].unique()) <= 1 for n in counts)
 
 
 def details(result: Evaluation, most: int = 5) -> str:
-    """Per label set the worst classes and, beside them, the most frequent confusions; multi view, "" without errors."""
+    """Show the worst classes and the most frequent confusions of each label set; multi view, "" without errors."""
     blocks = []
     for label_set, names in result.classes.items():
         counts, videos = result.confusion(label_set), result.videos_of_classes(label_set)

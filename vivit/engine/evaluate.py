@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from ..config import Config, DataConfig, EvalConfig
@@ -28,10 +27,11 @@ from ..model.vivit import ViViT
 from ..text import listing
 from ..weights.load import from_pretrained
 from .device import autocast, choose_attention, uses_bfloat16
-from .distributed import World, start
+from .distributed import World, init_distributed
 from .eval_tables import details, subset_line, table
 from .evaluation import Evaluation, nan_to_none
-from .metrics import right
+from .metrics import correct
+from .progress import progress_bar
 from .run import environment, write_json
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def load_weights(source: str, *, preprocessing: Mapping[str, Any] | None = None, **changes: Any) -> ViViT:
-    """The model of a run folder, a weights folder, a file or a hub id, ready to evaluate.
+    """Load the model of a run folder, a weights folder, a file or a hub id, ready to evaluate.
 
     `changes` are settings of ModelConfig for `from_pretrained`, `preprocessing` fields of Preprocessing, which replace
     those of the weights; the others stay. A frame stride replaces a clip length in seconds as well.
@@ -115,7 +115,7 @@ def load_weights(source: str, *, preprocessing: Mapping[str, Any] | None = None,
 
 
 def describe_changes(model: ViViT, changes: Mapping[str, Any]) -> str:
-    """What `load_weights` changed in a model, in words: the settings, and the positions that were interpolated."""
+    """Describe what `load_weights` changed in a model: the settings, and the positions that were interpolated."""
     settings = {**changes, **{f"preprocessing.{name}": x for name, x in changes.get("preprocessing", {}).items()}}
     settings.pop("preprocessing", None)
     rows = [row for row in (model.load_report.rows if model.load_report else ()) if row.status == "interpolated"]
@@ -137,19 +137,20 @@ def evaluate_weights(
     changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
     model = load_weights(source, **changes)  # first: a wrong source is said before anything about the data
     samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
-    with start(config.device) as world, Progress(transient=True, disable=not world.is_main) as bar:
+    with init_distributed(config.device) as world:
         model = model.to(world.device)
         choose_attention(world.device)
-        task = bar.add_task("evaluating", total=math.ceil(len(samples) / world.size))
-        result = evaluate(
-            model,
-            samples,
-            protocol=config.eval,
-            workers=config.data.workers,
-            precision=config.precision,
-            world=world,
-            progress=lambda done: bar.update(task, completed=done),
-        )
+        total = math.ceil(len(samples) / world.size)
+        with progress_bar("evaluating", total, enabled=world.is_main) as update:
+            result = evaluate(
+                model,
+                samples,
+                protocol=config.eval,
+                workers=config.data.workers,
+                precision=config.precision,
+                world=world,
+                progress=update,
+            )
     if not result.samples:
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_main:
@@ -180,7 +181,7 @@ def evaluate_weights(
 
 
 def clip_settings(model: ViViT) -> dict[str, Any]:
-    """The clips that the model was given: their length, frame size and preprocessing."""
+    """Describe the clips that the model saw: their length, frame size and preprocessing."""
     c = model.config
     return {"num_frames": c.num_frames, "image_size": c.image_size, "preprocessing": asdict(c.preprocessing)}
 
@@ -190,7 +191,7 @@ def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str
     if data.dataset != "epic_kitchens" or {*result.classes} != {"verb", "noun"}:
         return {}
     views = {"single_view": result.single, "multi_view": result.multi}
-    hits = {view: right(logits, result.labels, result.classes) for view, logits in views.items()}
+    hits = {view: correct(logits, result.labels, result.classes) for view, logits in views.items()}
     return {
         subset: {
             name: {

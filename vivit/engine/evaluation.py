@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import EvalConfig, from_dict
 from ..data.sample import Sample
 from ..files import atomic_write
-from .metrics import accuracies, class_accuracies, confusion, finite, numbers, split
+from .metrics import accuracies, class_accuracies, compute_metrics, confusion, finite, split
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Evaluation:
         return [self.samples[i] for i in found.nonzero()[:, 0].tolist()]
 
     @cached_property
-    def numbers(self) -> dict[str, dict[str, dict[str, float]]]:
-        """{"single_view": {"verb": {"top1": …, "mean_class": …}, …}, "multi_view": …}; see `metrics.numbers`."""
+    def metrics(self) -> dict[str, dict[str, dict[str, float]]]:
+        """{"single_view": {"verb": {"top1": …, "mean_class": …}, …}, "multi_view": …}; see `compute_metrics`."""
         views = {"single_view": self.single, "multi_view": self.multi}
-        return {view: numbers(logits, self.labels, self.classes) for view, logits in views.items()}
+        return {view: compute_metrics(logits, self.labels, self.classes) for view, logits in views.items()}
 
     def confusion(self, label_set: str) -> Tensor:
         """(right, predicted) counts of one label set, multi view; videos without finite logits are in no cell."""
@@ -91,8 +91,8 @@ class Evaluation:
             "not_finite_videos": [sample.path for sample in self.not_finite],
             "list_hash": self.list_hash,
             **{
-                view: {name: {k: nan_to_none(x) for k, x in found.items()} for name, found in numbers.items()}
-                for view, numbers in self.numbers.items()
+                view: {name: {k: nan_to_none(x) for k, x in found.items()} for name, found in metrics.items()}
+                for view, metrics in self.metrics.items()
             },
             "per_class": per_class,
             "confusion": matrices,
@@ -118,7 +118,7 @@ class Evaluation:
 
 
 def load_evaluation(path: Path) -> Evaluation:
-    """What `Evaluation.save` wrote. Raises ValueError for any other file."""
+    """Load what `Evaluation.save` wrote. Raises ValueError for any other file."""
     try:
         with path.open("rb") as file:  # numpy leaves a path open where the file is broken
             arrays = dict(np.load(file, allow_pickle=False))

@@ -1,4 +1,4 @@
-"""Losses on logits of one or several label sets, which stand side by side in (B, K)."""
+"""Losses on the logits (B, K) of one or several label sets."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ def cross_entropy(
     sizes: Sequence[int],
     *,
     label_smoothing: float = 0.0,
-    partners: Tensor | None = None,
-    share: Tensor | None = None,
+    partner_labels: Tensor | None = None,
+    lam: Tensor | None = None,
 ) -> Tensor:
-    """Softmax cross-entropy of each clip, averaged over the label sets (as in the official code): (B,) float32.
+    """Return the softmax cross-entropy of each clip, averaged over the label sets (as in the official code): (B,).
 
-    logits (B, sum(sizes)), labels (B, L) int64 with L = len(sizes). Of mixed clips, `share` (B,) is their own and the
-    rest has the labels `partners` (B, L): share · loss(labels) + (1 − share) · loss(partners).
+    Computed in float32, or in float64 for float64 logits.
+
+    logits (B, sum(sizes)), labels (B, L) int64 with L = len(sizes). Of mixed clips, `lam` (B,) is their own and the
+    rest has the labels `partner_labels` (B, L): lam · loss(labels) + (1 − lam) · loss(partner_labels).
     """
-    if partners is not None and share is not None:
+    if partner_labels is not None and lam is not None:
         own, other = (
-            cross_entropy(logits, target, sizes, label_smoothing=label_smoothing) for target in (labels, partners)
+            cross_entropy(logits, target, sizes, label_smoothing=label_smoothing) for target in (labels, partner_labels)
         )
-        return share * own + (1 - share) * other
-    parts = logits.float().split(list(sizes), dim=1)
+        return lam * own + (1 - lam) * other
+    parts = logits.to(torch.promote_types(logits.dtype, torch.float32)).split(list(sizes), dim=1)
     losses = [
         F.cross_entropy(part, labels[:, i], label_smoothing=label_smoothing, reduction="none")
         for i, part in enumerate(parts)

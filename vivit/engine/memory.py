@@ -15,16 +15,14 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint
 
 from ..config import Config, replace
 from ..data.loader import num_workers
 from ..model.cost import count_cost
-from ..model.layers import Block, TimeSpaceBlock
 from ..model.vivit import ViViT
 from ..torch_private import storage_id, tensors_without_contents
 from .device import available_memory, format_size, uses_bfloat16
-from .distributed import World
+from .distributed import World, checkpoint_activations, transformer_blocks
 from .optim import freeze
 
 
@@ -38,7 +36,7 @@ def check_memory(config: Config, world: World) -> None:
     if host is None and world.device.type != "cuda":
         return
     share = -(-config.optim.batch_size // world.size)
-    micro = min(config.scale.micro_batch or share, share)
+    micro = min(config.parallel.micro_batch or share, share)
     if world.device.type != "cuda" and all(world.gather(rough_bytes(config, share) < (host or 0) / world.size)):
         return  # far from the limit; to measure takes seconds
     needs = cost(replace(config, precision=("float32", "bfloat16")[uses_bfloat16(world.device, config.precision)]))
@@ -56,10 +54,11 @@ def check_memory(config: Config, world: World) -> None:
         return
     fits = int((0.9 * free - fixed) // needs.kept_per_clip)
     advice = (
-        f"with --scale.micro-batch {fits} it fits, and the result is the same"
+        f"with --parallel.micro-batch {fits} it fits, and the result is the same"
         if fits >= 1
         else (
-            "take a smaller --optim.batch-size, fewer --data.workers, --scale.checkpoint-activations or a smaller model"
+            "take a smaller --optim.batch-size, fewer --data.workers, --parallel.checkpoint-activations or a "
+            "smaller model"
         )
     )
     raise ValueError(
@@ -91,7 +90,7 @@ class Cost:
     kept: int
     """Whatever the number of clips: the weights' copies in bfloat16."""
     kept_per_clip: int
-    """Activations; with scale.checkpoint_activations, the blocks' inputs and one block."""
+    """Activations; with parallel.checkpoint_activations, the blocks' inputs and one block."""
 
 
 def states(config: Config, cost: Cost, *, gpus: int, accumulating: bool) -> dict[str, float]:
@@ -100,7 +99,7 @@ def states(config: Config, cost: Cost, *, gpus: int, accumulating: bool) -> dict
     DDP copies the gradients into buckets to send them. FSDP divides all by the devices; gradients that wait for the
     next micro-batch of a step are whole.
     """
-    optim, sharded = config.optim, config.scale.shard == "fsdp" and gpus > 1
+    optim, sharded = config.optim, config.parallel.strategy == "fsdp" and gpus > 1
     parts = gpus if sharded else 1
     gradients = accumulating + 1 / parts if sharded else 1 + (gpus > 1)
     moments = 2 if optim.name == "adamw" else int(optim.momentum > 0)
@@ -119,7 +118,7 @@ def cost(config: Config) -> Cost:
     freeze(model, config.optim.freeze)
     # With 1 clip some rearrangements are views, which keep nothing; from 2 on, the bytes are a straight line.
     two, three = (saved_bytes(config, clips) for clips in (2, 3))
-    passes = 4 if config.scale.checkpoint_activations else 3  # a backward pass is two forward passes' work
+    passes = 4 if config.parallel.checkpoint_activations else 3  # a backward pass is two forward passes' work
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -140,19 +139,19 @@ def saved_bytes(config: Config, clips: int) -> int:
     """Bytes that a forward pass in training keeps for the backward pass, without computing anything.
 
     The tensors have no contents, so this takes neither memory nor time. They count as the CPU's, whose fused attention
-    keeps what CUDA's do: queries, keys, values, the result and one float32 per query and head. With
-    scale.checkpoint_activations all blocks keep their input, and one keeps everything: the one that is computed again.
+    keeps what CUDA's do: queries, keys, values, the result and one float32 per query and head. With activation
+    checkpointing all blocks keep their input, and one keeps everything: the one that is computed again.
     """
     with torch.device("meta"):
         model = ViViT(config.model).train()
     freeze(model, config.optim.freeze)
     with tensors_without_contents():
         model.to_empty(device="cpu")
-        blocks = [module for module in model.modules() if isinstance(module, Block | TimeSpaceBlock)]
-        whole = next((block for block in blocks if next(block.parameters()).requires_grad), None)
+        blocks = transformer_blocks(model)
+        recomputed = next((block for block in blocks if next(block.parameters()).requires_grad), None)
         for block in blocks:
-            if config.scale.checkpoint_activations and block is not whole:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            if config.parallel.checkpoint_activations and block is not recomputed:
+                checkpoint_activations(block)
         video = torch.empty(clips, config.model.num_frames, 3, *config.model.image_size, dtype=torch.uint8)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision != "float32"):
             return kept_bytes(partial(model, video), model.parameters())

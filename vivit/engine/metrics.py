@@ -21,7 +21,7 @@ JOINT_NAMES = {frozenset({"verb", "noun"}): "action"}
 
 
 def joint_name(label_sets: Iterable[str]) -> str:
-    """The name, in results and logs, of several label sets together: "action" for verb and noun, else "all"."""
+    """Return the name, in results and logs, of several label sets together: "action" for verb and noun, else "all"."""
     return JOINT_NAMES.get(frozenset(label_sets), ALL)
 
 
@@ -46,7 +46,7 @@ def ranks(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) 
     return found
 
 
-def right(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+def correct(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
     """Which answers are right, (N,) bool per label set and, of several sets, for all together."""
     parts = zip(classes, split(logits, classes), labels.unbind(dim=1))
     found = {name: predicted(part) == column for name, part, column in parts}
@@ -68,7 +68,7 @@ def finite(logits: Tensor) -> Tensor:
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """The class (N,) of the highest logit of one label set, of equal ones the first; -1 where there is no answer."""
+    """Return the class (N,) of the highest logit of one label set, the first of equals; -1 without an answer."""
     return logits.argmax(dim=1).where(finite(logits), -1)
 
 
@@ -84,7 +84,7 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def joint_rank(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """The rank (N,) of the right combination among all combinations of one class from each label set."""
+    """Return the rank (N,) of the right combination among all combinations of one class from each label set."""
     sizes = [part.shape[1] for part in parts]
     strides = torch.tensor([prod(sizes[i + 1 :]) for i in range(len(sizes))], device=labels.device)
     rows = max(MOST_COMBINATIONS // prod(sizes), 1)
@@ -98,7 +98,9 @@ def joint_rank(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
     return torch.cat(ranks)
 
 
-def numbers(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+def compute_metrics(
+    logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, float]]:
     """Per label set top1, top5, mean_class (not for all sets together) and calibration_error; see `ranks`.
 
     The confidence in a combination of classes is the product of the confidences in each.
@@ -118,7 +120,7 @@ def numbers(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]
 
 
 def calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 15) -> float:
-    """Expected calibration error: how far the share of right answers is from the confidence (Guo et al. 2017, eq. 3).
+    """Return the expected calibration error: the gap between accuracy and confidence (Guo et al. 2017, eq. 3).
 
     (N,) probabilities of the answers, and whether these are right. Means are taken in bins of equal width, closed
     above, and the bins weigh as much as they hold. Answers without a confidence (NaN) are left out; of none it is NaN.
@@ -132,7 +134,7 @@ def calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 15) -> f
 
 
 def confusion(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Counts (right class, predicted class) of one label set from (N, K) logits and (N,) labels.
+    """Count (right class, predicted class) of one label set from (N, K) logits and (N,) labels.
 
     Videos without an answer are in no cell.
     """
@@ -142,7 +144,7 @@ def confusion(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def class_accuracies(counts: Tensor, videos: Tensor | None = None) -> Tensor:
-    """The share of right answers for each class of a confusion matrix (right, predicted); NaN without a video.
+    """Return the share of right answers for each class of a confusion matrix (right, predicted); NaN without a video.
 
     `videos` (classes,) are the videos of each class; by default all of them are in the matrix. The `nanmean` of the
     shares is the mean class accuracy, in which a rare class counts as much as a frequent one.
@@ -151,14 +153,14 @@ def class_accuracies(counts: Tensor, videos: Tensor | None = None) -> Tensor:
 
 
 def worst_classes(counts: Tensor, most: int = 5, videos: Tensor | None = None) -> list[int]:
-    """The classes of lowest accuracy, the worst first and of equals the more frequent; none that is always right."""
+    """Return the classes of lowest accuracy, worst first, then most frequent; none that is always right."""
     numbers, shares = (counts.sum(dim=1) if videos is None else videos).tolist(), class_accuracies(counts, videos)
     wrong = [i for i, (n, share) in enumerate(zip(numbers, shares.tolist())) if n and share < 1]
     return sorted(wrong, key=lambda i: (shares[i].item(), -numbers[i]))[:most]
 
 
 def most_confused(counts: Tensor, most: int = 5) -> list[tuple[int, int, int]]:
-    """The most frequent confusions as (right class, predicted class, count), the most frequent first."""
+    """Return the most frequent confusions as (right class, predicted class, count), the most frequent first."""
     rows, columns = counts.clone().fill_diagonal_(0).nonzero(as_tuple=True)
     pairs = zip(rows.tolist(), columns.tolist(), counts[rows, columns].tolist())
     return sorted(pairs, key=lambda pair: -pair[2])[:most]

@@ -22,7 +22,7 @@ def learning_rate(step: int, *, base: float, warmup_steps: int, total_steps: int
 
 
 def freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Take the parameters whose names begin so out of training. Raises ValueError for a prefix that fits none."""
+    """Freeze parameters whose names start with one of `prefixes`. Raises ValueError for a prefix that fits none."""
     names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
         if not any(_begins(name, prefix) for name in names):
@@ -61,7 +61,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def layer_numbers(names: list[str]) -> dict[str, int]:
-    """How deep each parameter lies, from names in the order of the forward pass.
+    """Return the depth of each parameter, from names in the order of the forward pass.
 
     0 for tokens, positions and class tokens before the first block, n for the n-th block and what follows it, one more
     for the head. Model 2's layers over time count as the head: an image model has no counterpart of them, so there is

@@ -45,7 +45,7 @@ class Plan:
     """A run on some devices."""
 
     gpus: int
-    shard: str
+    strategy: str
     state: dict[str, float]
     """Bytes on one device, by kind."""
     fits: int
@@ -70,21 +70,21 @@ def plan(config: Config, cost: Cost, *, gpus: int, num_samples: int, hardware: H
     for name, number in (("gpus", gpus), ("num_samples", num_samples)):
         if number < 1:
             raise ValueError(f"{name} is {number}; it must be 1 or more")
-    batch, scale = config.optim.batch_size, config.scale
+    batch, parallel = config.optim.batch_size, config.parallel
     if batch < gpus:
         raise ValueError(f"optim.batch_size {batch} is smaller than the {gpus} processes that share it")
     share, room = -(-batch // gpus), hardware.gpu_memory_gib * GIB * (1 - hardware.reserve)
     for accumulating in (False, True):
         state = states(config, cost, gpus=gpus, accumulating=accumulating)
         fits = max(int((room - sum(state.values()) - cost.kept) // cost.kept_per_clip), 0)
-        most = min(fits, share, scale.micro_batch or share)
+        most = min(fits, share, parallel.micro_batch or share)
         if most == share:
             break
     accumulation = -(-share // most) if most else 0
     seconds = share * cost.flops_per_clip / (hardware.peak_tflops * 1e12 * hardware.utilisation)
     return Plan(
         gpus=gpus,
-        shard=scale.shard,
+        strategy=parallel.strategy,
         state=state,
         fits=fits,
         micro_batch=-(-share // accumulation) if most else 0,
@@ -103,31 +103,31 @@ def sent(config: Config, cost: Cost, *, gpus: int, accumulation: int) -> float:
     DDP sums gradients and hands the sums on. FSDP sums them, and gathers the weights twice for every micro-batch.
     """
     gathered = 2 * accumulation * (4 if config.precision == "float32" else 2) * cost.parameters
-    passed_on = gathered if config.scale.shard == "fsdp" else 4 * cost.trainable
+    passed_on = gathered if config.parallel.strategy == "fsdp" else 4 * cost.trainable
     return (4 * cost.trainable + passed_on) * (gpus - 1) / gpus
 
 
 def table(config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Hardware, markdown: bool = False) -> str:
-    """What `plan` says for every number of devices, with DDP and with FSDP, below what it assumes."""
+    """Show what `plan` gives for every number of devices, with DDP and with FSDP, below what it assumes."""
     if not gpus:
         raise ValueError("gpus is empty; give one number of devices or several, such as --gpus 1 8")
     for number in gpus:  # before the model is measured, which takes seconds
         plan(config, Cost(0, 0, 1, 0, 1), gpus=number, num_samples=num_samples, hardware=hardware)
     model, optim, needs = config.model, config.optim, cost(config)
-    checkpointed = config.scale.checkpoint_activations
-    other = cost(replace(config, scale=replace(config.scale, checkpoint_activations=not checkpointed)))
+    checkpointed = config.parallel.checkpoint_activations
+    other = cost(replace(config, parallel=replace(config.parallel, checkpoint_activations=not checkpointed)))
     without, less = sorted((needs.kept_per_clip, other.kept_per_clip), reverse=True)
     assumed = [
         f"{model.encoder}, {needs.parameters / 1e6:.1f} M parameters, {needs.trainable / 1e6:.1f} M of them learn. "
         f"A clip takes {needs.flops_per_clip / 1e12:.3g} TFLOP and {needs.kept_per_clip / GIB:.3g} GiB of activations "
-        f"({without / GIB:.3g} without, {less / GIB:.3g} with scale.checkpoint_activations).",
+        f"({without / GIB:.3g} without, {less / GIB:.3g} with parallel.checkpoint_activations).",
         f"{optim.name}, {optim.batch_size} clips a step, {optim.epochs:g} epochs of {num_samples} videos.",
         f"Assumed: {hardware.gpu_memory_gib:g} GiB a GPU, {hardware.reserve:.0%} of it in reserve; "
         f"{hardware.utilisation:.0%} of {hardware.peak_tflops:g} TFLOP/s. Estimates: nothing was timed.",
     ]
     rows = []
-    for number, shard in ((n, s) for n in gpus for s in (("ddp", "fsdp") if n > 1 else ("ddp",))):
-        divided = replace(config, scale=replace(config.scale, shard=shard))
+    for number, strategy in ((n, s) for n in gpus for s in (("ddp", "fsdp") if n > 1 else ("ddp",))):
+        divided = replace(config, parallel=replace(config.parallel, strategy=strategy))
         p = plan(divided, needs, gpus=number, num_samples=num_samples, hardware=hardware)
         speeds = {
             "s/step": f"{p.step_seconds:.3g}",
@@ -137,7 +137,7 @@ def table(config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Ha
             "days": f"{p.days:.3g}",
         }
         rows.append(
-            {"GPUs": f"{number}", "shard": p.shard}
+            {"GPUs": f"{number}", "strategy": p.strategy}
             | {f"{kind} GiB": f"{size / GIB:.3g}" for kind, size in p.state.items()}
             | {"clips that fit": f"{p.fits}", "micro-batch": f"{p.accumulation} x {p.micro_batch}" if p.fits else "-"}
             | (speeds if p.fits else dict.fromkeys(speeds, "-"))

@@ -1,8 +1,8 @@
-"""The frozen baseline: a linear head on the features of a model that is not trained.
+"""The linear probe: fit the head to the features of a frozen model.
 
-What fine-tuning must not lose to. For a model that was inflated from an image model with `temporal_skip` the features
-are the image model's, averaged over the frames of the clip. The head becomes the model's, so that training goes on from
-the baseline (Kumar et al., 2022: a head at random would pull the features out of shape before it has learned anything).
+It is the baseline that fine-tuning must beat. For a model that was inflated from an image model with `temporal_skip`,
+the features are those of the image model, averaged over the frames of the clip. Training starts from the fitted head
+(Kumar et al., 2022: a random head distorts the features before it has learned anything).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import EvalConfig
@@ -25,19 +24,21 @@ from ..model.vivit import ViViT
 from ..text import listing
 from .device import autocast
 from .distributed import World
+from .losses import cross_entropy
+from .progress import progress_bar
 
-FEW, MANY = 2000, 20_000  # up to FEW videos give five clips each, more give one, and no more than MANY are looked at
+FEW, MANY = 2000, 20_000  # up to FEW videos give five clips each, more give one; at most MANY are used
 FOLDS = 4
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # weights of the squared norm, the strongest first
 
 
 class Rows(NamedTuple):
-    """Features of clips, and whose they are."""
+    """Features of clips, and the video of each clip."""
 
     features: Tensor
     """(R, D) float32."""
     videos: Tensor
-    """(R,) int64: the place of the clip's video in the list."""
+    """(R,) int64: the index of the video of each clip."""
     missing: dict[int, str]
     """Videos that could not be read, and why."""
 
@@ -59,19 +60,19 @@ def fit_head(
     world: World,
     workers: int | None = 0,
     precision: str = "auto",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     skipped: dict[str, str] | None = None,
 ) -> None:
-    """Give the model the head that fits its features of the training videos best; nothing else of it changes.
+    """Fit the head of the model to its features of the training videos; nothing else of the model changes.
 
     labels (N, L). The strength of the L2 penalty is chosen by cross-validation among the training videos. Each of
-    several processes looks at its share of the videos; the head is the same in all of them. Paths in `skipped` are not
+    several processes reads its share of the videos; the head is the same in all of them. Paths in `skipped` are not
     opened; files whose worker process is killed are added to it. Raises DataError if no video can be read.
     """
     chosen = np.linspace(0, len(samples) - 1, min(len(samples), MANY)).round().astype(int).tolist()
     views = EvalConfig(temporal_views=4 if len(chosen) <= FEW else 1, spatial_views=1)
     clips = len(chosen) * (views.temporal_views + 1 if views.temporal_views > 1 else 1)
-    say(f"frozen baseline: a linear head on the features of {clips} clips of {len(chosen)} training videos")
+    log(f"frozen baseline: linear probe on the features of {clips} clips of {len(chosen)} training videos")
     rows = clip_features(
         model,
         [samples[i] for i in chosen],
@@ -89,7 +90,7 @@ def fit_head(
         targets = labels[chosen][rows.videos]
         penalty, loss = choose_penalty(rows.features, targets, rows.videos, sizes)
         head = fit_linear(rows.features, targets, sizes, penalties=(penalty,))[0]
-        say(f"frozen baseline: L2 penalty {penalty:g}, loss {loss:.3f} on training videos left out")
+        log(f"frozen baseline: L2 penalty {penalty:g}, loss {loss:.3f} on held-out training videos")
     head = world.gather(head)[0]
     assert head is not None
     with torch.no_grad():
@@ -109,15 +110,19 @@ def clip_features(
     world: World,
     skipped: dict[str, str] | None = None,
 ) -> Rows:
-    """The features of every test view of every sample, in the order of the list, from all processes."""
+    """Compute the features of every test view of every sample, in the order of the list, from all processes."""
     mine = list(range(world.rank, len(samples), world.size))
     no_labels = torch.zeros(len(mine), 0, dtype=torch.int64)
     videos = EvalDataset([samples[i] for i in mine], no_labels, model=model.config, protocol=protocol)
     model.eval()
     found: dict[int, Tensor] = {}
     missing: dict[int, str] = {}
-    with eval_clips(videos, workers=workers, skipped=skipped) as clips:
-        for clip in clips:
+    with (
+        progress_bar("features for the linear probe", len(mine), enabled=world.is_main) as update,
+        eval_clips(videos, workers=workers, skipped=skipped) as clips,
+    ):
+        for done, clip in enumerate(clips, start=1):
+            update(done)
             if clip.video is None:
                 missing[mine[clip.index]] = clip.problem or ""
                 continue
@@ -132,7 +137,7 @@ def clip_features(
 
 
 def choose_penalty(features: Tensor, labels: Tensor, videos: Tensor, sizes: Sequence[int]) -> tuple[float, float]:
-    """(the L2 penalty of the lowest loss on videos that were left out, that loss): cross-validation over videos.
+    """Return (L2 penalty with the lowest loss on held-out videos, that loss), by cross-validation over videos.
 
     features (R, D), labels (R, L), videos (R,): clips of one video stay together.
     """
@@ -144,13 +149,13 @@ def choose_penalty(features: Tensor, labels: Tensor, videos: Tensor, sizes: Sequ
             continue
         for i, head in enumerate(fit_linear(features[~held], labels[~held], sizes)):
             logits = features[held].double() @ head.weight.T + head.bias
-            losses[i] += cross_entropy(logits, labels[held], sizes) * held.sum()
+            losses[i] += cross_entropy(logits, labels[held], sizes).mean() * held.sum()
     best = int(losses.argmin())
     return PENALTIES[best], losses[best].item() / len(videos)
 
 
 def folds(labels: Tensor, videos: Tensor) -> Tensor:
-    """The fold (R,) of each clip: videos are dealt out class by class, so that each fold has its share of each."""
+    """Return the fold (R,) of each clip; the videos of each class are distributed evenly over the folds."""
     first = {video: row for row, video in reversed(list(enumerate(videos.tolist())))}  # a row of each video
     ordered = sorted(first, key=lambda video: (labels[first[video]].tolist(), video))
     fold = {video: place % FOLDS for place, video in enumerate(ordered)}
@@ -160,14 +165,14 @@ def folds(labels: Tensor, videos: Tensor) -> Tensor:
 def fit_linear(
     features: Tensor, labels: Tensor, sizes: Sequence[int], *, penalties: Sequence[float] = PENALTIES
 ) -> list[Linear]:
-    """A head for each penalty λ: the least mean cross-entropy + λ/2 · the squared norm of its weights.
+    """Fit a head for each penalty λ: minimize mean cross-entropy + λ/2 · the squared norm of its weights.
 
-    The norm is that of the weights of standardised features, so that λ means the same for any model. Convex, so that
-    the answer depends on nothing else; each fit begins where the one before ended, so the strongest λ comes first.
+    The norm is that of the weights of standardised features, so that λ means the same for any model. The problem is
+    convex, so the result does not depend on the start; each fit starts from the previous one, the strongest λ first.
     """
     x = features.double()
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
-    std = torch.where(std > 1e-6 * std.max().clamp_min(1e-12), std, torch.inf)  # a feature that never changes is none
+    std = torch.where(std > 1e-6 * std.max().clamp_min(1e-12), std, torch.inf)  # ignore constant features
     x = (x - mean) / std
     weight = torch.zeros(sum(sizes), x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(sum(sizes), dtype=torch.float64, requires_grad=True)
@@ -177,7 +182,7 @@ def fit_linear(
 
         def closure(penalty: float = penalty, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
             optimizer.zero_grad()
-            loss = cross_entropy(x @ weight.T + bias, labels, sizes) + penalty / 2 * weight.square().sum()
+            loss = cross_entropy(x @ weight.T + bias, labels, sizes).mean() + penalty / 2 * weight.square().sum()
             loss.backward()
             return loss
 
@@ -185,9 +190,3 @@ def fit_linear(
         scaled = weight.detach() / std
         heads.append(Linear(scaled, bias.detach() - scaled @ mean))
     return heads
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
-    """As in `losses`, the mean over rows, in float64."""
-    parts = logits.split(list(sizes), dim=1)
-    return torch.stack([F.cross_entropy(part, labels[:, i]) for i, part in enumerate(parts)]).mean()

@@ -74,7 +74,7 @@ def summarise(folder: Path) -> RunSummary:
 
 
 def metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; one cut short by a kill is left out."""
+    """Read the complete lines of metrics.jsonl; a line cut short by a kill is skipped."""
     for text in path.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)
@@ -130,7 +130,7 @@ def differing(configs: Sequence[Config]) -> list[str]:
 
 
 def shown(config: Config | None, name: str, longest: int = 24) -> str:
-    """The value of the field 'optim.lr', cut to a length."""
+    """Return the value of the field 'optim.lr', cut to a length."""
     if config is None:
         return "unreadable"
     text = str(reduce(getattr, name.split("."), config))

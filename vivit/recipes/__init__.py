@@ -31,7 +31,7 @@ RECIPES: dict[str, Callable[..., Config]] = {
 
 
 def missing_start(name: str, config: Config) -> str:
-    """What to say where a recipe that is meant to start from trained weights is given none; "" in all other cases.
+    """Return a warning if a recipe that needs trained weights to start from has none, else "".
 
     Such a recipe has --init in the command of its docstring. A run that resumes needs no init.
     """

@@ -1,4 +1,4 @@
-"""The demo: made videos, a small model, one CPU."""
+"""The demo: synthetic videos, a small model, one CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRAIN_VIDEOS, TEST_VIDEOS = 1440, 160
 
 
 def demo() -> Config:
-    """A small factorised encoder (Model 2) on the made videos of vivit.data.tools.synthetic; `vivit demo` runs it.
+    """Train a small factorised encoder (Model 2) on synthetic videos, as `vivit demo` does.
 
     vivit train demo --data.root demo/data/labels.csv
     """

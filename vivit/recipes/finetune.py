@@ -37,7 +37,7 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 
     Without it, a ViViT-S FE on 16 frames spread over 2.7 seconds starts from noise, which takes thousands of clips.
 
-    What was measured, on made videos, is in docs/guides/finetune.md. Not yet run by us on real data.
+    What was measured, on synthetic videos, is in docs/guides/finetune.md. Not yet run by us on real data.
     """
     model = preset("ViViT-S/16x2 FE", num_frames=CLIP["num_frames"], drop_path=0.1)
     config = Config(
@@ -75,25 +75,25 @@ def from_weights(config: Config, init: str) -> Config:
             warmup_epochs=epochs / 10,
         ),
         init=init,
-        probe=True,
-        result="best",
+        linear_probe=True,
+        final_weights="best",
         eval_every=epochs / 10,
         save_every=epochs / 10,
     )
 
 
 def schedule(clips: int) -> dict[str, float]:
-    """How long to train on so many clips, and what of mixup.
+    """Return the epochs and the mixup strength for a number of clips.
 
     Epochs: as many as show 12 000 clips, but 10 to 100. Mixup 0.2 from 3000 clips on; with fewer the run is too short
     to make up for what mixing takes from it. The start, the low rates of the lower layers and the choice of the best
-    weights then have to keep it from learning by heart.
+    weights then have to prevent overfitting.
     """
     return {"epochs": float(min(max(round(12_000 / clips), 10), 100)), "mixup": 0.2 if clips >= 3000 else 0.0}
 
 
 def fitting_stride(samples: Sequence[Sample], num_frames: int) -> int:
-    """The frame stride, 1 to 4, at which a clip just fits into the video of median length among some of them."""
+    """Return the frame stride, 1 to 4, at which a clip just fits into a video of median length."""
     step = max(len(samples) // LOOKED_AT, 1)
     lengths = [length for sample in samples[::step] if (length := num_frames_of(sample))]
     return min(max(int(median(lengths or [0]) // num_frames), 1), CLIP["frame_stride"])

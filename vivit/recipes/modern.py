@@ -1,6 +1,6 @@
-"""The same data sets with what was found since to train video transformers better: a function for each.
+"""The same datasets with what trains video transformers better today, a function for each.
 
-AdamW, a moving average of the weights, layer-wise learning rates, cutmix beside mixup, random erasing, repeated
+AdamW, a moving average of the weights, layer-wise learning rates, cutmix with mixup, random erasing, repeated
 augmentation. Rates, weight decay, mixing and smoothing are those of the TAdaConv model zoo, which trains the same
 model in PyTorch; a layer decay of 0.75 and two augmentations of each video come from later work on fine-tuning video
 ViTs. The sum of them is ours, and none of it has been run by us.
@@ -15,7 +15,7 @@ BASE = "ViViT-B/16x2 FE"
 
 
 def modern(dataset: str, model: str, *, drop_path: float, label_smoothing: float, weight_decay: float = 0.05) -> Config:
-    """The paper's run of `dataset` with the optimiser and the augmentation of this file."""
+    """Return the paper's run of `dataset` with the optimizer and the augmentation of this file."""
     config = paper(dataset, model)
     return replace(
         config,
@@ -25,7 +25,7 @@ def modern(dataset: str, model: str, *, drop_path: float, label_smoothing: float
             flip_directed=False,  # a class that is called left stays left
             mixup=0.2,
             cutmix=1.0,
-            erasing=0.25,
+            random_erasing=0.25,
             repeats=2,
         ),
         optim=replace(
@@ -52,7 +52,7 @@ def kinetics400(model: str = BASE) -> Config:
     us.
     """
     config = modern("kinetics400", model, drop_path=0.1, label_smoothing=0.1, weight_decay=0.1)
-    return replace(config, augment=replace(config.augment, colour_drop=0.3))
+    return replace(config, augment=replace(config.augment, grayscale=0.3))
 
 
 def kinetics600(model: str = BASE) -> Config:
@@ -64,7 +64,7 @@ def kinetics600(model: str = BASE) -> Config:
     by us.
     """
     config = modern("kinetics600", model, drop_path=0.1, label_smoothing=0.1, weight_decay=0.1)
-    return replace(config, augment=replace(config.augment, colour_drop=0.3))
+    return replace(config, augment=replace(config.augment, grayscale=0.3))
 
 
 def moments(model: str = BASE) -> Config:

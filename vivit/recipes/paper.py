@@ -20,7 +20,7 @@ class Column(NamedTuple):
 
     lr: float
     epochs: float
-    colour_jitter: float = 0
+    color_jitter: float = 0
     rand_augment: tuple[int, float] = (0, 0)
     """Layers and magnitude."""
     drop_path: float = 0
@@ -31,9 +31,9 @@ class Column(NamedTuple):
 
 
 COLUMNS = {
-    "kinetics400": Column(lr=0.1, epochs=30, colour_jitter=0.8, spatial_views=3),
-    "kinetics600": Column(lr=0.1, epochs=30, colour_jitter=0.8, spatial_views=3),
-    "moments": Column(lr=0.25, epochs=10, colour_jitter=0.8),
+    "kinetics400": Column(lr=0.1, epochs=30, color_jitter=0.8, spatial_views=3),
+    "kinetics600": Column(lr=0.1, epochs=30, color_jitter=0.8, spatial_views=3),
+    "moments": Column(lr=0.25, epochs=10, color_jitter=0.8),
     "epic_kitchens": Column(
         lr=0.5, epochs=50, rand_augment=(2, 15), drop_path=0.2, label_smoothing=0.2, mixup=0.1, frame_stride=1
     ),
@@ -44,7 +44,7 @@ COLUMNS = {
 
 
 def paper(dataset: str, model: str = MAIN) -> Config:
-    """The column of `dataset` for the preset `model`, at 32 frames of 224 x 224."""
+    """Return the column of `dataset` for the preset `model`, at 32 frames of 224 x 224."""
     c = COLUMNS[dataset]
     layers, magnitude = c.rand_augment
     strength: dict[str, Any] = {"rand_augment_magnitude": magnitude} if layers else {}
@@ -56,8 +56,8 @@ def paper(dataset: str, model: str = MAIN) -> Config:
             scale_jitter=(0.9, 1.33),
             flip=0.5,
             flip_directed=True,  # the paper mirrors every video, whatever its class is called
-            colour_jitter=c.colour_jitter,
-            colour_drop=0.1 if c.colour_jitter else 0.0,
+            color_jitter=c.color_jitter,
+            grayscale=0.1 if c.color_jitter else 0.0,
             rand_augment_layers=layers,
             mixup=c.mixup,
             **strength,

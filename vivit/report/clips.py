@@ -12,8 +12,8 @@ from torch import Tensor
 from ..config import AugmentConfig, Config, differences, replace
 from ..data.dataset import Item, TrainDataset
 from ..data.splits import Split, load_split
-from ..engine.mix import draw, mixed
-from ..engine.run import skipped_files
+from ..engine.interruption import skipped_files
+from ..engine.mix import draw, mix_pair
 from ..errors import DataError
 from ..text import listing
 from .html import enlarge, join_frames, jpeg, write_html
@@ -122,9 +122,9 @@ def mixed_pairs(
             continue
         size = a.video.shape[-2], a.video.shape[-1]
         how = draw(config.augment, seed=config.seed, step=0, pair=pair, image_size=size)
-        both = mixed(torch.stack([a.video, b.video]), how)
+        both = mix_pair(torch.stack([a.video, b.video]), how)
         one, other = (first[int(clip.labels[0])] for clip in (a, b))
         kind = "mixup" if how.box is None else "cutmix"
-        labels = [f"{kind}: {how.share:.0%} {a}, {1 - how.share:.0%} {b}" for a, b in ((one, other), (other, one))]
+        labels = [f"{kind}: {how.lam:.0%} {a}, {1 - how.lam:.0%} {b}" for a, b in ((one, other), (other, one))]
         pictures = [jpeg(frame_strip(video, frames)) for video in both]
         yield Row(f"{one} and {other}", list(zip(labels, pictures)))

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..config import ALL, Config
 from ..data.sample import Sample
-from ..engine.eval_tables import views
+from ..engine.eval_tables import describe_protocol
 from ..engine.evaluation import Evaluation
 from ..engine.metrics import joint_name, most_confused
 from ..engine.run import environment, read_config
@@ -151,7 +151,7 @@ def facts(
     if training:
         o = training.config.optim
         rows["Training"] = f"{o.name}, rate {o.lr:g}, {o.batch_size} clips a step, seed {training.config.seed}"
-    rows["Test"] = f"{views(evaluation.protocol)}, list {evaluation.list_hash}"
+    rows["Test"] = f"{describe_protocol(evaluation.protocol)}, list {evaluation.list_hash}"
     if training:
         rows["Data"] = training.config.data.root
     return rows | {
@@ -180,7 +180,7 @@ def headline_numbers(evaluation: Evaluation, shuffled: Evaluation | None) -> lis
 
 def tests(evaluation: Evaluation, shuffled: Evaluation | None) -> dict[str, tuple[Evaluation, Any]]:
     """Name the tests in the table of results, each with its evaluation and accuracies."""
-    all_views = views(evaluation.protocol)
+    all_views = describe_protocol(evaluation.protocol)
     found = {"single view": (evaluation, evaluation.single_view_accuracy), all_views: (evaluation, evaluation.accuracy)}
     if shuffled:
         found[f"{all_views}, frames shuffled"] = shuffled, shuffled.accuracy

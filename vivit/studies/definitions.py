@@ -102,7 +102,9 @@ def architecture(config: Config, *, quick: bool = False, cnn_epochs: float | Non
         epochs = min(cnn_epochs or config.optim.epochs / (10 * QUICK if quick else 1), config.optim.epochs)
         warmup = config.optim.warmup_epochs * epochs / config.optim.epochs
         optim = replace(config.optim, epochs=epochs, warmup_epochs=warmup, freeze=(), layer_decay=1.0)
-        return replace(config, optim=optim, init=None, probe=False, result="last", kernel_init="central_frame")
+        return replace(
+            config, optim=optim, init=None, linear_probe=False, final_weights="last", kernel_init="central_frame"
+        )
 
     rows = (
         row("model_1", "Model 1, spatio-temporal", model(encoder="spatiotemporal", **no_skip), paper=80.0),
@@ -142,11 +144,11 @@ def regularisation(config: Config, *, quick: bool = False, cnn_epochs: float | N
     layers, magnitude = paper.rand_augment
     if a.rand_augment_layers:
         layers, magnitude = a.rand_augment_layers, a.rand_augment_magnitude
-    color_jitter = a.colour_jitter or COLUMNS["kinetics400"].colour_jitter
+    color_jitter = a.color_jitter or COLUMNS["kinetics400"].color_jitter
     base = replace(
         config,
         model=replace(m, drop_path=0.0, dropout=0.0),
-        augment=replace(a, colour_jitter=color_jitter, rand_augment_layers=0, mixup=0.0, cutmix=0.0, erasing=0.0),
+        augment=replace(a, color_jitter=color_jitter, rand_augment_layers=0, mixup=0.0, cutmix=0.0, random_erasing=0.0),
         optim=replace(o, label_smoothing=0.0),
     )
     ladder: dict[str, tuple[str, float, Mapping[str, Mapping[str, Any]]]] = {
@@ -168,7 +170,7 @@ def regularisation(config: Config, *, quick: bool = False, cnn_epochs: float | N
         row(
             "start",
             f"Random crop{flip}, colour jitter",
-            lambda: replace(base, init=None, probe=False, kernel_init="central_frame", result="last"),
+            lambda: replace(base, init=None, linear_probe=False, kernel_init="central_frame", final_weights="last"),
             paper=38.4,
         )
     ]

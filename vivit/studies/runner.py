@@ -22,7 +22,8 @@ from ..data.splits import load_split
 from ..engine.device import pick_device
 from ..engine.evaluate import PREDICTIONS, evaluate, load_weights
 from ..engine.evaluation import load_evaluation
-from ..engine.run import check_same_run, stop_signals, write_json
+from ..engine.interruption import stop_signals
+from ..engine.run import check_same_run, write_json
 from ..engine.train import train
 from ..errors import DataError, Stopped
 from ..model.cnn_baselines import CNN_BASELINES

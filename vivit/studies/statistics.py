@@ -11,7 +11,7 @@ import numpy as np
 
 from ..engine.compare import difference
 from ..engine.evaluation import Evaluation
-from ..engine.metrics import joint_name, right
+from ..engine.metrics import correct, joint_name
 
 RESAMPLES = 10_000
 # The 97.5 % quantile of Student's t, by degrees of freedom.
@@ -70,5 +70,5 @@ def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set:
 
 def correct_videos(evaluation: Evaluation, label_set: str) -> dict[tuple[str, float | None, float | None], bool]:
     """Tell for each video (path, start, end) whether its answer from all views is correct."""
-    found = right(evaluation.multi, evaluation.labels, evaluation.classes)[label_set].tolist()
+    found = correct(evaluation.multi, evaluation.labels, evaluation.classes)[label_set].tolist()
     return {(s.path, s.start, s.end): hit for s, hit in zip(evaluation.samples, found)}

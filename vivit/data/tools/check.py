@@ -80,9 +80,7 @@ def check(
     short = note_segments(samples, files, number, span, found)
 
     if refused:
-        found["not kept"].append(
-            f"{refused}; --manifest PATH, then train with --data.manifest PATH, uses another place"
-        )
+        found["not kept"].append(f"{refused}; use --manifest PATH, then train with --data.manifest PATH")
     else:
         try:
             write_manifest(

@@ -1,0 +1,252 @@
+"""Set up a training run: read the videos, build the model and the optimizer, resume from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config, ModelConfig, from_dict, replace, to_dict
+from ..data.sample import Sample
+from ..data.sample_table import list_hash
+from ..data.splits import load_split
+from ..errors import DataError, Stopped
+from ..model.vivit import ViViT
+from ..text import listing
+from ..weights.load import create
+from .checkpoint import Checkpoints, progress_of
+from .device import choose_attention, deterministic, uses_bfloat16
+from .distributed import World, parallelize
+from .interruption import note_skipped_files, skipped_files
+from .memory import check_memory
+from .meter import Meter
+from .optim import EMA, build_optimizer, freeze
+from .probe import fit_head
+from .run import Run
+
+
+@dataclass(frozen=True)
+class Data:
+    """The videos of a run."""
+
+    train: Sequence[Sample]
+    labels: Tensor
+    """(N, L) of the training videos."""
+    val: Sequence[Sample]
+    unreadable: dict[str, str]
+    """Training videos that a check of the data found unreadable, and why by path; they are not in `train`."""
+
+
+@dataclass
+class Progress:
+    """What a checkpoint stores in addition to tensors and the sums of the meter."""
+
+    step: int = 0
+    best: float = -1.0
+    """Highest validation top-1 whose weights are in best/; below 0: none yet."""
+    best_step: int = 0
+    baseline: float | None = None
+    skipped: int = 0
+    """Steps without finite gradients."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """Training videos that could not be read, and why, by index."""
+    validation_due: bool = False
+    """Whether the weights of this step still need a validation."""
+
+    @staticmethod
+    def of(saved: dict[str, Any]) -> Progress:
+        """Build it from the progress of a checkpoint, also of an earlier version."""
+        progress = Progress(**{name: saved[name] for name in asdict(Progress()) if name in saved})
+        progress.unreadable = {int(index): problem for index, problem in progress.unreadable.items()}
+        if math.isnan(progress.best):
+            progress.best, progress.best_step = -1.0, 0
+        if progress.baseline is not None and math.isnan(progress.baseline):
+            progress.baseline = None
+        return progress
+
+
+@dataclass(frozen=True)
+class Training:
+    """The state of a run: everything that its steps use."""
+
+    world: World
+    config: Config
+    data: Data
+    build: Callable[[ModelConfig], Any]
+    vivit: Any
+    model: nn.Module
+    """`vivit`, wrapped to run in several processes."""
+    optimizer: torch.optim.Optimizer
+    average: EMA | None
+    checkpoints: Checkpoints
+    run: Run
+    meter: Meter
+    progress: Progress
+    steps: int
+    epoch_steps: float
+
+    def every(self, epochs: float) -> int:
+        """Return the number of steps in `epochs`, at least 1."""
+        return max(round(epochs * self.epoch_steps), 1)
+
+    def averaged(self) -> Any:
+        """Return a context in which the model has the averaged weights, if the run has any."""
+        return self.average.applied() if self.average else nullcontext()
+
+    def save(self, *, must_succeed: bool) -> None:
+        """Save a checkpoint. A failure raises OSError only if it `must_succeed`."""
+        progress = asdict(self.progress) | {"model": to_dict(self.vivit.config), "meter": self.meter.state_dict()}
+        try:
+            self.checkpoints.save(self.vivit, self.optimizer, self.average, progress | hashes(self.data))
+        except OSError as error:
+            self.run.log_line(f"NOT SAVED at step {self.progress.step}: {error}")
+            if must_succeed:
+                raise
+
+    def stop(self, number: int | None) -> None:
+        """Save a checkpoint and raise Stopped."""
+        self.save(must_succeed=True)
+        step, steps = self.progress.step, self.steps
+        self.run.log_line(f"stopped after step {step} of {steps} and saved; the same command resumes here")
+        raise Stopped(number or signal.SIGTERM)
+
+
+def setup(world: World, config: Config, data: Data, build: Callable[[ModelConfig], Any]) -> Training:
+    """Build the model and the optimizer, restore the latest checkpoint if there is one, and open the run folder."""
+    checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep_checkpoints)
+    resumed, broken = checkpoints.latest()
+    saved = progress_of(resumed) if resumed else {}
+    if resumed:
+        check_same_lists(resumed, saved, data, config)
+    if build is ViViT:
+        check_memory(config, world)
+    torch.manual_seed(config.seed)
+    deterministic(config.deterministic)
+    attention = choose_attention(world.device, config.precision)
+    vivit = start_model(config, resumed, build).to(world.device)
+    probed = config.linear_probe and config.init is not None
+    if probed and not resumed:
+        skipped = skipped_files(Path(config.run))
+        fit_head(
+            vivit,
+            data.train,
+            data.labels,
+            world=world,
+            workers=config.data.workers,
+            precision=config.precision,
+            log=print if world.is_main else lambda line: None,
+            skipped=skipped,
+        )
+        note_skipped_files(Path(config.run), skipped, world)
+    freeze(vivit, config.optim.freeze)
+    model = parallelize(vivit, config.parallel, world, bfloat16=uses_bfloat16(world.device, config.precision))
+    optimizer = build_optimizer(vivit, config.optim)
+    average = EMA(vivit, config.optim.ema) if config.optim.ema else None
+    meter = Meter(world, config.model, build)
+    progress = Progress(validation_due=probed)
+    if resumed:
+        progress = Progress.of(checkpoints.restore(vivit, optimizer, average, resumed))
+        meter.load_state_dict(saved["meter"])
+    epoch_steps = len(data.train) * config.augment.repeats / config.optim.batch_size
+    steps = max(round(config.optim.epochs * epoch_steps), 1)
+    run = Run(config, world, step=progress.step, steps=steps)
+    for line in broken:
+        run.log_line(f"broken checkpoint skipped: {line}")
+    run.log_line(headline(config, vivit, data, world, resumed, progress.step, steps))
+    if world.device.type == "cuda":
+        run.log_line(f"attention: {attention}")
+    if data.unreadable:
+        lines = [f"{path}: {problem}" for path, problem in data.unreadable.items()]
+        run.log_line(listing("skipped, unreadable according to vivit data check", lines))
+    if config.linear_probe and not probed:
+        run.log_line("--linear-probe is ignored: it needs --init")
+    return Training(
+        world=world,
+        config=config,
+        data=data,
+        build=build,
+        vivit=vivit,
+        model=model,
+        optimizer=optimizer,
+        average=average,
+        checkpoints=checkpoints,
+        run=run,
+        meter=meter,
+        progress=progress,
+        steps=steps,
+        epoch_steps=epoch_steps,
+    )
+
+
+def read_videos(config: Config) -> tuple[Config, Data]:
+    """Return the config with the classes of the data, and the videos to train and to validate on.
+
+    The training videos do not include files that a check of the data found unreadable. Raises DataError for labels
+    that do not fit, and if a split has no readable video.
+    """
+    train = load_split(config.data, config.data.train_split, classes=config.model.classes or None, training=True)
+    val = load_split(config.data, config.data.eval_split, classes=train.classes)
+    if not len(val.samples.readable()[0]):
+        lines = [f"{path}: {problem}" for path, problem in val.unreadable.items()]
+        raise DataError(listing(f"none of the validation videos (split {config.data.eval_split!r}) can be read", lines))
+    config = replace(config, model=replace(config.model, classes=train.classes))
+    return config, Data(train.samples, train.labels, val.samples, train.unreadable)
+
+
+def hashes(data: Data) -> dict[str, str]:
+    """Hash the lists of videos for a checkpoint, independent of the folder of the files."""
+    return {"train_list": list_hash(data.train, ordered=True), "val_list": list_hash(data.val)}
+
+
+def check_same_lists(resumed: Path, saved: dict[str, Any], data: Data, config: Config) -> None:
+    """Raise ValueError if the videos differ from those of the checkpoint; earlier versions wrote no val_list."""
+    names = {"train_list": "another list of videos", "val_list": "another list of validation videos"}
+    for key, now in hashes(data).items():
+        if saved.get(key, now) != now:
+            raise ValueError(
+                f"{resumed} was trained with {names[key]} (there {saved[key]}, now {now} in {config.data.root}); "
+                "restore the list to resume, or give another --run and --init"
+            )
+
+
+def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConfig], Any]) -> Any:
+    """Build the model of the first step, or one whose weights the checkpoint `resumed` will replace."""
+    if resumed:  # activation and pixel normalization came with the weights of init; the checkpoint has them
+        return build(from_dict(ModelConfig, progress_of(resumed)["model"]))
+    if build is ViViT and config.init:
+        return create(config.model, init=config.init, kernel_init=config.kernel_init)
+    return build(config.model)
+
+
+def headline(
+    config: Config,
+    model: ViViT,
+    data: Data,
+    world: World,
+    resumed: Path | None,
+    step: int,
+    steps: int,
+) -> str:
+    """Describe the run before its first step: model, devices, videos, start."""
+    parameters = sum(p.numel() for p in model.parameters())
+    classes = ", ".join(f"{len(names)} {name}" for name, names in config.model.classes.items())
+    share = -(-config.optim.batch_size // world.size)
+    micro = min(config.parallel.micro_batch or share, share)
+    if resumed:
+        doing = f"resuming after step {step} of {steps} ({resumed.name})"
+        doing += f"; the weights of init={config.init} are not read again" if config.init else ""
+    else:
+        doing = f"{steps} steps of {config.optim.batch_size} clips from {config.init or 'a random start'}"
+    return (
+        f"{config.model.encoder}, {parameters / 1e6:.1f} M parameters, {world.size} x {world.device.type}, "
+        f"{share} clips each in micro-batches of {micro}; "
+        f"{len(data.train)} training and {len(data.val)} validation videos; classes: {classes}\n"
+        f"{config.run}: {doing}"
+    )
