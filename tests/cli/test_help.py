@@ -67,7 +67,7 @@ def test_every_setting_of_a_command_has_a_help_text():
 def test_a_recipes_help_shows_the_values_of_its_run(vivit):
     out = vivit("train", "demo", "--help")[1]
     assert "(default: 0.0015)" in out
-    assert "(default: 48 48)" in out
+    assert "(default: 48 48)" in " ".join(out.split())
     assert "(default: demo/run)" in out
 
 

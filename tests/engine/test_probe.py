@@ -13,7 +13,7 @@ import vivit
 from vivit.config import replace
 from vivit.data.datasets.registry import read_samples
 from vivit.data.sample_table import encode_labels
-from vivit.engine import setup as setup_module
+from vivit.engine import setup as engine_setup
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW, evaluate
 from vivit.engine.probe import clip_features, fit_head, fit_linear, folds
@@ -117,7 +117,7 @@ def test_two_processes_look_at_half_of_the_videos_each_and_have_the_same_feature
 
 def test_an_interrupted_run_has_the_same_baseline_and_measures_it_once(config, tmp_path, monkeypatch):
     fits = []
-    monkeypatch.setattr(setup_module, "fit_head", lambda *a, **k: fits.append(1) or fit_head(*a, **k))
+    monkeypatch.setattr(engine_setup, "fit_head", lambda *a, **k: fits.append(1) or fit_head(*a, **k))
     train(replace(config, run=str(tmp_path / "straight")))
     train_and_stop(config, 4)
     assert len(fits) == 2

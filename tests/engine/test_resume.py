@@ -95,7 +95,7 @@ def test_weights_to_start_from_are_one_setting_however_their_path_is_written(con
 def test_a_signal_during_a_validation_ends_it_and_the_run_continues_with_it(
     config, straight, monkeypatch, number, capfd
 ):
-    evaluate = train_module.evaluate
+    evaluate = validation_module.evaluate
 
     def interrupted(*args, progress, **how):
         os.kill(os.getpid(), number)

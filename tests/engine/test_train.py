@@ -14,7 +14,7 @@ import vivit
 from vivit.config import replace
 from vivit.data.datasets.registry import read_samples
 from vivit.data.loader import sample_order
-from vivit.engine import setup as setup_module
+from vivit.engine import setup as engine_setup
 from vivit.engine.evaluate import evaluate
 from vivit.engine.optim import build_optimizer
 from vivit.engine.run import read_config
@@ -145,7 +145,7 @@ def test_weights_to_start_from_are_where_training_starts(config, straight, monke
         starts.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return build_optimizer(model, config)
 
-    monkeypatch.setattr(setup_module, "build_optimizer", look)
+    monkeypatch.setattr(engine_setup, "build_optimizer", look)
     train(replace(quick(config), init=str(straight / "weights")))
     expected = vivit.from_pretrained(straight / "weights").state_dict()
     assert set(starts[0]) == set(expected)
@@ -166,7 +166,7 @@ def test_frozen_parameters_stay_as_they_are_and_all_others_learn(config, straigh
 
 def test_each_layer_learns_at_its_share_of_the_schedules_rate(config, monkeypatch):
     made = []
-    monkeypatch.setattr(setup_module, "build_optimizer", lambda *a: made.append(build_optimizer(*a)) or made[0])
+    monkeypatch.setattr(engine_setup, "build_optimizer", lambda *a: made.append(build_optimizer(*a)) or made[0])
     run = train(quick(config, layer_decay=0.5))
     last = metrics(run)[-2]["lr"]
     assert last > 0

@@ -92,7 +92,7 @@ def test_without_a_valid_result_the_last_weights_are_kept_and_that_is_said(confi
     evaluations(monkeypatch, [math.nan] * 4)
     run = train(replace(config, final_weights="best"))
     assert not (run / "best").exists()
-    assert "has no weights, so" in capsys.readouterr().out
+    assert "has no weights; " in capsys.readouterr().out
     ours, theirs = (load_file(folder / "weights" / "model.safetensors") for folder in (run, straight))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 

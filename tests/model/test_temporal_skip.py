@@ -72,5 +72,5 @@ def test_it_is_saved_and_not_given_to_formats_that_have_none(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"temporal_depth": 0}, {"encoder": "spatiotemporal"}])
 def test_there_must_be_layers_to_go_around(changes):
-    with pytest.raises(ValueError, match="temporal_skip goes around the layers over time"):
+    with pytest.raises(ValueError, match="temporal_skip bypasses the layers over time"):
         ModelConfig(temporal_skip=True, **changes)

@@ -79,7 +79,7 @@ def test_what_the_command_line_says_goes_before_what_was_fitted(weights, videos,
     monkeypatch.setattr(sys, "argv", ["vivit", *words])
     cli.main()
     out = " ".join(capsys.readouterr().out.split())
-    assert "frozen baseline: a linear head on the features of 40 clips of 8 training videos" in out
+    assert "frozen baseline: linear probe on the features of 40 clips of 8 training videos" in out
     assert "frozen baseline 100.0%, fine-tuned 100.0% (top-1, single view, split 'val'" in out
     assert [line["step"] for line in metrics(tmp_path / "run") if "val/label/top1" in line][0] == 0
     cli.main()
