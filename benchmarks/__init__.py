@@ -1,4 +1,4 @@
-"""Measure speed against the limit of the machine and other libraries: `python -m benchmarks`."""
+"""Measure speed beside the machine's limit and other libraries."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bench(
     Args:
         cases: forward and train: each preset, with its peer where one is installed; attention: its attentions, by the
             kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
-            predict: a video from file to classes, as by default; peers: the presets beside other video models; input:
+            predict: a video from file to classes, as by default; peers: the presets and other video models; input:
             from files to clips; evaluation: the views of a test video; startup: imports and help.
         preset: Models to time.
         precision: float32, bfloat16 or both.

@@ -1,4 +1,4 @@
-"""The timer: interleaved rounds in one process, so that other load affects all contenders."""
+"""Time contenders in interleaved rounds, so that other load affects all of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Forward pass and training step of the four models, against the matrix-product ceiling and beside their peers.
+"""Time forward passes and training steps, with peers and the matrix-product ceiling.
 
-Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out; ours leaves out what nobody
+Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out; ours leaves out what no layer
 reads. In a training step it is those x 3, because a backward pass does twice the work of a forward pass. The share of
 the ceiling is operations per second over those of a large matrix product in the same precision, round by round.
 """
@@ -76,7 +76,7 @@ def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool,
 
 
 def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
-    """One optimiser step of a preset (SGD with momentum), with transformers' ViViT doing the same beside Model 1."""
+    """One optimiser step of a preset (SGD with momentum), and of transformers' ViViT for Model 1."""
     model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
     models: dict[str, tuple[nn.Module, Tensor]] = {name: (copy.deepcopy(model), video)}
     if compiled:
@@ -130,7 +130,7 @@ def shortened(
 
 
 def prediction(name: str, *, clock: Clock) -> list[dict[str, Any]]:
-    """`vivit.predict` as it is by default, on one video, beside the same views through transformers' ViViT as it is.
+    """`vivit.predict` as it is by default, on one video, and the same views through transformers' ViViT as it is.
 
     Both decode the file and read 4 x 3 views; transformers' default is float32, ours what the device has units for.
     """

@@ -55,8 +55,8 @@ NOTES = {
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (
-        "Clips of 32 x 224 x 224 from made videos of 256 x 340, 30 frames/s, ten seconds, in H.264; one thread. Raw "
-        "decode is a bare PyAV loop over the same kind of clip: open, seek, decode, convert to RGB."
+        "Clips of 32 x 224 x 224 from synthetic videos of 256 x 340, 30 frames/s, ten seconds, in H.264; one thread. "
+        "Raw decode is a bare PyAV loop over the same kind of clip: open, seek, decode, convert to RGB."
     ),
     "evaluation": (
         "Clips of 32 frames, stride 2: the middle one and four more, these with three crops. Frames and temporal "

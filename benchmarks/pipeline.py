@@ -1,4 +1,4 @@
-"""Time input and evaluation: clips from files through the loader, and the views of a test video.
+"""Time input and evaluation: from files to clips and test views.
 
 The videos are synthetic: 256 x 340 at 30 frames/s, ten seconds in H.264, like prepared Kinetics.
 Everything runs on one thread, as a loader's worker does.

@@ -1,4 +1,4 @@
-"""The errors that vivit raises for what a user can mend. Importing this module imports nothing heavy."""
+"""The errors that a user can mend. Imports nothing heavy."""
 
 import signal
 from collections.abc import Iterator

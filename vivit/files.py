@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees all of it or nothing, even after a crash; keep other processes out of a folder."""
+"""Write files all or nothing, and lock a folder against other processes."""
 
 import errno
 import logging

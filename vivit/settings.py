@@ -1,4 +1,4 @@
-"""Copy, compare, save and load settings dataclasses, and check the values of their fields."""
+"""Copy, compare, save, load and check settings dataclasses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text for people: names from outside made safe to print, and long lists shortened. Imports nothing of vivit."""
+"""Make names from outside safe to print; shorten lists."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -34,5 +34,5 @@ def shorten_list(items: Sequence[str], most: int = 20, *, indent: str = "") -> l
 
 
 def listing(title: str, problems: Sequence[str], most: int = 20) -> str:
-    """A message with one problem a line, the first `most` of them."""
+    """Format a message with one problem per line, the first `most` of them."""
     return "\n  ".join([f"{title} ({len(problems)}):", *map(printable, shorten_list(problems, most))])

@@ -1,4 +1,4 @@
-"""Every private name of PyTorch that vivit uses, each with a fallback for a release without it."""
+"""All private names of PyTorch that vivit uses, each with a fallback."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 
 import vivit
 from vivit.config import ModelConfig, replace
@@ -89,14 +90,14 @@ def read_images(path: Path) -> str:
 
 
 def load_weights(path: Path) -> str:
-    """Load a file of weights, or the folder of a damaged config.json."""
+    """Load a file of weights, or our folder with a damaged model.safetensors or config.json."""
     torch.set_num_threads(1)
     source = path
-    if path.suffix == ".json":
+    if path.suffix in (".safetensors", ".json"):
         source = path.parent / f"folder-{path.stem}"
         source.mkdir()
-        (source / "config.json").symlink_to(path)
-        (source / "model.safetensors").symlink_to(path.parent / "model.safetensors")
+        for name in ("model.safetensors", "config.json"):
+            (source / name).symlink_to(path if path.name.endswith(name) else path.parent / name)
     try:
         model = vivit.from_pretrained(source)
     except (VivitError, OSError):
@@ -132,10 +133,10 @@ def images(folder: Path) -> list[Path]:
 
 def weights(folder: Path) -> list[Path]:
     vivit.create(TINY, classes={"label": ["a", "b"]}).save_pretrained(folder)
-    named = {f"blocks.{i}.w": np.ones((3, 3), np.float32) for i in range(3)}
-    np.savez(folder / "weights.npz", **named)
-    torch.save({name: torch.from_numpy(value) for name, value in named.items()}, folder / "weights.pth")
-    return [folder / name for name in ("model.safetensors", "config.json", "weights.npz", "weights.pth")]
+    vit = VisionTransformer(img_size=32, patch_size=16, embed_dim=64, depth=1, num_heads=1, num_classes=3)
+    torch.save(vit.state_dict(), folder / "vit.pth")
+    np.savez(folder / "vit.npz", **{name: p.detach().numpy() for name, p in vit.state_dict().items()})
+    return [folder / name for name in ("model.safetensors", "config.json", "vit.pth", "vit.npz")]
 
 
 @pytest.mark.drill

@@ -1,1 +1,1 @@
-"""Learning and measuring: losses, metrics, optimiser, checkpoints, the training loop and the evaluation."""
+"""Train and evaluate."""

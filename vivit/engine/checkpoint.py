@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to resume training, in a folder that is complete or absent.
+"""Save and load checkpoints: everything needed to resume, complete or absent.
 
 PyTorch writes them, each process its own shards; any number of processes can read them. A folder
 is written under a temporary name, flushed, listed with checksums in manifest.json and then renamed, so that a kill

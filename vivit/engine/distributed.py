@@ -1,4 +1,4 @@
-"""One process or many: process groups, DDP, FSDP2 and activation checkpointing of PyTorch.
+"""Process groups, DDP, FSDP2 and activation checkpointing.
 
 `torchrun -m -- vivit train …` starts the processes. Every function here also works in a single process.
 (Without the two dashes torchrun takes `--run` for an abbreviation of an option of its own.)

@@ -1,4 +1,4 @@
-"""The tables that `vivit eval` prints: accuracies of both protocols, what is missing, worst classes and confusions."""
+"""Format the tables that `vivit eval` prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multi-view evaluation: logits averaged over temporal clips and spatial crops, then metrics (paper, section 4.1)."""
+"""Evaluate with several views: average the logits, then compute metrics (paper, 4.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: logits of every video, and the numbers that follow from them."""
+"""The result of an evaluation: logits of every video, and metrics."""
 
 from __future__ import annotations
 

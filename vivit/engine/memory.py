@@ -1,4 +1,4 @@
-"""How much memory training takes: what autograd keeps of a forward pass, measured on tensors without contents.
+"""Estimate the memory that training takes; refuse a batch that cannot fit.
 
 `vivit plan` prints tables of it; `vivit train` refuses a batch that cannot fit.
 """
@@ -68,7 +68,7 @@ def check_memory(config: Config, world: World) -> None:
 
 
 def rough_bytes(config: Config, clips: int) -> float:
-    """Several times what a step on so many clips takes, at a glance."""
+    """Bound the memory of a step on `clips` clips from above, without measuring."""
     model = config.model
     blocks = model.depth + model.temporal_depth
     tokens = math.prod(model.grid) + model.grid[0]

@@ -1,4 +1,4 @@
-"""What follows from logits and labels: accuracies per label set and for all sets together, calibration, confusion.
+"""Compute metrics from logits and labels: accuracies, calibration, confusion.
 
 A video with a logit that is not finite (NaN or infinite) has no answer. One rule holds for it everywhere: it is wrong
 in top-k and in class accuracies, for every label set; the confusion matrix and the calibration error, which need an

@@ -1,4 +1,4 @@
-"""Optimisers, the learning-rate schedule of the paper, and the moving average of the weights."""
+"""Optimizers, the learning-rate schedule, freezing, and the EMA of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory and speed of a run before it starts: arithmetic on what the model is measured to keep and to compute.
+"""Estimate memory and speed of a run before it starts.
 
 Nothing here is timed. Speed follows from a utilisation that is assumed, and exchange between devices is left out of it.
 """
@@ -32,9 +32,9 @@ class Hardware:
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be above 0 and finite")
         if not 0 < self.utilisation <= 1:
-            raise ValueError(f"utilisation is {self.utilisation}; it lies in (0, 1], a share of the peak")
+            raise ValueError(f"utilisation is {self.utilisation}; it must be in (0, 1], a share of the peak")
         if not 0 <= self.reserve < 1:
-            raise ValueError(f"reserve is {self.reserve}; it lies in [0, 1), a share of the memory")
+            raise ValueError(f"reserve is {self.reserve}; it must be in [0, 1), a share of the memory")
 
 
 H100 = Hardware()

@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, environment.json, metrics.jsonl, and who else gets the metrics."""
+"""The folder of a run, its log lines and its metrics."""
 
 from __future__ import annotations
 

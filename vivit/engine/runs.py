@@ -1,4 +1,4 @@
-"""The runs below a folder, side by side: how far, how good, and in which settings they differ."""
+"""List the runs below a folder, with results and settings that differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Set up a training run: read the videos, build the model and the optimizer, resume from a checkpoint."""
+"""Set up a training run: videos, model, optimizer, checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choose the kernel of attention and of the first MLP layer by device. All kernels compute the same.
+"""Choose the kernels of attention and MLP by device. All compute the same.
 
 | device                              | attention                                        |
 |-------------------------------------|--------------------------------------------------|

@@ -1,4 +1,4 @@
-"""Use a model without changing it: copies that share weights, and training modes that come back."""
+"""Use a model without changing it: copies that share weights, restored modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention rollout: how much each token contributes to the features, over space and time."""
+"""Attention rollout: how much each token contributes to the features."""
 
 from __future__ import annotations
 

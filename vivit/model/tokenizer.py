@@ -1,4 +1,4 @@
-"""Video to tokens (paper, section 3.2): tubelets, or 2-D patches of uniformly sampled frames."""
+"""Video to tokens: tubelets, or patches of uniformly sampled frames (paper, 3.2)."""
 
 from __future__ import annotations
 

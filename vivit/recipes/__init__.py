@@ -1,4 +1,4 @@
-"""Whole runs by name: functions that return a Config. Derive your own with `vivit.config.replace`."""
+"""Training runs by name: functions that return a Config."""
 
 from __future__ import annotations
 

@@ -26,16 +26,17 @@ LOOKED_AT = 32  # videos whose length is looked up
 
 
 def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config:  # noqa: B008
-    """One's own videos, from 50 clips up: starts as a linear head on an image model's frames, keeps the better.
+    """Fine-tune on your own videos, from 50 clips up: start as a linear probe, keep the better.
 
     vivit train finetune --data.root my_videos --init vit_small.safetensors
 
     With `init` the model takes over the architecture of the weights and starts as the average of the image model's
-    frames, with the head that fits these features best; that frozen baseline is printed first, and again beside the
-    result. The clip's length follows the videos', the number of epochs the number of clips (see `schedule`). The
+    frames, with the head that fits these features best; that frozen baseline is printed first, and again with
+    the result. The clip's length follows the videos', the number of epochs the number of clips (see `schedule`). The
     weights that are best in validation are kept, the baseline among them.
 
-    Without it, a ViViT-S FE on 16 frames spread over 2.7 seconds starts from noise, which takes thousands of clips.
+    Without it, a ViViT-S FE on 16 frames spread over 2.7 seconds starts from random weights, which takes thousands of
+    clips.
 
     What was measured, on synthetic videos, is in docs/guides/finetune.md. Not yet run by us on real data.
     """

@@ -1,4 +1,4 @@
-"""The same datasets with what trains video transformers better today, a function for each.
+"""Recipes with what trains video transformers better today, one per dataset.
 
 AdamW, a moving average of the weights, layer-wise learning rates, cutmix with mixup, random erasing, repeated
 augmentation. Rates, weight decay, mixing and smoothing are those of the TAdaConv model zoo, which trains the same

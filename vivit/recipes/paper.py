@@ -1,4 +1,4 @@
-"""The paper's training runs: one table of settings, one column a data set, and a function for each.
+"""The recipes of the paper: one table of settings, one function per dataset.
 
 None of them has been run by us: that takes the data and weeks of accelerator time. The settings are compared with the
 paper's table field by field in tests/recipes/test_paper.py. What the table does not say is as in the released

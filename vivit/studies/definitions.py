@@ -1,4 +1,4 @@
-"""Define the paper's three analyses: rows of settings that differ from one recipe in one thing."""
+"""Define the paper's analyses: rows of settings derived from one recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train and test the runs of a study, one after the other or several at once; skip those that are complete."""
+"""Train and test the runs of a study; skip complete ones."""
 
 from __future__ import annotations
 

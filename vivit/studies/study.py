@@ -1,4 +1,4 @@
-"""`vivit study`: train the rows of a study from several seeds and compare them on the same videos."""
+"""Run a study from several seeds and compare its rows on the same videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read named tensors from a folder, a file or a hub id. Detect the format from the first bytes."""
+"""Read named tensors from a folder, a file or a hub id; detect the format by content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load and create models: `from_pretrained` and `create`. Formats are detected by content."""
+"""Create and load models: `create` and `from_pretrained`."""
 
 from __future__ import annotations
 

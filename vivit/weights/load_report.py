@@ -1,4 +1,4 @@
-"""The load report: every tensor of the file and of the model, once, with a status and a reason."""
+"""The load report: the status of every tensor of the file and of the model."""
 
 from __future__ import annotations
 

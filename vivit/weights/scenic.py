@@ -1,4 +1,4 @@
-"""Read and write JAX checkpoints without JAX: scenic's ViViT and ViT, and .npz image models.
+"""Read and write JAX checkpoints without JAX: scenic ViViT and ViT, .npz.
 
 `read_msgpack` returns the parameters by their official names; `to_vivit` renames and reshapes them to ours,
 `from_vivit` does the inverse.

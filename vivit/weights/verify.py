@@ -1,4 +1,4 @@
-"""Compare official checkpoints with what is published about them; for users who have the files.
+"""Compare official checkpoints with their published results.
 
     vivit weights verify CHECKPOINT [CLIP] [--image-size 224 224]
 
