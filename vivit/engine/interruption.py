@@ -47,21 +47,23 @@ class StopRequest:
 def stop_signals(answer: str = "", processes: int = 1) -> Iterator[StopRequest]:
     """Record the first SIGINT or SIGTERM and print `answer` to stderr; the next signal raises KeyboardInterrupt.
 
-    A parent process may pass on a signal that its process group got as well: a second signal within 0.3 s (2 s under
-    torchrun) counts as the same one. Outside the main thread no signal is recorded.
+    Inside `StopRequest.interrupts()` the first signal raises it too. One Ctrl-C can arrive twice, from the terminal
+    and from a parent process: a second signal within 0.3 s (2 s with several processes) is ignored. Outside the main
+    thread no signal is recorded.
     """
-    request, first, same = StopRequest(), 0.0, 0.3 if processes == 1 else 2.0
+    request, first = StopRequest(), 0.0
+    same_within = 0.3 if processes == 1 else 2.0  # seconds
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first
         if request:
-            if time.monotonic() - first > same:
+            if time.monotonic() - first > same_within:
                 request.repeated = True
                 raise KeyboardInterrupt
             return
         request.number, first = number, time.monotonic()
         if answer:
-            os.write(2, f"{answer}\n".encode())  # print may be in use by what the signal has interrupted
+            os.write(2, f"{answer}\n".encode())  # not print: the signal may have interrupted one
         if request.waiting:
             raise KeyboardInterrupt
 
@@ -80,7 +82,7 @@ def stop_signals(answer: str = "", processes: int = 1) -> Iterator[StopRequest]:
 def locked(folder: Path, world: World) -> Iterator[None]:
     """Lock a run folder against other trainings, and remove the temporary files of a killed one.
 
-    Raises FolderInUse, in all processes, if another training works there.
+    In all processes, raises FolderInUse if another training works there, and OSError if locking or removing fails.
     """
     with ExitStack() as stack:
         problem: Exception | None = None
@@ -117,7 +119,7 @@ def attribute_worker_crash(run: Run) -> Iterator[None]:
 
 
 def note_skipped_files(folder: Path, skipped: dict[str, str], world: World) -> None:
-    """Write the files that any process skips to the run folder, if there are new ones."""
+    """Add the files that any process skips to the list in the run folder, skipped_files.json."""
     known = skipped_files(folder)
     found = known | {path: why for share in world.gather(skipped) for path, why in share.items()}
     if found != known and world.is_main:

@@ -1,4 +1,4 @@
-"""Training metrics: the means over the steps since the last reading, and speed."""
+"""Training metrics: means since the last reading, and speed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Means over the steps since the last reading and over all processes. Losses stay on the device until then."""
+    """Loss per clip, gradient norm per step and speed since the last `read`. Losses stay on the device until it."""
 
     def __init__(self, world: World, config: ModelConfig, build: Callable[[ModelConfig], nn.Module] = ViViT):
         self.world = world
-        # A backward pass does twice the work of a forward pass; a multiply-add is two operations.
+        # 6 = 2 operations in a multiply-add x (1 forward + 2 for backward, which does twice the work).
         self.flops_per_clip = 6 * count_cost(config, build, as_computed=True)[-1].multiply_adds
         self.all_clips, self.first_memory = 0.0, (0.0, 0.0)
         self.restart()

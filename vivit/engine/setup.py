@@ -50,9 +50,10 @@ class Progress:
 
     step: int = 0
     best: float = -1.0
-    """Highest validation top-1 whose weights are in best/; below 0: none yet."""
+    """Validation top-1 of the weights in best/, the highest so far; negative if there are none yet."""
     best_step: int = 0
     baseline: float | None = None
+    """Validation top-1 at step 0, after the linear probe; None without one."""
     skipped: int = 0
     """Steps without finite gradients."""
     unreadable: dict[int, str] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Progress:
 
     @staticmethod
     def of(saved: dict[str, Any]) -> Progress:
-        """Build it from the progress of a checkpoint, also of an earlier version."""
+        """Read the progress that a checkpoint stores; checkpoints of earlier versions may lack fields or hold NaN."""
         progress = Progress(**{name: saved[name] for name in asdict(Progress()) if name in saved})
         progress.unreadable = {int(index): problem for index, problem in progress.unreadable.items()}
         if math.isnan(progress.best):
@@ -82,15 +83,18 @@ class Training:
     build: Callable[[ModelConfig], Any]
     vivit: Any
     model: nn.Module
-    """`vivit`, wrapped to run in several processes."""
+    """`vivit`, wrapped if it runs in several processes: for the forward pass; use `vivit` for everything else."""
     optimizer: torch.optim.Optimizer
     average: EMA | None
+    """Moving average of the weights; None if optim.ema is off."""
     checkpoints: Checkpoints
     run: Run
     meter: Meter
     progress: Progress
     steps: int
+    """Steps of the run, from its start to its end."""
     epoch_steps: float
+    """Steps of one epoch, not rounded."""
 
     def every(self, epochs: float) -> int:
         """Return the number of steps in `epochs`, at least 1."""
@@ -201,7 +205,7 @@ def read_videos(config: Config) -> tuple[Config, Data]:
 
 
 def hashes(data: Data) -> dict[str, str]:
-    """Hash the lists of videos for a checkpoint, independent of the folder of the files."""
+    """Hash the lists of videos, for a checkpoint; moving the data folder does not change the hashes."""
     return {"train_list": list_hash(data.train, ordered=True), "val_list": list_hash(data.val)}
 
 
@@ -217,8 +221,8 @@ def check_same_lists(resumed: Path, saved: dict[str, Any], data: Data, config: C
 
 
 def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConfig], Any]) -> Any:
-    """Build the model of the first step, or one whose weights the checkpoint `resumed` will replace."""
-    if resumed:  # activation and pixel normalization came with the weights of init; the checkpoint has them
+    """Build the model with its initial weights; when resuming, `restore` replaces them later."""
+    if resumed:  # not config.model: init may have changed the activation and pixel normalization
         return build(from_dict(ModelConfig, progress_of(resumed)["model"]))
     if build is ViViT and config.init:
         return create(config.model, init=config.init, kernel_init=config.kernel_init)

@@ -44,8 +44,8 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
         while True:
             try:
                 return train_in(world, config, build=build)
-            except WorkerDied:
-                if world.size > 1:  # the others wait for this process; torchrun restarts all of them
+            except WorkerDied:  # its files are skipped from now on: a single process resumes from its checkpoint
+                if world.size > 1:  # the others are blocked waiting for this one; torchrun restarts them all
                     raise
             gc.collect()
 
@@ -80,12 +80,13 @@ def train_steps(t: Training, batches: Iterator[Batch], stop: StopRequest) -> Non
     """Take the remaining steps, and log, validate and save when due."""
     world, config, run, progress = t.world, t.config, t.run, t.progress
     t.model.train()
-    if progress.validation_due:  # at the start, or because an interruption prevented it
+    if progress.validation_due:  # after a linear probe, or because an interruption prevented it
         validate_and_keep_best(t, stop)
-        if progress.step:
+        if progress.step:  # the checkpoint just resumed still says that a validation is due
             t.save(must_succeed=progress.step == t.steps)
     while progress.step < t.steps:
         batch = next_batch(batches, stop)
+        # Readable clips have weight 1, others 0. All processes sum their counts, so that all stop at the same step.
         counts = [batch.weights.sum().item(), len(batch.problems), 0] if batch else [0, 0, 1]
         readable, problems, stopping = world.sum(counts)
         if batch is None or stopping:
@@ -130,9 +131,10 @@ def next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
 
 
 def train_step(t: Training, batch: Batch, lr: float, readable: float) -> tuple[Tensor, float]:
-    """Update the weights once. Returns the sum of the losses of this process and the norm of all gradients.
+    """Take one optimizer step, unless the gradients are not finite or no clip is readable.
 
-    `readable` is the number of readable clips of the step in all processes.
+    Returns the sum of this process's losses, and the global gradient norm before clipping. `readable` is the number of
+    readable clips in this step, over all processes.
     """
     config, world = t.config, t.world
     sizes = [len(names) for names in config.model.classes.values()]
@@ -154,7 +156,7 @@ def train_step(t: Training, batch: Batch, lr: float, readable: float) -> tuple[T
                 partner_labels=micro_batch.partner_labels,
                 lam=micro_batch.lam,
             )
-            # Gradients are averaged over processes: divide the sum over the clips of the step by their total number.
+            # DDP and FSDP average gradients over processes; times world.size, that is the mean over all readable clips.
             ((loss * micro_batch.weights).sum() * (world.size / max(readable, 1))).backward()
             losses.append((loss.detach() * micro_batch.weights).sum())
     grad_norm = clip_gradients(t.vivit, config.optim.grad_clip)

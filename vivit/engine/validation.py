@@ -29,7 +29,7 @@ class StopValidation(Exception):
 def validate_and_keep_best(t: Training, stop: StopRequest) -> None:
     """Validate the weights of this step, and write them to best/ if the result is a new best.
 
-    Saves a checkpoint before it raises Stopped, or DataError if no video could be read.
+    Raises Stopped after saving a checkpoint, and DataError if no video could be read, after trying to save one.
     """
     progress = t.progress
     progress.validation_due = True
@@ -88,14 +88,14 @@ def validate(t: Training, stop: StopRequest) -> float:
         title = f"validation at step {step}: none of the videos of split {t.config.data.eval_split!r} can be read"
         raise DataError(listing(title, list(result.missing.values())))
     accuracy = result.single_view_accuracy
-    values = {f"val/{name}/{k}": value for name, ks in accuracy.items() for k, value in ks.items()}
+    values = {f"val/{name}/{metric}": x for name, scores in accuracy.items() for metric, x in scores.items()}
     t.run.log(step, {"epoch": epoch, **values, "val/videos": len(result.samples), "val/missing": len(result.missing)})
-    shown = "  ".join(f"{name} {ks['top1']:.1%}" for name, ks in accuracy.items())
+    shown = "  ".join(f"{name} {scores['top1']:.1%}" for name, scores in accuracy.items())
     missing = f", {len(result.missing)} missing" if result.missing else ""
     t.run.log_line(
         f"epoch {epoch:.4g}  validation top-1, single view: {shown}  ({len(result.samples)} videos{missing})"
     )
-    return list(accuracy.values())[-1]["top1"]
+    return list(accuracy.values())[-1]["top1"]  # the last entry is the joint one, if there are several label sets
 
 
 def save_weights(model: ViViT, world: World, folder: Path, build: Callable[[ModelConfig], Any] = ViViT) -> None:

@@ -24,9 +24,9 @@ from .layers import (
 
 
 class Transformer(nn.Module):
-    """Everything of a ViT after its patch embedding: class token, learned positions, blocks, norm, pooling.
+    """A ViT between patch embedding and head: class token, learned positions, blocks, norm, pooling.
 
-    `grid` (t, h, w) is how the tokens of one sequence are arranged. Only `resize` uses it.
+    `grid` (t, h, w) is how the tokens of one sequence are arranged. After construction only `resize` reads it.
     """
 
     def __init__(self, config: ModelConfig, *, grid: tuple[int, int, int], blocks: list[nn.Module]):
@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         return x + self.pos_embed
 
     def forward_last_block(self, x: Tensor, bits: Tensor | None) -> Tensor:
-        """Compute only the tokens that pooling reads: the class token, (B, n, D) → (B, 1, D), or all of them."""
+        """Apply the last block; with a class token only to it, (B, n, D) → (B, 1, D): pooling reads no other token."""
         last = self.blocks[-1]
         return last(x, bits) if self.cls_token is None else last(x, bits, num_queries=1)
 
@@ -95,7 +95,7 @@ class FactorisedEncoder(nn.Module):
     `deduplicate` is False.
 
     With `temporal_depth=0` the features are averaged over time instead: the paper's baseline. With `temporal_skip` this
-    average is added to the output of the temporal transformer, which starts at zero (see `init_weights`).
+    average is added to the output of the temporal transformer, and that output starts at zero (see `init_weights`).
     """
 
     def __init__(self, config: ModelConfig):
@@ -149,9 +149,10 @@ def encode_unique(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def unique_rows(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return (the index of one row of each distinct value, for every row its number among these); None if all differ.
+    """Return (index, inverse) such that x[index] holds each distinct row once and x[index][inverse] equals x.
 
-    Candidate duplicates share a random linear hash of their bits; then compare them exactly.
+    Rows are grouped by a random linear hash of their bits, and the groups are then checked exactly. None if all rows
+    differ or the check fails (a hash collision, or NaN).
     """
     rows = x.flatten(1).view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
     high, low = random_bits(torch.arange(2, device=x.device), rows.shape[1])
@@ -186,7 +187,7 @@ def factorised_dot_product(config: ModelConfig) -> Transformer:
 
 # config.encoder → a function from the config to a module that maps tokens (B, t, s, D) to features (B, D), with the
 # signature `forward(tokens, seeds=None)`. For `ViViT.resize` it needs a method `resize(grid)` too. Add your own with
-# `ENCODERS["mine"] = build`, before a config names it.
+# `ENCODERS["mine"] = build`, before you create a config that names it.
 ENCODERS.update(
     {
         "spatiotemporal": spatiotemporal,
@@ -205,7 +206,7 @@ def drop_path_rates(config: ModelConfig, depth: int) -> list[float]:
 def resize_positions(positions: Tensor, old: tuple[int, int, int], new: tuple[int, int, int]) -> Tensor:
     """Interpolate positions (1, [1 +] t·h·w, D) from grid `old` to grid `new`: bicubic in (h, w), linear in t.
 
-    A leading class-token position is kept. Positions of an equal grid stay the same to the bit.
+    A leading class-token position is kept. If the grids are equal, the result is an exact copy.
     """
     if old == new:
         return positions.clone()

@@ -1,12 +1,13 @@
 """Attention, MLP and transformer blocks, with timm's parameter names.
 
-Sequences are (B, n, D). An encoder that attends over space or time keeps all tokens of a clip in one sequence of
-n = t·s, time first. The encoders differ in the attention functions of their blocks.
+Sequences are (B, n, D): B clips, n tokens, D = embed_dim. Queries, keys and values are (B, n, a, k): a heads of k
+features. Where attention is over space or time, one sequence holds all n = t·s tokens of a clip, time first: t temporal
+and s = h·w spatial positions. The encoders differ in the attention functions of their blocks.
 
 Dropout and stochastic depth depend on an argument, `bits`: random integers (B, 6) computed from the seed of each clip
-(`random_bits`). A block has one integer per residual branch for stochastic depth and one per branch for dropout. So the
-same values of a clip are dropped in every batch, on any number of devices and under activation checkpointing. Without
-bits (evaluation) nothing is dropped.
+(`random_bits`). Each block gets its own: columns 0-2 are for stochastic depth in its residual branches, columns 3-5 for
+dropout in them. What is dropped from a clip therefore depends only on its seed, not on the batch, the number of devices
+or activation checkpointing. Without bits (evaluation) nothing is dropped.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def spatial_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
 def temporal_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
     """Attend from every token to the tokens of its own spatial position.
 
-    Spatial positions and heads together are the heads of one attention over time: tokens stored as (B, t, s, a, k) then
-    need no copy. With the positions in the batch they would be transposed and transposed back.
+    Spatial positions are merged into the heads, not into the batch: from contiguous (B, t, s, a, k) to (B, s·a, t, k)
+    is a view, while (B·s, a, t, k) would need a copy on the way in and another on the way out.
     """
     heads = q.shape[2]
     q, k, v = (rearrange(x, "B (t s) a k -> B (s a) t k", t=t) for x in (q, k, v))
@@ -59,7 +60,7 @@ def temporal_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
 
 
 def random_bits(seeds: Tensor, *shape: int) -> Tensor:
-    """Hash each seed (B,) and the index of each element to random integers below 2³², (B, *shape), on any device."""
+    """Return (B, *shape) integers below 2³², hashes of seed (B,) and element index; the same on every device."""
     index = torch.arange(math.prod(shape), device=seeds.device).view(1, *shape)
     return _hash(_hash(seeds.view(-1, *(1 for _ in shape))) + index * 0x9E3779B9)
 
@@ -101,11 +102,12 @@ class DropPath(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one kernel for the projection to queries, keys and values.
+    """Multi-head self-attention with one linear layer `qkv`, as in timm.
 
-    Each of the `attention_fns` gets an equal share of the heads, in order. With `separate_qkv`, and with several
-    functions, the kernel is applied part by part, so that the queries, keys and values of a function are contiguous
-    and `temporal_attention` needs no copies. `branch` is the index of this attention in its block.
+    Each of the `attention_fns` gets an equal share of the heads, in order. With `separate_qkv`, several functions or
+    `num_queries`, slices of the weight of `qkv` are applied one by one, so that queries, keys and values are each
+    contiguous (`temporal_attention` then copies nothing). A wrapped `qkv` is always called as a whole. `branch` is the
+    index of this attention among the residual branches of its block.
     """
 
     def __init__(self, config: ModelConfig, *attention_fns: AttentionFn, branch: int = 0, separate_qkv: bool = False):
@@ -137,8 +139,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bits: Tensor | None = None, num_queries: int | None = None) -> Tensor:
         """Map (B, n, D) to (B, n, D), or to the first `num_queries` of the n tokens; bits (B, 6)."""
         x = cast_for_autocast(x)  # here, because every product would cast it again and keep the copy
-        heads = (attend(*self.project_qkv(x, num_queries, i)) for i, attend in enumerate(self.attention_fns))
-        out = [rearrange(x, "B n a k -> B n (a k)") for x in heads]
+        results = (attend(*self.project_qkv(x, num_queries, i)) for i, attend in enumerate(self.attention_fns))
+        out = [rearrange(result, "B n a k -> B n (a k)") for result in results]
         x = self.proj(torch.cat(out, dim=2) if len(out) > 1 else out[0])
         return dropout(x, self.dropout, select_bits(bits, MAX_BRANCHES + self.branch))
 

@@ -29,7 +29,7 @@ class Tokenizer(nn.Module):
         return F.linear(self.tubelets(video), self.proj.weight.flatten(1), self.proj.bias)
 
     def tubelets(self, video: Tensor) -> Tensor:
-        """Cut a video (B, T, C, H, W) into flattened tubelets (B, t, s, C·t·h·w)."""
+        """Cut a video (B, T, C, H, W) into flattened tubelets (B, t, s, C·dt·dh·dw)."""
         pattern = "B (t dt) C (h dh) (w dw) -> B t (h w) (C dt dh dw)"
         return rearrange(video[:, self.frame_index], pattern, dt=self.t, dh=self.h, dw=self.w)
 
@@ -41,9 +41,10 @@ class Tokenizer(nn.Module):
         """
         weight, bias = self.proj.weight, self.proj.bias
         assert bias is not None
-        weight32 = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        kernel = weight32 * scale[:, None]
-        offset = (weight32 * (shift.to(weight32.dtype) + 128 * scale)[:, None]).sum(dim=(1, 2, 3, 4))
+        wide_weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        kernel = wide_weight * scale[:, None]
+        offset = (wide_weight * (shift.to(wide_weight.dtype) + 128 * scale)[:, None]).sum(dim=(1, 2, 3, 4))
+        # pixel ^ 128, its bits read as int8, is pixel − 128
         centered = (self.tubelets(video) ^ 128).view(torch.int8).to(weight.dtype)
         return F.linear(centered, kernel.flatten(1).to(weight.dtype), (bias + offset).to(weight.dtype))
 

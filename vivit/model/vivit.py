@@ -171,7 +171,7 @@ class Normalize(nn.Module):
 
 
 def as_fraction(x: float) -> tuple[int, int]:
-    """Round x to float32; return it as numerator and denominator, a power of two. Both are exact in float32."""
+    """Round x to float32; return (numerator, denominator), both exact in float32. The denominator is a power of two."""
     [single] = struct.unpack("f", struct.pack("f", x))
     return (round(single * 2**62) / 2**62).as_integer_ratio()
 
@@ -198,7 +198,7 @@ def init_weights(model: ViViT) -> None:
         return
     for module in model.modules():
         if isinstance(module, Tokenizer):
-            std = 1 / math.sqrt(module.proj.weight[0].numel()) / 0.8796  # of a normal truncated at ±2
+            std = 1 / math.sqrt(module.proj.weight[0].numel()) / 0.8796  # 0.8796: std of N(0, 1) cut at ±2
             nn.init.trunc_normal_(module.proj.weight, std=std, a=-2 * std, b=2 * std)
             assert module.proj.bias is not None
             nn.init.zeros_(module.proj.bias)
