@@ -182,7 +182,7 @@ def finish(t: Training) -> None:
             run.log_line(f"{best} has no weights; {weights} gets those of the last step")
         with t.averaged():
             save_weights(t.vivit, world, weights, t.build)
-    if progress.baseline is not None:
+    if progress.baseline is not None and progress.best >= 0:  # below 0: no best weights could be saved
         run.log_line(compare_with_baseline(config, progress.baseline, progress.best, progress.best_step, t.steps))
     run.log_line(f"{run.folder}: training finished ({t.steps} steps); weights in {weights}")
     run.log_line(f"next: vivit eval {run.folder}\n      vivit predict {run.folder} VIDEO")
