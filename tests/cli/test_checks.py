@@ -1,4 +1,4 @@
-"""`vivit checks` names what there is, and says what to do about what is missing."""
+"""`vivit checks` lists versions, devices and decoders, and tells how to add missing ones."""
 
 import builtins
 import re

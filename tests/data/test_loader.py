@@ -276,7 +276,7 @@ def test_an_error_of_the_consumer_ends_the_workers(samples, monkeypatch, where):
     assert not multiprocessing.active_children()
 
 
-# What a dead worker was about to send stays behind in a socket that nobody closes.
+# A killed worker leaves unsent data in a socket that is never closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_test_video_that_kills_its_worker_is_missing_and_not_opened_again(samples, monkeypatch, workers):

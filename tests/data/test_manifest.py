@@ -1,4 +1,4 @@
-"""A manifest is input like any other: what is wrong with it is said, and it never changes what is trained on."""
+"""Validate manifests like any other input; a manifest never changes the training videos."""
 
 import json
 import os

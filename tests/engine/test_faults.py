@@ -75,7 +75,7 @@ def test_a_video_that_decodes_forever_is_left_out_after_the_time_limit(config, m
     assert f"{BAD}: still being decoded after 0.3 s" in capsys.readouterr().out
 
 
-# What the dead worker was about to send stays behind in a socket that nobody closes.
+# The killed worker leaves unsent data in a socket that is never closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_laid_to_its_file_and_the_run_goes_on_without_it(config, monkeypatch, capsys):
     monkeypatch.setattr(TrainDataset, "_clip", clip_that(lambda: os.kill(os.getpid(), signal.SIGKILL)))

@@ -116,7 +116,7 @@ def test_where_the_best_weights_cannot_be_saved_training_goes_on_and_says_so(
     assert (Path(config.run) / "best" / "model.safetensors").is_file()
 
 
-# What the dead worker was about to send stays behind in a socket that nobody closes.
+# The killed worker leaves unsent data in a socket that is never closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_validation_video_that_kills_its_worker_is_missing_and_named(own_data, tmp_path, monkeypatch, capsys):
     original, calls = EvalDataset.__getitem__, tmp_path / "calls"

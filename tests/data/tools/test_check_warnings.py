@@ -1,4 +1,4 @@
-"""What `vivit data check` says beyond the files: classes, what it passed over, damage in the middle, read-only data."""
+"""Warnings of `vivit data check`: classes, what it passed over, damage in the middle, read-only data."""
 
 import errno
 import os

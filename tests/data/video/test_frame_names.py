@@ -30,7 +30,7 @@ ORDERED = {
     "index after a stamp": [f"{t:.6f}-{i}.png" for i, t in enumerate(stamps(1 / 30))],
     "camera at the end": [f"img_{i:04d}_cam2.jpg" for i in range(12)],
     "camera at the front": [f"cam2-shot 7_{i}.PNG" for i in range(12)],
-    "of so many": [f"frame{i}_of_300.jpg" for i in range(1, 12)],
+    "count after the number": [f"frame{i}_of_300.jpg" for i in range(1, 12)],
     "date and index": [f"2024-01-05_10-11-12_{i:04d}.jpg" for i in range(12)],
     "date alone": [f"{d}.jpg" for d in dates("%Y-%m-%d_%H-%M-%S", 7)],
     "date as a phone writes it": [f"IMG_{d}.jpg" for d in dates("%Y%m%d_%H%M%S", 7)],
@@ -69,7 +69,9 @@ def test_time_stamps_count_no_images(case):
     assert order_images(ORDERED[case])[1] is None
 
 
-@pytest.mark.parametrize("case", ["camera at the end", "of so many", "date and index", "number after a dot"])
+@pytest.mark.parametrize(
+    "case", ["camera at the end", "count after the number", "date and index", "number after a dot"]
+)
 def test_numbers_count_images_and_a_gap_shows_in_them(case):
     names, numbers = order_images(ORDERED[case])
     assert numbers == list(range(numbers[0], numbers[0] + len(names)))

@@ -247,25 +247,6 @@ def json_rows(path: Path | None, problems: list[str]) -> Iterator[tuple[str, dic
             problems.append(f"{path.name}:{line}: got {str(row)[:80]}; expected an object")
 
 
-def csv_rows(lines: Iterable[str], table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row by column) of a CSV with any columns; cells beyond the header stand under None."""
-    reader = csv.reader(lines, skipinitialspace=True)
-    names = [name.strip() for name in next(reader, [])]
-    repeated = [name for name, times in Counter(names).items() if times > 1]
-    if repeated or "" in names:
-        wrong = f"column {repeated[0]!r} stands there more than once" if any(repeated) else "a column without a name"
-        raise DataError(f"{table}: {wrong}, in the header {','.join(names)}")
-    for cells in reader:
-        if not cells:
-            continue
-        row: dict[Any, Any] = dict(zip(names, cells))
-        if len(cells) < len(names):
-            row |= dict.fromkeys(names[len(cells) :], "")
-        elif len(cells) > len(names):
-            row[None] = cells[len(names) :]
-        yield reader.line_num, row
-
-
 def parse_number(
     value: Any, name: str, wrong: list[str], *, what: str = "seconds, 0 or more", least: float = 0.0
 ) -> float | None:
