@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vivit.text import format_markdown
+
 HEADINGS = {
     "forward": "Forward pass",
     "attention": "Attention",
@@ -105,8 +107,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "case"]
     columns = [name for name in names if any(row.get(name) is not None for row in rows)]
     right = {name: all(not isinstance(row.get(name), str) for row in rows) for name in columns}
-    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("---:" if right[n] else "---" for n in columns) + "|"]
-    return lines + ["| " + " | ".join(cell(row.get(name)) for name in columns) + " |" for row in rows]
+    cells = [[cell(row.get(name)) for name in columns] for row in rows]
+    return format_markdown([columns, *cells], align="".join("<>"[right[name]] for name in columns)).splitlines()
 
 
 def cell(value: Any) -> str:

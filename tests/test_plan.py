@@ -16,7 +16,7 @@ from vivit.engine.device import autocast
 from vivit.engine.distributed import World, parallelize
 from vivit.engine.memory import Cost, cost, saved_bytes
 from vivit.engine.optim import freeze
-from vivit.engine.plan import Hardware, plan, table
+from vivit.engine.plan import Hardware, format_plans, plan
 from vivit.model.vivit import ViViT
 
 ENCODERS = {
@@ -200,7 +200,7 @@ def test_numbers_that_make_no_sense_are_refused_by_name(wrong, message, capsys):
 
 def test_a_plan_for_no_number_of_devices_is_refused():
     with pytest.raises(ValueError, match="gpus is empty"):
-        table(run_with(), gpus=(), num_samples=1, hardware=Hardware())
+        format_plans(run_with(), gpus=(), num_samples=1, hardware=Hardware())
 
 
 def test_the_command_prints_a_line_per_number_of_devices_and_kind_of_division(capsys):

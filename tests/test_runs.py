@@ -8,7 +8,7 @@ import pytest
 
 from vivit.cli.runs import run as run_runs
 from vivit.config import Config, OptimConfig, ParallelConfig, to_dict
-from vivit.engine.runs import find_runs, summarise, table
+from vivit.engine.runs import find_runs, format_runs, summarise
 
 LINES = (
     {"step": 5, "epoch": 0.5, "loss": 2.5, "lr": 0.1},
@@ -53,14 +53,14 @@ def test_a_run_is_finished_when_its_weights_are_there(tmp_path):
 def test_only_settings_that_differ_are_shown_and_never_the_folder(tmp_path):
     write_run(tmp_path / "a", Config(run="a", optim=OptimConfig(lr=0.1)))
     write_run(tmp_path / "b", Config(run="b", optim=OptimConfig(lr=0.2), parallel=ParallelConfig(strategy="fsdp")))
-    header, a, b = table(tmp_path).splitlines()
+    header, a, b = format_runs(tmp_path).splitlines()
     assert header.split()[-2:] == ["optim.lr", "parallel.strategy"]
     assert (a.split()[-2:], b.split()[-2:]) == (["0.1", "ddp"], ["0.2", "fsdp"])
 
 
 def test_a_single_run_has_no_settings_to_compare(tmp_path):
     write_run(tmp_path / "group" / "a", config_of())
-    header, row = table(tmp_path).splitlines()
+    header, row = format_runs(tmp_path).splitlines()
     assert header.split("  ")[-1] == "last start"
     assert row.split() == [f"{tmp_path}/group/a", "20/40", "50.0%", "75.0%", "1.2500", "2026-01-02", "03:04"]
 
@@ -69,7 +69,7 @@ def test_a_single_run_has_no_settings_to_compare(tmp_path):
 def test_columns_stand_under_each_other(tmp_path, number):
     for i in range(number):
         write_run(tmp_path / f"run{i}", config_of(lr=1 + i), lines=LINES[: 4 - i % 5])
-    rows = table(tmp_path).splitlines()
+    rows = format_runs(tmp_path).splitlines()
     assert len(rows) == 1 + number
     starts = [rows[0].index(name) for name in ("step", "noun", "verb", "loss", "last start", "optim.lr")]
     for row in rows:
@@ -84,7 +84,7 @@ def test_half_written_files_leave_the_run_in_the_table(tmp_path):
     (empty / "environment.json").write_text("")
     other = write_run(tmp_path / "d", config_of(lr=0.5))
     (other / "config.json").write_text('{"colour": "red"}')
-    _, *rows = table(tmp_path).splitlines()
+    _, *rows = format_runs(tmp_path).splitlines()
     assert [row.split()[1:4] for row in rows] == [
         ["20/300", "50.0%", "75.0%"],
         ["15/300", "50.0%", "25.0%"],
@@ -106,7 +106,7 @@ def test_a_folder_without_runs_is_an_error_that_says_what_a_run_is(tmp_path):
 def test_the_command_prints_the_table(tmp_path, capsys):
     write_run(tmp_path / "run")
     run_runs([str(tmp_path)])
-    assert capsys.readouterr().out.strip() == table(tmp_path)
+    assert capsys.readouterr().out.strip() == format_runs(tmp_path)
 
 
 def test_a_number_that_is_not_finite_is_never_the_best_and_names_are_shown_without_escape_sequences(tmp_path):
@@ -114,6 +114,6 @@ def test_a_number_that_is_not_finite_is_never_the_best_and_names_are_shown_witho
     lines = ({"step": 1, "epoch": 1, name: math.nan}, {"step": 2, "epoch": 2, name: 0.25})
     folder = write_run(tmp_path / "run", lines=lines)
     assert list(summarise(folder).best.values()) == [0.25]
-    shown = table(tmp_path)
+    shown = format_runs(tmp_path)
     assert "25.0%" in shown
     assert "\x1b" not in shown

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vivit.text import printable, shorten_list
+from vivit.text import format_markdown, format_table, printable, shorten_list
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,21 @@ def test_a_long_list_is_shortened_and_says_by_how_much():
     assert shorten_list(["a", "b"], most=2) == ["a", "b"]
     assert shorten_list(["a", "b", "c"], most=1) == ["a", "… and 2 more"]
     assert shorten_list(["a", "b", "c"], most=1, indent="  ") == ["  a", "  … and 2 more"]
+
+
+def test_the_columns_of_a_table_end_where_the_widest_cell_does():
+    rows = [["", "A", "B"], ["name\n", "1.0 %", "-"], ["x"], ["a longer name", "2", "three"]]
+    assert format_table(rows).splitlines() == [
+        "                   A      B",
+        "name\\n         1.0 %      -",
+        "x",
+        "a longer name      2  three",
+    ]
+    assert format_table(rows[1:2], align="<", min_widths=(8, 6, 0)) == "name\\n    1.0 %   -"
+    assert format_table([]) == ""
+
+
+def test_a_markdown_table_has_its_rule_below_the_heading():
+    rows = [["a", "b", "c"], ["1", "2", ""]]
+    assert format_markdown(rows).splitlines() == ["| a | b | c |", "|---|---:|---:|", "| 1 | 2 |  |"]
+    assert format_markdown(rows, align="<><").splitlines()[1] == "|---|---:|---|"

@@ -1,4 +1,4 @@
-"""Make names from outside safe to print; shorten lists."""
+"""Make names from outside safe to print; shorten lists; format tables."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -36,3 +36,29 @@ def shorten_list(items: Sequence[str], most: int = 20, *, indent: str = "") -> l
 def listing(title: str, problems: Sequence[str], most: int = 20) -> str:
     """Format a message with one problem per line, the first `most` of them."""
     return "\n  ".join([f"{title} ({len(problems)}):", *map(printable, shorten_list(problems, most))])
+
+
+def format_table(rows: Sequence[Sequence[str]], *, align: str = "<>", min_widths: Sequence[int] = (0,)) -> str:
+    """Pad the cells of every column to its width, two spaces between columns, one row per line.
+
+    Args:
+        rows: Cells, made printable here; the heading, if any, is the first row. A row may have fewer cells than others.
+        align: "<" (left) or ">" (right) for each column; the last one holds for all further columns.
+        min_widths: Least width of each column in characters; the last one holds for all further columns.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    columns = range(max(map(len, cells), default=0))
+    sides = [align[min(i, len(align) - 1)] for i in columns]
+    widths = [
+        max(min_widths[min(i, len(min_widths) - 1)], *(len(row[i]) for row in cells if i < len(row))) for i in columns
+    ]
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths)).rstrip() for row in cells
+    )
+
+
+def format_markdown(rows: Sequence[Sequence[str]], *, align: str = "<>") -> str:
+    """Format a Markdown table, the heading in the first row; `align` as in `format_table`."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    rules = ["---" if align[min(i, len(align) - 1)] == "<" else "---:" for i in range(len(rows[0]))]
+    return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])

@@ -107,7 +107,7 @@ def test_help_does_not_wait_for_pytorch():
         (data.Prepare, prepare),
         (data.Prepare, EncodingOptions),
         (plan.Plan, Hardware),
-        (runs.Runs, engine_runs.table),
+        (runs.Runs, engine_runs.format_runs),
         (predict.Predict, predict_file),
     ],
 )

@@ -147,7 +147,7 @@ def test_without_the_data_the_help_names_the_settings_that_will_be_fitted(root, 
 def test_a_plan_of_finetune_uses_the_values_of_the_run(root, tmp_path, vivit, monkeypatch):
     init = tiny.model().save_pretrained(tmp_path / "init")
     planned = []
-    monkeypatch.setattr("vivit.engine.plan.table", lambda config, **how: planned.append(config) or "a table")
+    monkeypatch.setattr("vivit.engine.plan.format_plans", lambda config, **how: planned.append(config) or "a table")
     how = ["--data.root", root, "--gpus", 1, "--num-samples", 100]
     assert vivit("plan", "finetune", "--init", init, *how)[0] == 0
     assert planned == [finetune(replace(Config().data, root=str(root)), str(init))]

@@ -42,6 +42,7 @@ from vivit.engine.probe import fit_head
 from vivit.engine.run import read_config
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
+from vivit.text import format_markdown
 from vivit.weights.load import create
 
 Floats = NDArray[np.floating]
@@ -238,17 +239,15 @@ def compare(home: Path, weights: Path, name: str, seed: int) -> dict[str, float]
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: means over the seeds, and every seed."""
-    lines = [
-        "| data | classes x clips | frozen baseline | from scratch | `finetune` | `finetune` of each seed |",
-        "|---|---|---:|---:|---:|---|",
-    ]
+    titles = "data", "classes x clips", "frozen baseline", "from scratch", "`finetune`", "`finetune` of each seed"
+    lines = [[*titles]]
     for name, (classes, _, clips) in DATA.items():
         own = [row for row in rows if row["data"] == name]
         if own:
             means = [f"{statistics.mean(row[k] for row in own):.1%}" for k in ("frozen", "scratch", "tuned")]
             each = ", ".join(f"{row['tuned']:.1%} (frozen {row['frozen']:.1%})" for row in own)
-            lines.append(f"| {name} | {len(classes)} x {clips} | {' | '.join(means)} | {each} |")
-    return "\n".join(lines)
+            lines.append([name, f"{len(classes)} x {clips}", *means, each])
+    return format_markdown(lines, align="<<>>><")
 
 
 def main() -> None:

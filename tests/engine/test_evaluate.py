@@ -15,11 +15,11 @@ from vivit.data.sample import Sample
 from vivit.data.sample_table import list_hash
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import (
-    details,
     evaluate,
     evaluate_weights,
+    format_errors,
+    format_evaluation,
     official_subsets,
-    table,
 )
 from vivit.engine.evaluation import Evaluation, load_evaluation
 from vivit.engine.metrics import confusion
@@ -85,7 +85,7 @@ def test_missing_videos_are_counted_named_and_in_no_number(samples):
     assert all("broken-val0.mp4" in problem for problem in result.missing.values())
     sound = evaluate(model, [s for s in samples if "broken" not in s.path], protocol=PROTOCOL)
     assert result.accuracy == sound.accuracy
-    assert "4 videos, 2 missing" in table(result)
+    assert "4 videos, 2 missing" in format_evaluation(result)
 
 
 @pytest.mark.parametrize("batch_views", [1, 7, 1000])
@@ -314,19 +314,19 @@ def made(labels, logits, names, **changes):
 def test_the_worst_classes_and_most_frequent_confusions_stand_side_by_side():
     said = [1, 1, 0, 0, 1, 1, 1, 1, 2, 0, 3]
     result = made([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3], torch.eye(4)[said], ("a cup", "a door", "a pan", "x" * 30))
-    assert details(result).splitlines() == [
+    assert format_errors(result).splitlines() == [
         "what: worst classes                          taken for another",
         "a cup                      50.0% of 4        2 x  a cup -> a door",
         "a pan                      50.0% of 2        1 x  a pan -> a cup",
     ]
-    assert "mean class" in table(result)  # the classes are not equally frequent
-    assert details(made([0, 1], torch.eye(2), ("a", "b"))) == ""
+    assert "mean class" in format_evaluation(result)  # the classes are not equally frequent
+    assert format_errors(made([0, 1], torch.eye(2), ("a", "b"))) == ""
 
 
 def test_the_printed_numbers_are_those_of_the_results():
     torch.manual_seed(0)
     result = made([0, 0, 1, 2, 2, 2], torch.randn(6, 8), tuple("abcdefgh"))
-    row = next(line for line in table(result).splitlines() if line.startswith("what"))
+    row = next(line for line in format_evaluation(result).splitlines() if line.startswith("what"))
     keys = ("top1", "top5", "mean_class", "calibration_error")
     numbers = [result.results()[view]["what"][key] for view in ("single_view", "multi_view") for key in keys]
     assert row.split() == ["what", *(f"{number:.1%}" for number in numbers)]
@@ -335,8 +335,8 @@ def test_the_printed_numbers_are_those_of_the_results():
 def test_a_long_list_of_missing_videos_is_cut_in_print_and_whole_in_the_results():
     result = made([0], torch.eye(1), ("a",))
     result = replace(result, missing={i: f"{i}.mp4: gone" for i in range(1, 40)})
-    assert table(result).count("gone") == 10
-    assert "and 29 more" in table(result)
+    assert format_evaluation(result).count("gone") == 10
+    assert "and 29 more" in format_evaluation(result)
     assert len(result.results()["missing_videos"]) == 39
 
 
@@ -437,9 +437,9 @@ def test_videos_with_logits_that_are_not_finite_are_counted_named_and_wrong_for_
     assert results["per_class"]["what"]["a"] == {"videos": 3, "accuracy": pytest.approx(1 / 3)}
     assert results["multi_view"]["what"]["mean_class"] == pytest.approx((1 / 3 + 1) / 2)
     assert results["confusion"]["what"]["counts"] == [[1, 1], [0, 2]]
-    assert "5 videos, 0 missing, 1 with logits that are not finite, wrong in every number" in table(result)
-    assert "1.mp4" in table(result)
-    assert re.search(r"a +33.3% of 3", details(result))
+    assert "5 videos, 0 missing, 1 with logits that are not finite, wrong in every number" in format_evaluation(result)
+    assert "1.mp4" in format_evaluation(result)
+    assert re.search(r"a +33.3% of 3", format_errors(result))
     result.save(tmp_path / "predictions.npz")
     assert load_evaluation(tmp_path / "predictions.npz").results() == result.results()
 
@@ -447,6 +447,6 @@ def test_videos_with_logits_that_are_not_finite_are_counted_named_and_wrong_for_
 def test_names_are_printed_without_the_escape_sequences_in_them():
     result = made([0, 0], torch.eye(2)[[0, 1]], ("red\x1b[31m", "blue\x9b2J"))
     result = replace(result, missing={2: "\x1b]0;title\x07.mp4: gone"})
-    shown = table(result) + details(result)
+    shown = format_evaluation(result) + format_errors(result)
     assert "red\\x1b[31m" in shown
     assert not set("\x1b\x9b\x07") & set(shown)

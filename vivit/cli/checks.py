@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import NamedTuple
 
+from ..text import format_table
 from .parse import parse
 
 PACKAGES = ("torch", "torchvision", "av", "numpy", "safetensors", "huggingface_hub")
@@ -44,7 +45,8 @@ def run(args: list[str]) -> None:
     for finding in (*versions(), *devices(), *decoders(), *resources()):
         findings.append(finding)
         mark = "ok" if not finding.advice else "missing" if finding.needed else "note"
-        print(f"{mark:8} {finding.name:16} {finding.value}" + (f"; {finding.advice}" if finding.advice else ""))
+        value = finding.value + (f"; {finding.advice}" if finding.advice else "")
+        print(format_table([[mark, finding.name, value]], align="<", min_widths=(7, 15, 0)))
     missing = [finding.name for finding in findings if finding.advice and finding.needed]
     print(f"\n{'missing: ' + ', '.join(missing) if missing else 'vivit has what it needs'}")
     if missing:

@@ -41,7 +41,7 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
 
     from ..data.splits import load_split
     from ..data.tools.synthetic import write_dataset
-    from ..engine.eval_tables import table
+    from ..engine.eval_tables import format_evaluation
     from ..engine.evaluate import evaluate
     from ..engine.train import train
     from ..inference.predict import predict
@@ -65,7 +65,7 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
     samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
     protocols = config.eval, replace(config.eval, shuffle_frames=True)
     result, shuffled = (evaluate(model, samples, protocol=p, workers=config.data.workers) for p in protocols)
-    print(f"{table(result)}\n\n{table(shuffled)}")
+    print(f"{format_evaluation(result)}\n\n{format_evaluation(shuffled)}")
 
     print("\n4. A video that is not in the training set")
     prediction = predict(model, samples[0].path, top_k=3)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from ..text import format_table
 from .parse import parse
 
 
@@ -37,7 +38,7 @@ def info(asked: Info) -> str:
     config = preset(asked.name, classes=classes, num_frames=asked.num_frames, image_size=asked.image_size)
     t, h, w = config.grid
     size = f"{asked.num_frames} x {asked.image_size[0]} x {asked.image_size[1]}"
-    lines = [f"{asked.name}  {config.encoder}  {size}  tokens {t} x {h} x {w}"]
-    lines.append(f"{'module':18} {'parameters':>14} {'multiply-adds':>16}")
-    lines += [f"{p.name:18} {p.parameters / 1e6:12.3f} M {p.multiply_adds / 1e9:14.2f} G" for p in count_cost(config)]
-    return "\n".join(lines)
+    rows = [["module", "parameters", "multiply-adds"]]
+    rows += [[p.name, f"{p.parameters / 1e6:.3f} M", f"{p.multiply_adds / 1e9:.2f} G"] for p in count_cost(config)]
+    table = format_table(rows, min_widths=(18, 13, 15))
+    return f"{asked.name}  {config.encoder}  {size}  tokens {t} x {h} x {w}\n{table}"

@@ -50,7 +50,7 @@ def run(args: list[str]) -> None:
     default = Plan(gpus=tyro.MISSING, num_samples=tyro.MISSING, config=config)
     asked = parse(Plan, rest, default=default, usage=usage, usual=USUAL)
 
-    from ..engine.plan import Hardware, table
+    from ..engine.plan import Hardware, format_plans
 
     hardware = Hardware(
         gpu_memory_gib=asked.gpu_memory_gib,
@@ -59,7 +59,7 @@ def run(args: list[str]) -> None:
         reserve=asked.reserve,
     )
     print(
-        table(
+        format_plans(
             asked.config,
             gpus=asked.gpus,
             num_samples=asked.num_samples,

@@ -21,6 +21,6 @@ def run(args: list[str]) -> None:
     """Print one line per run."""
     asked = parse(Runs, args, usage="vivit runs [FOLDER]")
 
-    from ..engine.runs import table
+    from ..engine.runs import format_runs
 
-    print(table(asked.folder))
+    print(format_runs(asked.folder))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..data.sample import Sample
-from ..text import listing, printable
+from ..text import format_table, listing, printable
 from .eval_tables import describe_protocol
 from .evaluate import PREDICTIONS
 from .evaluation import Evaluation, load_evaluation
@@ -84,15 +84,12 @@ class Comparison:
             for x, n in zip("AB", self.not_finite)
             if n
         ]
-        lines.append("")
-        lines.append(
-            f"{'top-1':12}{'A':>8}{'B':>8}{'B - A':>8}  {'95 % interval':>16}{'B ahead':>9}{'only A/B right':>16}"
-        )
+        rows = [["top-1", "A", "B", "B - A", "95 % interval", "B ahead", "only A/B right"]]
         for name, d in self.differences.items():
             interval = f"[{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
-            counts = f"{d.only_a} / {d.only_b}"
-            shares = f"{d.a:8.1%}{d.b:8.1%}{100 * (d.b - d.a):+8.1f}"
-            lines.append(f"{printable(name):12}{shares}  {interval:>16}{d.b_ahead:9.1%}{counts:>16}")
+            shares = f"{d.a:.1%}", f"{d.b:.1%}", f"{100 * (d.b - d.a):+.1f}"
+            rows.append([name, *shares, interval, f"{d.b_ahead:.1%}", f"{d.only_a} / {d.only_b}"])
+        lines += ["", format_table(rows, min_widths=(10, 6, 6, 6, 16, 7, 14))]
         lines += ["", *(f"{printable(name)}: {d.verdict} (p = {d.p:.2g})" for name, d in self.differences.items())]
         return "\n".join(lines)
 

@@ -7,22 +7,22 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ..config import EvalConfig
-from ..text import listing, printable
+from ..text import format_table, listing, printable
 from .metrics import most_confused, worst_classes
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 
-def subset_line(subset: tuple[str, dict[str, dict[str, float | None]]]) -> str:
-    name, found = subset
+def format_subset(name: str, found: dict[str, dict[str, float | None]]) -> str:
+    """Format the accuracy on an official subset of the test videos, for every label set."""
     shares = [(n, x["multi_view"], x["videos"]) for n, x in found.items()]
     shown = ", ".join(f"{n} {'-' if share is None else f'{share:.1%}'} of {videos}" for n, share, videos in shares)
     return f"{name:12}multi-view top-1: {shown}"
 
 
-def table(result: Evaluation) -> str:
-    """Single view and multi view side by side, and what they were measured on."""
+def format_evaluation(result: Evaluation) -> str:
+    """Format single view and multi view side by side, and what they were measured on."""
     counts = f"{len(result.samples)} videos, {len(result.missing)} missing"
     if result.not_finite:
         counts += f", {len(result.not_finite)} with logits that are not finite, wrong in every number"
@@ -31,13 +31,13 @@ def table(result: Evaluation) -> str:
     if is_balanced(result):
         del columns["mean class"]  # is top-1
     both = result.metrics["single_view"], result.metrics["multi_view"]
-    widths = [max(len(title) + 2, 8) for title in columns] * 2
-    lines.append(f"{'':12}" + "".join(f"{title:>{sum(widths) // 2}}" for title in ("single view", "multi view")))
-    lines.append(f"{'':12}" + "".join(f"{title:>{width}}" for title, width in zip([*columns] * 2, widths)))
+    rows = [["", *columns, *columns]]
     for name in both[0]:
         shares = [found[name].get(key, math.nan) for found in both for key in columns.values()]
-        cells = ["-" if math.isnan(share) else f"{share:.1%}" for share in shares]
-        lines.append(f"{printable(name):12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
+        rows.append([name, *("-" if math.isnan(share) else f"{share:.1%}" for share in shares)])
+    heading, *numbers = format_table(rows, min_widths=(10, 6)).splitlines()
+    multi_view = sum(max(len(title), 6) + 2 for title in columns)  # the width of each half
+    lines += [f"{'single view':>{len(heading) - multi_view}}{'multi view':>{multi_view}}", heading, *numbers]
     if result.missing:
         lines.append(listing("missing", [*map(printable, result.missing.values())], most=10))
     if result.not_finite:
@@ -60,8 +60,8 @@ def is_balanced(result: Evaluation) -> bool:
     return all(len(n[n > 0].unique()) <= 1 for n in counts)
 
 
-def details(result: Evaluation, most: int = 5) -> str:
-    """Show the worst classes and the most frequent confusions of each label set; multi view, "" without errors."""
+def format_errors(result: Evaluation, most: int = 5) -> str:
+    """Format the worst classes and the most frequent confusions of each label set; multi view, "" without errors."""
     blocks = []
     for label_set, names in result.classes.items():
         counts, videos = result.confusion(label_set), result.videos_of_classes(label_set)
@@ -72,8 +72,6 @@ def details(result: Evaluation, most: int = 5) -> str:
         ]
         confused = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in most_confused(counts, most)]
         if worst:
-            rows = zip_longest(
-                [f"{printable(label_set)}: worst classes", *worst], ["   taken for another", *confused], fillvalue=""
-            )
-            blocks.append("\n".join(f"{left:42}{right}".rstrip() for left, right in rows))
+            left, right = [f"{label_set}: worst classes", *worst], ["   taken for another", *confused]
+            blocks.append(format_table([*zip_longest(left, right, fillvalue="")], align="<", min_widths=(40,)))
     return "\n\n".join(blocks)

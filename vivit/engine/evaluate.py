@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..text import listing
 from ..weights.load import from_pretrained
 from .device import autocast, choose_attention, uses_bfloat16
 from .distributed import World, init_distributed
-from .eval_tables import details, subset_line, table
+from .eval_tables import format_errors, format_evaluation, format_subset
 from .evaluation import Evaluation, nan_to_none
 from .metrics import correct
 from .progress import progress_bar
@@ -159,8 +159,8 @@ def evaluate_weights(
         if changes:
             print(describe_changes(model, changes))
         official = official_subsets(result, config.data)
-        print("\n".join([table(result), *map(subset_line, official.items())]))
-        if errors := details(result):
+        print("\n".join([format_evaluation(result), *starmap(format_subset, official.items())]))
+        if errors := format_errors(result):
             print(f"\n{errors}")
         folder = Path(folder or (source if Path(source).is_dir() else config.run or "."))
         of = config.data

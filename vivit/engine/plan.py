@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config import Config, replace
+from ..text import format_markdown, format_table
 from .memory import Cost, cost, states
 
 GIB = 2**30
@@ -107,8 +108,10 @@ def sent(config: Config, cost: Cost, *, gpus: int, accumulation: int) -> float:
     return (4 * cost.trainable + passed_on) * (gpus - 1) / gpus
 
 
-def table(config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Hardware, markdown: bool = False) -> str:
-    """Show what `plan` gives for every number of devices, with DDP and with FSDP, below what it assumes."""
+def format_plans(
+    config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Hardware, markdown: bool = False
+) -> str:
+    """Format what `plan` gives for every number of devices, with DDP and with FSDP, below what it assumes."""
     if not gpus:
         raise ValueError("gpus is empty; give one number of devices or several, such as --gpus 1 8")
     for number in gpus:  # before the model is measured, which takes seconds
@@ -143,8 +146,4 @@ def table(config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Ha
             | (speeds if p.fits else dict.fromkeys(speeds, "-"))
         )
     cells = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths)) for row in cells]
-    if markdown:
-        lines = [f"| {' | '.join(row)} |" for row in (cells[0], ["---:"] * len(widths), *cells[1:])]
-    return "\n".join([*assumed, "", *lines])
+    return "\n".join([*assumed, "", (format_markdown if markdown else format_table)(cells, align=">")])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, differences, from_dict
-from ..text import printable
+from ..text import format_table
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def started(path: Path) -> str:
         return ""
 
 
-def table(folder: str | Path = "runs", /) -> str:
-    """One line per run below `folder`. Raises ValueError if there are none.
+def format_runs(folder: str | Path = "runs", /) -> str:
+    """Format one line per run below `folder`. Raises ValueError if there are none.
 
     Args:
         folder: Where to look; a run is a folder with config.json and metrics.jsonl.
@@ -118,9 +118,7 @@ def table(folder: str | Path = "runs", /) -> str:
                 *(shown(run.config, name) for name in settings),
             ]
         )
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return format_table(rows, align="<")
 
 
 def differing(configs: Sequence[Config]) -> list[str]:

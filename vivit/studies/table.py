@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..report.study import MIN_SEEDS, TOO_FEW_SEEDS
-from ..text import printable
+from ..text import format_table, printable
 
 
 def format_results(results: Mapping[str, Any]) -> str:
@@ -35,23 +35,11 @@ def format_results(results: Mapping[str, Any]) -> str:
     heading = f"{results['title']}: seeds {seeds}; videos: {splits}; {results['protocol']} views"
     blocks = [
         heading,
-        align(accuracies),
-        align(differences) if len(differences) > 1 else "",
+        format_table(accuracies),
+        format_table(differences) if len(differences) > 1 else "",
         "\n".join(map(printable, notes)),
     ]
     return "\n\n".join(filter(None, blocks))
-
-
-def align(lines: Sequence[Sequence[str]]) -> str:
-    """Pad cells to columns: the first one aligned left, the others right."""
-    lines = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    )
 
 
 def cost_cells(row: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...text import printable, shorten_list
+from ...text import format_table, printable, shorten_list
 from ..manifest import FileInfo
 from ..sample import Classes
 
@@ -93,14 +93,16 @@ class Report:
     def _table(self, label_set: str, names: Sequence[str]) -> list[str]:
         """Return a table of videos per class; of many classes, only those with the most and the fewest."""
         rows = [(name, [sets[label_set][name] for sets in self.counts.values()]) for name in names]
-        lines = [f"{label_set:24}" + "".join(f"{split:>10}" for split in self.counts)]
+        note = ""
         if len(rows) > FEW_CLASSES:
             rows.sort(key=lambda row: -row[1][0])
             absent = sum(not numbers[0] for _, numbers in rows)
             first = next(iter(self.counts))
-            lines[0] += f"   ({len(rows)} classes, the most and least frequent; {absent} have no video in {first})"
+            note = f"   ({len(rows)} classes, the most and least frequent; {absent} have no video in {first})"
             rows = [*rows[:MAX_LINES], ("…", []), *rows[-MAX_LINES:]]
-        return lines + [f"  {printable(name):22}" + "".join(f"{n:>10}" for n in numbers) for name, numbers in rows]
+        cells = [[f"  {name}", *map(str, numbers)] for name, numbers in rows]
+        heading, *lines = format_table([[label_set, *self.counts], *cells], min_widths=(22, 8)).splitlines()
+        return [heading + note, *lines]
 
     def _files(self) -> list[str]:
         usable = [f for f in self.files if f.num_frames]
