@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 BITS = 8  # counter_frames numbers up to 256 frames
 
@@ -35,6 +36,11 @@ def read_counter(image: np.ndarray) -> int:
     bar = np.minimum(np.arange(width) * BITS // width, BITS - 1)
     columns = image[: height // 2].mean(axis=(0, 2))
     return sum(1 << bit for bit in range(BITS) if columns[bar == bit].mean() > 125)
+
+
+def as_hwc(images: torch.Tensor) -> np.ndarray:
+    """(N, 3, H, W) as (N, H, W, 3)."""
+    return images.permute(0, 2, 3, 1).numpy()
 
 
 def write_video(

@@ -237,7 +237,7 @@ def test_an_unknown_name_is_answered_with_a_close_one():
 
 
 def test_the_guide_shows_what_its_command_prints(capsys):
-    guide = (Path(__file__).parent.parent / "docs" / "guides" / "scale.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "scale.md").read_text()
     command = next(line for line in guide.splitlines() if line.startswith("vivit plan"))
     run_plan(shlex.split(command)[2:])
     assert capsys.readouterr().out in guide
