@@ -110,7 +110,7 @@ def find_inputs(paths: Sequence[str]) -> list[str]:
 
     Raises DataError for paths that do not exist and for folders without a video.
     """
-    from ..data.datasets.common import VIDEO_SUFFIXES, find_videos, has_images
+    from ..data.datasets.find_videos import VIDEO_SUFFIXES, find_videos, has_images
 
     videos, problems = [], []
     for path in paths:

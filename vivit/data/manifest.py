@@ -25,7 +25,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_write
 from ..text import printable
-from .datasets.common import escapes_root, is_hidden
+from .datasets.find_videos import escapes_root, is_hidden
 from .sample import Classes, Sample
 from .sample_table import FileColumns, SampleColumns, SampleTable, StringColumn, encode_strings, numbers_or_nan
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data.datasets.common import find_videos, usual_split
+from vivit.data.datasets.find_videos import find_videos
 from vivit.data.datasets.folder import read_folder
+from vivit.data.datasets.split_names import usual_split
 from vivit.errors import DataError
 
 from .test_folder import problems, touch

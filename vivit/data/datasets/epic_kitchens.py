@@ -12,19 +12,10 @@ import re
 from pathlib import Path
 
 from ..sample import Sample
-from .common import (
-    SampleCollector,
-    checked_classes,
-    empty_fields,
-    find_file,
-    is_file_name,
-    labelled_split,
-    name_of,
-    parse_segment,
-    table_rows,
-    unknown_label,
-    videos_by,
-)
+from .collector import SampleCollector, checked_classes, unknown_label
+from .find_videos import is_file_name, name_of, videos_by
+from .rows import empty_fields, find_file, parse_segment, table_rows
+from .split_names import labelled_split
 
 LABEL_SETS = ("noun", "verb")  # the order of the official heads
 FILES = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..sample import Sample
-from .common import find_file, table_rows
 from .epic_kitchens import epic_kitchens_classes
+from .rows import find_file, table_rows
 
 UNSEEN = "EPIC_100_unseen_participant_ids_validation.csv"
 TAIL = {"verb": "EPIC_100_tail_verbs.csv", "noun": "EPIC_100_tail_nouns.csv"}

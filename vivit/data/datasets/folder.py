@@ -14,8 +14,9 @@ from ...errors import DataError
 from ...text import listing
 from ..sample import Sample
 from ..sample_table import unify
-from .common import VIDEO_SUFFIXES, find_videos, is_hidden, split_name, usual_split
+from .find_videos import VIDEO_SUFFIXES, find_videos, is_hidden
 from .label_table import read_table, table_samples
+from .split_names import split_name, usual_split
 
 LABEL_SET = "label"  # the name of the only label set of a folder
 HELD_OUT = 5  # where no split is given, about one video of this many, per class, is held out

@@ -6,18 +6,10 @@ import os
 from pathlib import Path
 
 from ..sample import Sample
-from .common import (
-    SampleCollector,
-    checked_classes,
-    empty_fields,
-    find_file,
-    name_of,
-    parse_segment,
-    split_name,
-    table_rows,
-    unknown_label,
-    videos_by,
-)
+from .collector import SampleCollector, checked_classes, unknown_label
+from .find_videos import name_of, videos_by
+from .rows import empty_fields, find_file, parse_segment, table_rows
+from .split_names import split_name
 
 LABEL_SET = "action"
 SPELLINGS = {"train": {"train"}, "val": {"val", "validate", "validation"}, "test": {"test"}}

@@ -20,7 +20,9 @@ from ...errors import DataError
 from ...text import listing
 from ..sample import Sample
 from ..sample_table import unify
-from .common import empty_fields, has_images, parse_number, parse_segment, usual_split
+from .find_videos import has_images
+from .rows import empty_fields, parse_number, parse_segment
+from .split_names import usual_split
 
 SPECIAL = ("path", "start", "end", "fps", "split")
 LABEL_NAMES = {

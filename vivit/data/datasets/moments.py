@@ -6,17 +6,10 @@ import os
 from pathlib import Path
 
 from ..sample import Sample
-from .common import (
-    SampleCollector,
-    checked_classes,
-    empty_fields,
-    escapes_root,
-    find_file,
-    labelled_split,
-    table_rows,
-    unknown_label,
-    videos_by,
-)
+from .collector import SampleCollector, checked_classes, unknown_label
+from .find_videos import escapes_root, videos_by
+from .rows import empty_fields, find_file, table_rows
+from .split_names import labelled_split
 
 LABEL_SET = "action"
 FILES = {"train": ("trainingSet.csv", "training"), "val": ("validationSet.csv", "validation")}

@@ -6,17 +6,10 @@ import json
 from pathlib import Path
 
 from ..sample import Sample
-from .common import (
-    SampleCollector,
-    checked_classes,
-    empty_fields,
-    find_file,
-    json_rows,
-    labelled_split,
-    name_of,
-    unknown_label,
-    videos_by,
-)
+from .collector import SampleCollector, checked_classes, unknown_label
+from .find_videos import name_of, videos_by
+from .rows import empty_fields, find_file, json_rows
+from .split_names import labelled_split
 
 LABEL_SET = "action"
 FILES = {"train": "train", "val": "validation"}

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..sample import Sample
-from .common import SampleCollector, checked_classes, escapes_root, name_of, split_name, unknown_label, videos_by
+from .collector import SampleCollector, checked_classes, unknown_label
+from .find_videos import escapes_root, name_of, videos_by
+from .split_names import split_name
 
 LABEL_SET = "action"
 UCF101_LAYOUTS = (

@@ -16,9 +16,10 @@ from ...config import DataConfig, ModelConfig
 from ...errors import DataError
 from ...text import shorten_list
 from ..clips import frame_range
-from ..datasets.common import find_videos, usual_split
+from ..datasets.find_videos import find_videos
 from ..datasets.label_table import read_table
 from ..datasets.registry import known_classes, read_annotations
+from ..datasets.split_names import usual_split
 from ..manifest import FileInfo, base_of, default_path, read_file_info, take_fingerprints, write_manifest
 from ..packet_index import PacketIndex
 from ..sample import Classes, Sample

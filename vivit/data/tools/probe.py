@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...errors import VideoError
 from ...text import shorten_list
 from ..dataset import time_limit
-from ..datasets.common import escapes_root
+from ..datasets.find_videos import escapes_root
 from ..manifest import FileInfo
 from ..sample import Sample
 from ..video.decoder import Video

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image  # comes with torchvision
 from PIL.Image import Transpose
 
 from ...errors import VideoError
-from ..datasets.common import IMAGE_SUFFIXES
+from ..datasets.find_videos import IMAGE_SUFFIXES
 from ..packet_index import PacketIndex
 from .container import MAX_PIXELS, MAX_SIDE
 from .decoder import Video, frame_ids_at
