@@ -204,7 +204,7 @@ def test_a_step_without_finite_gradients_is_skipped_and_named_with_its_files(con
     nan_at(monkeypatch, {2})
     folder = train(quick(config))
     out = capsys.readouterr().out
-    message = out[out.index("step 2: gradients are not finite, the step is skipped; its files are (8):") :]
+    message = out[out.index("step 3: gradients are not finite, the step is skipped; its files are (8):") :]
     assert len([line for line in message.splitlines()[1:] if line.startswith("  ") and line.endswith(".mp4")]) == 8
     assert all(torch.isfinite(t).all() for t in load_file(folder / "weights" / "model.safetensors").values())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

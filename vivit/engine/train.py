@@ -205,7 +205,7 @@ def skip_unreadable(t: Training, batch: Batch) -> None:
 def report_nonfinite_step(t: Training, batch: Batch) -> None:
     """Report a skipped step and its files. Raises FloatingPointError if too many steps were skipped."""
     indices = [index for group in t.world.gather(batch.indices) for index in group if index >= 0]
-    title = f"step {t.progress.step}: gradients are not finite, the step is skipped; its files are"
+    title = f"step {t.progress.step + 1}: gradients are not finite, the step is skipped; its files are"
     message = listing(title, [t.data.train[index].path for index in indices])
     t.run.log_line(message)
     if t.progress.skipped > t.config.optim.max_nonfinite_steps:
