@@ -46,13 +46,30 @@ def test_files_put_together_give_every_frame_once_and_time_goes_on(tmp_path, suf
     assert [index for index, _ in video.images([1, counts[0] - 1, total - 1])] == [1, counts[0] - 1, total - 1]
 
 
-def test_flv_files_put_together_of_which_ffmpeg_reads_the_first_are_called_damaged(tmp_path):
-    first = write_video(tmp_path / "a.flv", counter_frames(20), audio=True).read_bytes()
-    assert Video(tmp_path / "a.flv").problem is None
-    (tmp_path / "joined.flv").write_bytes(first + first)
-    video = Video(tmp_path / "joined.flv")
-    assert numbers(video) == list(range(20))
-    assert video.problem == "damaged packets: 20 frames are left"
+@pytest.mark.parametrize("sound", [False, True])
+@pytest.mark.parametrize(
+    ("suffix", "options", "read"),
+    [("flv", {}, 1), ("mkv", {}, 2), ("mp4", {}, 1), ("mp4", {"movflags": "faststart"}, 1)],
+)
+def test_files_put_together_of_which_ffmpeg_reads_only_the_first_are_reported(tmp_path, suffix, options, read, sound):
+    frames = counter_frames(100)
+    parts = [
+        write_video(
+            tmp_path / f"{i}.{suffix}", frames[20 * i :][:20], audio=sound, container_options=options
+        ).read_bytes()
+        for i in range(5)
+    ]
+    path = tmp_path / f"joined.{suffix}"
+    for count in range(1, 6):
+        path.write_bytes(b"".join(parts[:count]))
+        expected = min(read, count)
+        for video in (Video(path), Video(path, data=path.read_bytes())):
+            assert numbers(video) == list(range(20 * expected))
+            if count == expected:
+                assert video.problem is None
+            else:
+                assert video.problem.startswith("several files in one, of which FFmpeg reads only the first: ")
+                assert str(20 * expected) in video.problem
 
 
 def test_a_second_part_of_another_rate_keeps_its_rate(tmp_path):

@@ -5,6 +5,7 @@ frame is decoded, for its size. Where the time stamps do not name the frames, th
 a frame is named by its position.
 """
 
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,8 +41,11 @@ def build_index(path: str, data: bytes | None, size: int) -> tuple[FrameIndex, i
     """
     with open_video_stream(path, data) as (container, _):
         track = choose_track(container)
-    with open_video_stream(path, data, track) as (container, stream):
-        scan = scan_packets(container, stream, size)
+    with (
+        open(path, "rb") if data is None else io.BytesIO(data) as file,
+        open_video_stream(path, data, track) as (container, stream),
+    ):
+        scan = scan_packets(container, stream, size, file)
         if container.format.name == "gif" and len(scan.stamps) == 1:
             raise VideoError(path, "is a still image")
     found, decoded = None, 0
@@ -87,7 +91,7 @@ def _frames_by_position(
         stamps.append(frame.pts)
         corrupt.append(frame.is_corrupt)
     decoded = len(stamps)
-    if scan.rising and not (scan.damaged or scan.corrupt or scan.cut) and stamps == scan.stamps:
+    if scan.rising and not (scan.damaged or scan.corrupt or scan.cut or scan.joined) and stamps == scan.stamps:
         return None, decoded
     while (scan.cut or scan.damaged) and corrupt and corrupt[-1]:  # what FFmpeg patches over a missing end
         stamps.pop()
@@ -95,7 +99,7 @@ def _frames_by_position(
     if not stamps:
         raise VideoError(path, "not one of its video packets decodes cleanly")
     lost = len(scan.stamps) - len(stamps)
-    damaged = scan.damaged or scan.cut or (scan.corrupt and (any(corrupt) or lost != 0))
+    damaged = scan.damaged or scan.cut or scan.joined or (scan.corrupt and (any(corrupt) or lost != 0))
     damaged |= scan.presentation and lost > len(scan.stamps) / 20
     if not scan.presentation:
         stamps = [*scan.stamps, *[None] * len(stamps)][: len(stamps)]
@@ -126,6 +130,8 @@ def _key_frames(pts: Ints, key_stamps: Sequence[int]) -> list[int]:
 def _problem(scan: Scan, found: int, dropped: int) -> str | None:
     if scan.cut and scan.declared_frames > found:
         return f"truncated: {found} of {scan.declared_frames} frames"
+    if scan.joined:
+        return f"several files in one, of which FFmpeg reads only the first: {found} frames are left"
     if scan.cut or not scan.trusted:
         return f"damaged packets: {found} frames are left"
     return f"starts late: the first {dropped} frames do not decode" if dropped else None

@@ -7,8 +7,9 @@ by its position in the decoder's output from the start of the file, and every re
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -23,6 +24,8 @@ PRESENTATION_STAMPS = ("mov", "matroska", "mpegts", "mpeg", "flv", "ogg", "gif")
 SEEK_MARGIN = 8  # frames; in a container without an index, a seek finds roughly a packet decoded at a time
 OVERLAP = 0.1  # seconds by which time stamps may run backwards before they count as a restart, as in ffmpeg
 LONGEST_GAP = 30 * 3600.0  # seconds between two frames, as in ffmpeg (-dts_error_threshold)
+EBML_MAGIC = b"\x1a\x45\xdf\xa3"  # the first bytes of a Matroska file
+MAX_TAIL = 2**24  # bytes after the last packet in which another Matroska file is looked for: an index comes before it
 LONGEST_GAP_BROADCAST = 10.0  # in MPEG-TS, -PS and Ogg, whose stamps may jump anywhere (-dts_delta_threshold)
 
 
@@ -52,6 +55,8 @@ class Scan:
     """FFmpeg cannot read further, or the file claims impossible things."""
     corrupt: bool
     """FFmpeg marks packets within the file as corrupt; it also does so in concatenated intact files."""
+    joined: bool
+    """Another file follows, which FFmpeg does not read: it opens one of concatenated FLV or MP4, two of Matroska."""
     cut: bool
     """The file ends before the end that the header gives for the video."""
     declared_frames: int
@@ -60,7 +65,7 @@ class Scan:
     @property
     def trusted(self) -> bool:
         """Whether the time stamps name the frames."""
-        return self.presentation and self.rising and not (self.damaged or self.corrupt or self.cut)
+        return self.presentation and self.rising and not (self.damaged or self.corrupt or self.cut or self.joined)
 
 
 @dataclass
@@ -103,8 +108,11 @@ class _StreamPackets:
             self.last_shown, self.last_duration = pts, packet.duration or 0
 
 
-def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -> Scan:
-    """Read all packets of a file of `size` bytes, also those of sound, which tell how far the file reaches."""
+def scan_packets(container: InputContainer, stream: av.VideoStream, size: int, file: BinaryIO) -> Scan:
+    """Read all packets of a file of `size` bytes, also those of sound, which tell how far the file reaches.
+
+    `file` is the same file, for what FFmpeg does not show.
+    """
     rate = _frame_rate(stream)
     time_base = float(stream.time_base or 1 / rate)
     broadcast = bool(container.format.flags & Flags.ts_discont.value)
@@ -124,8 +132,6 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
     except FFmpegError:
         damaged = True
 
-    # FFmpeg reads only the first of concatenated FLV files, without an error.
-    damaged |= _kind(container) == "flv" and size - read_until > size / 20 + 1000
     count, corrupt_at = len(found.stamps), found.corrupt_at
     known = np.unique(np.array([s for s in found.stamps if s is not None], dtype=np.int64))
     jumps = len(known) > 1 and not bool((np.diff(known) * time_base).max() < longest_gap)
@@ -143,10 +149,38 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int) -
         presentation=found.presentation,
         damaged=damaged,
         corrupt=0 <= corrupt_at < count - 1,  # the last packet is only cut off
+        joined=_another_file_follows(_kind(container), size, read_until, file),
         cut=0 <= corrupt_at == count - 1 or (declared is not None and end < declared - 1.5 / rate),
         declared_frames=stream.frames or round((declared or 0.0) * rate),
         note=_note(container, stream),
     )
+
+
+def _another_file_follows(kind: str, size: int, read_until: int, file: BinaryIO) -> bool:
+    """Return whether another file begins after the last packet that FFmpeg has read, at `read_until`."""
+    if kind == "flv":
+        return size - read_until > size / 20 + 1000
+    if kind == "mov":
+        return any(name == b"ftyp" and position >= read_until > 0 for position, name in _mp4_boxes(file))
+    if kind == "matroska" and read_until > 0:
+        file.seek(read_until)
+        return EBML_MAGIC in file.read(MAX_TAIL)
+    return False
+
+
+def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the position and name of each top-level box of an MP4 or QuickTime file, up to the first absurd one."""
+    position = 0
+    while True:
+        file.seek(position)
+        head = file.read(16)
+        size = int.from_bytes(head[8:16] if head[:4] == b"\0\0\0\1" else head[:4], "big")
+        if len(head) < 8:
+            return
+        yield position, head[4:8]
+        if size < 8:  # 0: up to the end of the file
+            return
+        position += size
 
 
 def _kind(container: InputContainer) -> str:
