@@ -89,42 +89,69 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# JAX name → ours, by regular expression. Names of a block's parts are looked up in PARTS.
-NAMES: dict[str, str] = {
-    r"embedding": "tokenizer.proj",
-    r"output_projection|head": "head",
-    r"cls": "encoder.cls_token",
-    r"cls_SpatialTransformer": "encoder.spatial.cls_token",
-    r"cls_TemporalTransformer": "encoder.temporal.cls_token",
-    r"pos_embedding": "encoder.pos_embed",
-    r"Transformer/(.+)": r"encoder.\1",
-    r"SpatialTransformer/(.+)": r"encoder.spatial.\1",
-    r"TemporalTransformer/(.+)": r"encoder.temporal.\1",
+# Our modules → JAX; the names that are written. Those that are read are derived from them, and have some more.
+MODULES: dict[str, str] = {
+    "tokenizer.proj": "embedding",
+    "head": "output_projection",
+    "encoder.cls_token": "cls",
+    "encoder.spatial.cls_token": "cls_SpatialTransformer",
+    "encoder.temporal.cls_token": "cls_TemporalTransformer",
+}
+
+TRANSFORMERS: dict[str, str] = {
+    "encoder.spatial": "SpatialTransformer",
+    "encoder.temporal": "TemporalTransformer",
+    "encoder": "Transformer",
+}
+
+BLOCK: dict[str, str] = {
+    "norm1": "LayerNorm_0",
+    "attn": "MultiHeadDotProductAttention_0",
+    "norm2": "LayerNorm_1",
+    "mlp": "MlpBlock_0",
+}
+
+TIME_SPACE_BLOCK: dict[str, str] = {
+    "norm_time": "LayerNorm_time",
+    "attn_time": "MultiHeadDotProductAttention_time",
+    "norm1": "LayerNorm_space",
+    "attn": "MultiHeadDotProductAttention_space",
+    "norm2": "LayerNorm_mlp",
+    "mlp": "MlpBlock",
+}
+
+# The first releases of the image models count all modules of a block together.
+FIRST_BLOCK: dict[str, str] = {
+    "norm2": "LayerNorm_2",
+    "attn": "MultiHeadDotProductAttention_1",
+    "mlp": "MlpBlock_3",
 }
 
 PARTS: dict[str, str] = {
-    "posembed_input/pos_embedding": "pos_embed",
-    "encoder_norm": "norm",
-    "LayerNorm_0": "norm1",
-    "LayerNorm_1": "norm2",
-    "LayerNorm_space": "norm1",
-    "LayerNorm_mlp": "norm2",
-    "LayerNorm_time": "norm_time",
-    "MultiHeadDotProductAttention_0": "attn",
-    "MultiHeadDotProductAttention_space": "attn",
-    "MultiHeadDotProductAttention_time": "attn_time",
-    "MlpBlock_0": "mlp",
-    "MlpBlock": "mlp",
-    "Dense_0": "fc1",
-    "Dense_1": "fc2",
-    "query": "q",
-    "key": "k",
-    "value": "v",
-    "out": "proj",
-    # the first releases of the image models count all modules of a block together
-    "LayerNorm_2": "norm2",
-    "MultiHeadDotProductAttention_1": "attn",
-    "MlpBlock_3": "mlp",
+    "pos_embed": "posembed_input/pos_embedding",
+    "norm": "encoder_norm",
+    "fc1": "Dense_0",
+    "fc2": "Dense_1",
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "proj": "out",
+}
+
+READ_NAMES: dict[str, str] = {
+    **{re.escape(official): ours for ours, official in MODULES.items()},
+    **{rf"{official}/(.+)": rf"{ours}.\1" for ours, official in TRANSFORMERS.items()},
+    "head": "head",
+    "pos_embedding": "encoder.pos_embed",
+}
+
+WRITTEN_NAMES: dict[str, str] = {
+    **{re.escape(ours): official for ours, official in MODULES.items()},
+    **{rf"{re.escape(ours)}\.(.+)": rf"{official}/\1" for ours, official in TRANSFORMERS.items()},
+}
+
+READ_PARTS: dict[str, str] = {
+    official: ours for parts in (BLOCK, TIME_SPACE_BLOCK, FIRST_BLOCK, PARTS) for ours, official in parts.items()
 }
 
 LEAVES = {"kernel": ".weight", "scale": ".weight", "bias": ".bias", "": ""}
@@ -192,10 +219,10 @@ def _convert(name: str, x: Tensor, config: dict[str, Any]) -> tuple[str, Tensor]
     path, _, leaf = name.rpartition("/")
     if leaf not in LEAVES:
         path, leaf = name, ""
-    ours = apply_rules(path, NAMES)
+    ours = apply_rules(path, READ_NAMES)
     if ours is None:
         raise ValueError(f"{name!r} is not a parameter of an official ViViT or ViT")
-    for official, part in PARTS.items():
+    for official, part in READ_PARTS.items():
         ours = re.sub(rf"(?<![\w]){re.escape(official)}(?![\w])", part, ours)
     ours = re.sub(r"encoderblock_(\d+)", r"blocks.\1", ours).replace("/", ".") + LEAVES[leaf]
     pattern = _layout(ours, x.ndim)
@@ -224,36 +251,6 @@ def _layout(ours: str, axes: int) -> str | None:
     return next((p for p in patterns if len(p.split("->")[0].split()) == axes), None)
 
 
-BLOCK = {
-    "norm1": "LayerNorm_0",
-    "attn": "MultiHeadDotProductAttention_0",
-    "norm2": "LayerNorm_1",
-    "mlp": "MlpBlock_0",
-}
-
-TIME_SPACE_BLOCK = {
-    "norm_time": "LayerNorm_time",
-    "attn_time": "MultiHeadDotProductAttention_time",
-    "norm1": "LayerNorm_space",
-    "attn": "MultiHeadDotProductAttention_space",
-    "norm2": "LayerNorm_mlp",
-    "mlp": "MlpBlock",
-}
-
-OFFICIAL: dict[str, str] = {
-    r"tokenizer\.proj\.weight": "embedding/kernel",
-    r"tokenizer\.proj\.bias": "embedding/bias",
-    r"head\.weight": "output_projection/kernel",
-    r"head\.bias": "output_projection/bias",
-    r"encoder\.cls_token": "cls",
-    r"encoder\.spatial\.cls_token": "cls_SpatialTransformer",
-    r"encoder\.temporal\.cls_token": "cls_TemporalTransformer",
-    r"encoder\.spatial\.(.+)": r"SpatialTransformer/\1",
-    r"encoder\.temporal\.(.+)": r"TemporalTransformer/\1",
-    r"encoder\.(.+)": r"Transformer/\1",
-}
-
-
 def from_vivit(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np.ndarray]:
     """Turn our state dict into official parameters, the inverse of `to_vivit`.
 
@@ -275,19 +272,14 @@ def from_vivit(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np
 
 
 def _official_name(ours: str, config: ModelConfig) -> str:
-    name = apply_rules(ours, OFFICIAL)
+    stem, _, leaf = ours.rpartition(".") if ours.endswith((".weight", ".bias")) else (ours, "", "")
+    name = apply_rules(stem, WRITTEN_NAMES)
     assert name is not None
-    block = TIME_SPACE_BLOCK if config.encoder == "factorised_self_attention" else BLOCK
-    names = block | {"fc1": "Dense_0", "fc2": "Dense_1", "q": "query", "k": "key", "v": "value", "proj": "out"}
-    names |= {"norm": "encoder_norm", "pos_embed": "posembed_input/pos_embedding", "bias": "bias"}
-    names["weight"] = "scale" if re.search(r"norm\w*\.weight$", ours) else "kernel"
-    name = re.sub(r"blocks\.(\d+)", r"encoderblock_\1", name)
-    head, slash, parts = name.partition("/")
-    return (
-        name
-        if head in ("embedding", "output_projection")
-        else head + slash + "/".join(names.get(part, part) for part in parts.split("."))
-    )
+    parts = PARTS | (TIME_SPACE_BLOCK if config.encoder == "factorised_self_attention" else BLOCK)
+    folder, *path = re.sub(r"blocks\.(\d+)", r"encoderblock_\1", name).replace(".", "/").split("/")
+    is_norm = re.search(r"norm\w*$", stem) is not None
+    leaves = {"weight": ["scale" if is_norm else "kernel"], "bias": ["bias"], "": []}[leaf]
+    return "/".join([folder, *(parts.get(part, part) for part in path), *leaves])
 
 
 def _official_layout(ours: str, x: Tensor, num_heads: int, axes: int | None) -> np.ndarray:
