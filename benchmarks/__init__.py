@@ -78,16 +78,23 @@ def bench(
     }
     for case in cases:
         if case in ("forward", "train"):
-            measure = getattr(models, case)
+            measure = models.forward if case == "forward" else models.train
             for name in preset:
                 for one in precision:
-                    how = {"precision": one, "batch_size": batch_size, "compiled": compile}
-                    add(results, measure(name, **how, clock=clock), out)
+                    rows = measure(name, precision=one, batch_size=batch_size, compiled=compile, clock=clock)
+                    add(results, rows, out)
         elif case == "shorten":
-            option = {"merge_tokens": merge_tokens, "drop_static": drop_static, "trained": weights is not None}
             for name in [weights] if weights else [n for n in preset if models.preset(n).encoder == "spatiotemporal"]:
                 for one in precision:
-                    rows = models.shortened(name, **option, precision=one, batch_size=batch_size, clock=clock)
+                    rows = models.shortened(
+                        name,
+                        trained=weights is not None,
+                        merge_tokens=merge_tokens,
+                        drop_static=drop_static,
+                        precision=one,
+                        batch_size=batch_size,
+                        clock=clock,
+                    )
                     add(results, rows, out)
         elif case == "attention":
             for one in precision:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from vivit.engine.timing import time_call
+
 PACKAGES = ("vivit", "torch", "torchvision", "av", "transformers", "timm")
 
 
@@ -56,22 +58,9 @@ class Clock:
     """Seconds that this thread computes instead of seconds that pass: for one thread on a machine that others use."""
 
     def time(self, run: Callable[[], Any]) -> float:
-        """Seconds of one call: by events on CUDA, by the clock elsewhere."""
+        """Return the seconds of one call, after garbage collection."""
         gc.collect()
-        if self.device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize(self.device)
-            start.record()
-            run()
-            end.record()
-            torch.cuda.synchronize(self.device)
-            return start.elapsed_time(end) / 1e3
-        now = time.thread_time if self.cpu_time else time.perf_counter
-        synchronize(self.device)
-        began = now()
-        run()
-        synchronize(self.device)
-        return now() - began
+        return time_call(run, self.device, cpu_time=self.cpu_time)
 
 
 def interleave(contenders: Mapping[str, Callable[[], Any]], clock: Clock, *, warm: bool = False) -> dict[str, Times]:
@@ -86,11 +75,6 @@ def interleave(contenders: Mapping[str, Callable[[], Any]], clock: Clock, *, war
         for name in list(contenders)[:: -1 if i % 2 else 1]:
             seconds[name].append(clock.time(contenders[name]))
     return {name: Times(tuple(values)) for name, values in seconds.items()}
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> tuple[float | None, Any]:

@@ -112,19 +112,20 @@ def shortened(
     random = None if trained else build(preset(source, classes=CLASSES), device=clock.device, batch_size=1)[0]
     exact = random or load_weights(source).to(clock.device)
     plain = in_precision(exact, precision)
-    options: dict[str, dict[str, Any]] = {
-        source: {},
-        f"{source}, {merge_tokens} merged per layer": {"merge_tokens": merge_tokens},
-        f"{source}, static dropped at {drop_static:g}": {"drop_static": drop_static},
-        f"{source}, both": {"merge_tokens": merge_tokens, "drop_static": drop_static},
+    options: dict[str, tuple[int, float | None]] = {
+        source: (0, None),
+        f"{source}, {merge_tokens} merged per layer": (merge_tokens, None),
+        f"{source}, static dropped at {drop_static:g}": (0, drop_static),
+        f"{source}, both": (merge_tokens, drop_static),
     }
     with TemporaryDirectory() as folder:
         samples = kinetics_like(Path(folder), batch_size)
         video = torch.cat([eval_views(sample, plain.config, SINGLE_VIEW) for sample in samples]).to(clock.device)
     contenders = {}
-    for name, how in options.items():
-        operations = operations_of(reduce_tokens(exact, **how), video, device=clock.device)
-        equals, model = None if name == source else source, reduce_tokens(plain, **how)
+    for name, (merge, drop) in options.items():
+        reduced = reduce_tokens(exact, merge_tokens=merge, drop_static=drop)
+        operations = operations_of(reduced, video, device=clock.device)
+        equals, model = None if name == source else source, reduce_tokens(plain, merge_tokens=merge, drop_static=drop)
         contenders[name] = Contender(partial(model, video), operations, batch_size, equals, held(model))
     return measure("shorten", contenders, precision=precision, clock=clock, gradients=False)
 

@@ -112,9 +112,9 @@ def packed(samples: list[Sample]) -> list[Sample]:
 
 def raw_clip(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     """Read the frames of a random clip at their own size with PyAV alone: open, seek, decode, convert to RGB."""
-    how = {"num_frames": CLIP.num_frames, "frame_stride": CLIP.preprocessing.frame_stride}
-    start = random_start(SECONDS * RATE, **how, u=rng.uniform())
-    wanted = set(clip_frames(start, SECONDS * RATE, **how))
+    frames, stride = CLIP.num_frames, CLIP.preprocessing.frame_stride
+    start = random_start(SECONDS * RATE, num_frames=frames, frame_stride=stride, u=rng.uniform())
+    wanted = set(clip_frames(start, SECONDS * RATE, num_frames=frames, frame_stride=stride))
     images = []
     with av.open(sample.path) as container:
         stream = container.streams.video[0]
@@ -200,7 +200,14 @@ def frames_counted(sample: Sample, model: ModelConfig, protocol: EvalConfig) -> 
     finally:
         Video.__init__ = init
     [video] = opened
-    how = {"num_frames": model.num_frames, "frame_stride": model.preprocessing.frame_stride}
-    groups = [view_starts(video.num_frames, **how, views=n) for n in (1, protocol.temporal_views)]
-    clips = [clip_frames(s, video.num_frames, **how) for group in groups for s in group]
+    frames, stride = model.num_frames, model.preprocessing.frame_stride
+    groups = [
+        view_starts(video.num_frames, num_frames=frames, frame_stride=stride, views=n)
+        for n in (1, protocol.temporal_views)
+    ]
+    clips = [
+        clip_frames(start, video.num_frames, num_frames=frames, frame_stride=stride)
+        for group in groups
+        for start in group
+    ]
     return video.frames_decoded, len(np.unique(np.concatenate(clips))), views

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from ..config import Config, ModelConfig
 from ..engine.device import autocast, pick_device
 from ..engine.losses import cross_entropy
+from ..engine.timing import time_call
 from ..model.cnn_baselines import CNN_BASELINES
 from ..model.vivit import ViViT
 
@@ -56,9 +56,5 @@ def median_time(step: Callable[[], None], device: torch.device, seconds: float) 
     step()
     times: list[float] = []
     while len(times) < 2 or (sum(times) < seconds and len(times) < 50):
-        started = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
+        times.append(time_call(step, device))
     return statistics.median(times)
