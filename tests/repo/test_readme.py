@@ -15,7 +15,6 @@ import transformers
 from vivit import cli
 from vivit.cli import demo as demo_module
 from vivit.config import replace
-from vivit.data.tools.synthetic import render, write_video
 
 from .tree import BLOCK, tree
 
@@ -35,20 +34,13 @@ def commands():
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """Prepare an empty folder with my_videos/<class>/*.mp4, some_video.mp4, and a hub that has one small image ViT."""
-    monkeypatch.chdir(tmp_path)
-    for i in range(12):
-        frames, scene = render(0, "train", i * 8, num_frames=12)
-        folder = tmp_path / "my_videos" / scene["noun"]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_video(folder / f"{i}.mp4", frames)
-    write_video(tmp_path / "some_video.mp4", render(0, "val", 0, num_frames=12)[0])
+def home(home, monkeypatch):
+    """The folder, and a hub that has one small image ViT."""
     size = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 128}
     vit = transformers.ViTModel(transformers.ViTConfig(**size, image_size=32, patch_size=16))
-    vit.save_pretrained(tmp_path / "hub" / HUB_ID)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(tmp_path / "hub" / repo))
-    return tmp_path
+    vit.save_pretrained(home / "hub" / HUB_ID)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(home / "hub" / repo))
+    return home
 
 
 def run(command, monkeypatch):
