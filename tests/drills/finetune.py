@@ -1,7 +1,7 @@
 """Fine-tuning against what it must not lose to: `python -m tests.drills.finetune`, about 40 minutes of two free cores.
 
 An image ViT is trained here on still images of coloured shapes (no weights come from anywhere), saved under timm's
-names, and given to `vivit train finetune` with two small data sets of videos that it has not seen, made here as well:
+names, and given to `vivit train finetune` with two small datasets of videos that it has not seen, made here as well:
 
 * moves: shapes the image model knows, and four ways to move, which come in pairs that only the order of the frames
   tells apart. 12 classes of 20 clips.
@@ -253,7 +253,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path("runs/finetune-drill"), help="goes on where it stopped")
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="some of the data sets only")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="some of the datasets only")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="some of the seeds only")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -41,7 +41,7 @@ def stopped(data_root, tmp_path_factory):
 
 @pytest.fixture
 def own_data(tmp_path):
-    """A data set that a test may damage."""
+    """A dataset that a test may damage."""
     return write_table(tmp_path / "data", train=8, val=2)
 
 

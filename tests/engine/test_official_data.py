@@ -1,4 +1,4 @@
-"""Each data set as its owners ship it: two steps of training and a test, with the official classes in the weights."""
+"""Each dataset as its owners ship it: two steps of training and a test, with the official classes in the weights."""
 
 import json
 import math

@@ -187,7 +187,7 @@ def clip_settings(model: ViViT) -> dict[str, Any]:
 
 
 def official_subsets(result: Evaluation, data: DataConfig) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Top-1 in the subsets that a data set's own evaluation reports: those of EPIC-Kitchens, else {}."""
+    """Top-1 in the subsets that a dataset's own evaluation reports: those of EPIC-Kitchens, else {}."""
     if data.dataset != "epic_kitchens" or {*result.classes} != {"verb", "noun"}:
         return {}
     views = {"single_view": result.single, "multi_view": result.multi}

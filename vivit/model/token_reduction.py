@@ -5,7 +5,7 @@ Both make a trained model faster without more training. Both cost some accuracy,
 * Merging (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, arXiv:2210.09461). Published: ViT-L on
   Kinetics-400 videos at 2.2 times the throughput loses 0.2 to 0.3 points of top-1. Smaller models lose more: of the
   same authors' image models, ViT-B at 1.65 times the throughput loses 2.0. On ViViT, others report about 2.5 times the
-  throughput for 0.55 points, averaged over three data sets (Pollard and Wray, "Video, How Do Your Tokens Merge?", CVPR
+  throughput for 0.55 points, averaged over three datasets (Pollard and Wray, "Video, How Do Your Tokens Merge?", CVPR
   Workshops 2025, arXiv:2506.03885).
 * Dropping (Choudhury et al., "Don't Look Twice: Faster Video Transformers with Run-Length Tokenization", NeurIPS 2024,
   arXiv:2411.05222). Published: without training, 35 % more throughput for 0.1 points.

@@ -1,4 +1,4 @@
-"""Miniatures of the data sets as their owners ship them: two classes, four training and two test videos each."""
+"""Miniatures of the datasets as their owners ship them: two classes, four training and two test videos each."""
 
 import json
 import tempfile
