@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from ...text import printable
+from ..reading import show_reading
+
+T = TypeVar("T")
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".webm", ".mkv", ".avi", ".divx", ".wmv", ".asf", ".flv"),
@@ -36,8 +41,7 @@ def find_videos(root: str | Path, *, thorough: bool = False, passed_over: Counte
     found: list[str] = []
     folders: list[tuple[str, set[str]]] = [("", set())]
     counts: Counter[str] = Counter() if passed_over is None else passed_over
-    while folders:
-        folder, films = folders.pop()
+    for folder, films in show_reading(_pop_all(folders), f"folders below {printable(str(root))}"):
         videos, below, images = [], [], []
         with os.scandir(os.path.join(root, folder)) as entries:
             for entry in entries:
@@ -67,6 +71,12 @@ def find_videos(root: str | Path, *, thorough: bool = False, passed_over: Counte
         found += [folder + name for name in videos]
         folders += [(name, stems) for name in below]
     return sorted(found)
+
+
+def _pop_all(folders: list[T]) -> Iterator[T]:
+    """Yield and remove the last folder until none is left; the caller adds more."""
+    while folders:
+        yield folders.pop()
 
 
 def _are_stills(folder: str, images: Sequence[str], films: set[str]) -> bool:

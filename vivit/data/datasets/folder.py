@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ...text import listing
+from ...text import listing, printable
+from ..reading import show_reading
 from ..sample import Sample
 from ..sample_table import unify
 from .find_videos import VIDEO_SUFFIXES, find_videos, is_hidden
@@ -60,7 +61,8 @@ def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_classes(root: Path, split: str) -> list[Sample]:
-    videos = {name: find_videos(root / name, thorough=True) for name in _subfolders(root)}
+    names = show_reading(_subfolders(root), f"folders in {printable(str(root))}")
+    videos = {name: find_videos(root / name, thorough=True) for name in names}
     splits = _splits(root, videos)
     if splits is not None:
         if split not in splits:

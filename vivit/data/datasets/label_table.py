@@ -17,7 +17,8 @@ from typing import Any
 
 from ...config import suggestion
 from ...errors import DataError
-from ...text import listing
+from ...text import listing, printable
+from ..reading import show_reading
 from ..sample import Sample
 from ..sample_table import unify
 from .find_videos import has_images
@@ -125,7 +126,7 @@ def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str
     folder, find = str(table.parent), _Finder(str(table.parent))
     labels: dict[tuple[str, ...], dict[str, str]] = {}
     places: dict[tuple[str, float | None, float | None], str] = {}
-    for number, row in read.rows:
+    for number, row in show_reading(read.rows, f"rows of {printable(table.name)}"):
         where = f"{table.name}:{number}"
         cells = [_text(row, name) for name in required]
         wrong = empty_fields(required, cells)

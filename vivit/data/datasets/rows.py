@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...text import printable
+from ..reading import show_reading
+
 
 def find_file(root: Path, names: Sequence[str], what: str, problems: list[str]) -> Path | None:
     """Find the annotation file with the first of these names (or patterns) in root, root/annotations or root/labels.
@@ -47,7 +50,7 @@ def table_rows(
                 return
             places = [names.index(name) for name in columns]
             last, empty = max(places), True
-            for row in reader:
+            for row in show_reading(reader, f"rows of {printable(table.name)}"):
                 if not row:
                     continue
                 empty = False
