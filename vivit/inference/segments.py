@@ -96,9 +96,9 @@ def segments(timeline: Timeline, label_set: str, params: SegmentParams | None = 
     names, probabilities = class_probabilities(timeline, label_set, least)
     starts, ends = row_spans(timeline)
     found = []
-    for name, column in zip(names, probabilities.T):
+    for name, column, peak in zip(names, probabilities.T, probabilities.max(axis=0, initial=0)):
         thresholds = params.of(name)
-        if params.is_event(name) and column.max(initial=0) >= thresholds.on:
+        if params.is_event(name) and peak >= thresholds.on:
             runs = join_runs(find_runs(column, thresholds), starts, ends, thresholds)
             rows = measure(runs, column, starts, ends)
             found += [Segment(start, end, name, score, label_set) for start, end, score in rows]
