@@ -39,6 +39,7 @@ OPTIONAL = [
     "flax",
     "onnx",
     "pandas",
+    "pyarrow",
 ]
 
 

@@ -6,12 +6,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 from torch import Tensor
 
 from .html import escape, visible
 
 LONGEST_NAME = 24  # characters of a class name in a matrix
+LANE_WIDTH, LANE_HEIGHT, LANE_COLUMNS = (
+    1000,
+    60,
+    500,
+)  # of a class over time; a column shows its lowest and highest value
 
 
 def figure(title: str, body: str) -> Markup:
@@ -141,3 +147,46 @@ def confusion_matrix(title: str, counts: Tensor, names: Sequence[str]) -> Markup
     return figure(
         title, f'<div class="wide"><svg class="matrix" viewBox="0 0 {width} {height}" style="{style}">{svg}</svg></div>'
     )
+
+
+def lane(
+    times: np.ndarray,
+    shares: np.ndarray,
+    *,
+    end: float,
+    found: Sequence[tuple[int, float, float]] = (),
+    truth: Sequence[tuple[float, float]] = (),
+) -> Markup:
+    """Draw one class over the seconds from 0 to `end`, stretched to any width.
+
+    The curve of `shares` (n,) at `times` (n,); below it a bar per segment of `found`, (number, start, end), which is in
+    its attribute data-i; above it a thin bar per segment of the truth, (start, end).
+    """
+    scale = LANE_WIDTH / max(end, 1e-9)
+    times, shares = thin_out(times, np.nan_to_num(shares))
+    height = LANE_HEIGHT - 22  # of the curve, which ends 14 above the bottom
+    svg = ""
+    if len(times):
+        line = "L".join(f"{t * scale:.1f} {8 + height * (1 - y):.1f}" for t, y in zip(times.tolist(), shares.tolist()))
+        base = f"{times[-1] * scale:.1f} {8 + height}L{times[0] * scale:.1f} {8 + height}Z"
+        svg += f'<path class="area" d="M{line}L{base}"/><path class="line" d="M{line}"/>'
+    for start, stop in truth:
+        box = f'x="{start * scale:.1f}" width="{max((stop - start) * scale, 1):.1f}"'
+        svg += f'<rect class="truth" {box} y="0" height="5"/>'
+    for i, start, stop in found:
+        box = f'x="{start * scale:.1f}" width="{max((stop - start) * scale, 2):.1f}"'
+        svg += f'<rect class="found" data-i="{i}" {box} y="{LANE_HEIGHT - 12}" height="12"/>'
+    view = f'viewBox="0 0 {LANE_WIDTH} {LANE_HEIGHT}" preserveAspectRatio="none"'
+    return Markup(f'<svg class="lane" {view} aria-hidden="true">{svg}</svg>')
+
+
+def thin_out(times: np.ndarray, values: np.ndarray, columns: int = LANE_COLUMNS) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the lowest and the highest value of each of `columns` equal parts, in order; few points stay as they are."""
+    if len(times) <= 2 * columns:
+        return times, values
+    edges = np.linspace(0, len(times), columns + 1).astype(int)
+    kept = {
+        int(pick) for a, b in zip(edges, edges[1:]) for pick in (a + values[a:b].argmin(), a + values[a:b].argmax())
+    }
+    rows = np.array(sorted(kept))
+    return times[rows], values[rows]

@@ -27,8 +27,8 @@ FRAME_HEIGHT = 112  # pixels
 def write_html(path: Path, template: str, **values: Any) -> Path:
     """Render `templates/<template>` with `values` into the file `path` and return `path`.
 
-    A page has no script and loads nothing: style and pictures are inside it. Text in `values` is escaped, Markup is
-    inserted as it is. Raises OSError if the file cannot be written.
+    A page loads nothing: style and pictures are inside it. Only that of a timeline has a script, and plays its video.
+    Text in `values` is escaped, Markup is inserted as it is. Raises OSError if the file cannot be written.
     """
     page = templates().get_template(template).render(values)
     with atomic_write(path) as file:
