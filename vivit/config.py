@@ -74,6 +74,11 @@ class ModelConfig:
     temporal_skip: bool = False
     """factorised_encoder only: add the average of the frames to the output of the layers over time, which starts at
     zero. A model inflated from an image model then starts as the average of its frames."""
+    attention_pool: bool = False
+    """Pool the tokens of the last layer by one attention with a learned query, instead of as `pool` says. In a
+    factorised_encoder the layers over space still pool as `pool` says."""
+    motion_pool: bool = False
+    """The head also reads how much the patches change between neighbouring frames, as filters of the patch see it."""
     num_heads: int = 12
     """Attention heads of each layer."""
     mlp_ratio: float = 4.0
@@ -116,7 +121,8 @@ class ModelConfig:
         if self.encoder in ("factorised_self_attention", "factorised_dot_product"):
             check(self.pool == "mean", f"{self.encoder} has no class token (paper, section 3.3); use pool='mean'")
         check(
-            not self.temporal_skip or (self.encoder == "factorised_encoder" and self.temporal_depth > 0),
+            not self.temporal_skip
+            or (self.encoder == "factorised_encoder" and (self.temporal_depth > 0 or self.attention_pool)),
             "temporal_skip bypasses the layers over time of a factorised_encoder; this model has none",
         )
         if self.encoder == "factorised_dot_product":
@@ -124,6 +130,10 @@ class ModelConfig:
                 self.num_heads % 2 == 0,
                 f"factorised_dot_product splits the heads in two halves; num_heads {self.num_heads} is odd",
             )
+        check(
+            not (self.norm_after_pool and self.attention_pool),
+            "norm_after_pool normalizes the mean of the tokens; attention_pool needs every token",
+        )
         check(
             self.pool == "mean" or not self.norm_after_pool,
             "norm_after_pool changes nothing with a class token; it belongs to pool='mean'",
@@ -150,6 +160,11 @@ class ModelConfig:
         """The token grid (t, h, w)."""
         t = self.sampled_frames or self.num_frames // self.tubelet_size[0]
         return t, self.image_size[0] // self.tubelet_size[1], self.image_size[1] // self.tubelet_size[2]
+
+    @property
+    def num_features(self) -> int:
+        """The width of the features that the head reads."""
+        return self.embed_dim * (3 if self.motion_pool else 1)
 
     @property
     def num_classes(self) -> int:
@@ -248,7 +263,7 @@ class OptimConfig:
     batch_size: int = 64
     """Clips of one step on all devices together."""
     epochs: float = 30
-    """Epochs of the run."""
+    """Epochs of the run; 0 only validates the start."""
     warmup_epochs: float = 2.5
     """Epochs in which the learning rate grows linearly from 0."""
     momentum: float = 0.9
@@ -271,9 +286,10 @@ class OptimConfig:
 
     def __post_init__(self):
         one_of(self, "name")
-        positive(self, "lr", "batch_size", "epochs", "grad_clip")
+        positive(self, "lr", "batch_size", "grad_clip")
+        check(self.epochs >= 0, f"epochs is {self.epochs}; it is 0 or more")
         check(
-            0 <= self.warmup_epochs < self.epochs,
+            0 <= self.warmup_epochs < self.epochs or self.warmup_epochs == self.epochs == 0,
             f"warmup_epochs is {self.warmup_epochs}; it is 0 or more and below epochs={self.epochs}",
         )
         check(0 <= self.momentum < 1, f"momentum is {self.momentum}; it must be in [0, 1)")
@@ -347,10 +363,14 @@ class Config:
     """Devices and memory."""
     init: str | None = None
     """Weights to start from: a run, a file, a folder or a hub id. Resuming a run needs no init."""
-    kernel_init: Literal["central_frame", "filter_inflation", "arp", "random"] = "central_frame"
-    """How the patch kernel of an image model in init becomes that of a tubelet (paper, section 3.4)."""
+    kernel_init: Literal["central_frame", "filter_inflation", "arp", "random", "central_difference"] = "central_frame"
+    """How the patch kernel of an image model in init becomes that of a tubelet (paper, section 3.4). central_difference
+    is central_frame and a random kernel on the change between frames, so that motion is visible from the start."""
     linear_probe: bool = False
     """Fit the head to the features of init before the first step: the frozen baseline from which training starts."""
+    budget: str | None = None
+    """Fit heads to cached features of the frozen encoder first, and train the encoder only as far as it fits into this
+    time: 15m, 3h, none for no limit. Needs init and a factorised_encoder. None: off."""
     final_weights: Literal["last", "best"] = "last"
     """The weights that the run ends with: the last ones, or those best in validation (linear_probe's among them)."""
     run: str = "runs/default"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
+from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, replace
 from ..errors import VideoError, as_video_error
 from .augment import augment_clip
 from .clips import clip_frames, frame_range, random_start, view_starts
@@ -84,13 +84,14 @@ class TrainDataset(Dataset[Item]):
             with as_video_error(sample.path):
                 wait_for_storage(sample.path, self.data.root, seconds=self.data.storage_timeout)
                 with time_limit(sample.path, seconds=self.data.video_timeout):
-                    video = self._clip(index, np.random.default_rng((self.seed, epoch, index, 2 * repeat)))
+                    video = self.clip(index, np.random.default_rng((self.seed, epoch, index, 2 * repeat)))
         except VideoError as error:
             return Item(index, None, self.labels[index], str(error))
         seed = np.random.default_rng((self.seed, epoch, index, 2 * repeat + 1)).integers(2**32)
         return Item(index, video, self.labels[index], seed=int(seed))
 
-    def _clip(self, index: int, rng: np.random.Generator) -> Tensor:
+    def clip(self, index: int, rng: np.random.Generator) -> Tensor:
+        """Return a random clip of a video, (T, C, H, W) uint8. Raises VideoError."""
         sample = self.samples[index]
         video = open_sample(sample)
         frame_ids, frame_stride = candidate_frames(video, sample, self.model)
@@ -180,10 +181,49 @@ class EvalDataset(Dataset[Item]):
         sample = self.samples[index]
         try:
             with as_video_error(sample.path), time_limit(sample.path, seconds=EVAL_TIMEOUT):
-                views = eval_views(sample, self.model, self.protocol, seed=index)
+                views = self.views(index)
         except VideoError as error:
             return Item(index, None, self.labels[index], str(error))
         return Item(index, views, self.labels[index])
+
+    def views(self, index: int) -> Tensor:
+        """Return the views of one video, (V, T, C, H, W) uint8. Raises VideoError."""
+        return eval_views(self.samples[index], self.model, self.protocol, seed=index)
+
+
+class TrainViews(EvalDataset):
+    """The single test view of each training video, then `count` - 1 random clips of it, every second one mirrored.
+
+    `flip=0` in `augment` mirrors none. A clip is a pure function of (seed, view, number), where `numbers` are those of
+    the samples in their complete list.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        labels: Tensor,
+        *,
+        model: ModelConfig,
+        data: DataConfig,
+        augment: AugmentConfig,
+        seed: int,
+        count: int,
+        numbers: Sequence[int],
+    ):
+        super().__init__(samples, labels, model=model, protocol=EvalConfig(temporal_views=1, spatial_views=1))
+        self.seed, self.count, self.numbers = seed, count, numbers
+        self.clips = [
+            TrainDataset(samples, labels, model=model, data=data, augment=replace(augment, flip=flip), seed=seed)
+            for flip in (0.0, 1.0 if augment.flip else 0.0)
+        ]
+
+    def views(self, index: int) -> Tensor:
+        """Return the views of one video, (count, T, C, H, W) uint8. Raises VideoError."""
+        views = [super().views(index)[0]]
+        for view in range(1, self.count):
+            rng = np.random.default_rng((self.seed, view, self.numbers[index]))
+            views.append(self.clips[(view + 1) % 2].clip(index, rng))
+        return torch.stack(views)
 
 
 def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int = 0) -> Tensor:

@@ -43,7 +43,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
+            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token", "attention_pool.query"))
             layer = layers[name] if config.layer_decay < 1 else top
             groups.setdefault((layer, decayed), []).append(parameter)
     settings = [
@@ -70,7 +70,7 @@ def layer_numbers(names: list[str]) -> dict[str, int]:
     numbers: dict[str, int] = {}
     blocks: list[str] = []
     for name in names:
-        new = name.startswith(("encoder.temporal.", "head."))
+        new = name.startswith(("encoder.temporal.", "encoder.attention_pool.", "motion.", "head."))
         if not new and (match := re.match(r"(.*blocks\.\d+)\.", name)) and match[1] not in blocks:
             blocks.append(match[1])
         numbers[name] = len(blocks) + new

@@ -132,7 +132,7 @@ def clip_features(
     found = dict(sorted(pair for share, _ in shares for pair in share.items()))
     missing = dict(sorted(pair for _, share in shares for pair in share.items()))
     counts = torch.tensor([len(features) for features in found.values()], dtype=torch.int64)
-    features = torch.cat([*found.values()]) if found else torch.zeros(0, model.config.embed_dim)
+    features = torch.cat([*found.values()]) if found else torch.zeros(0, model.config.num_features)
     return Rows(features, torch.tensor([*found], dtype=torch.int64).repeat_interleave(counts), missing)
 
 

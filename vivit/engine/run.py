@@ -104,14 +104,18 @@ def check_same_run(config: Config) -> None:
     path = Path(config.run) / "config.json"
     if not path.exists():
         return
-    before = read_config(path.parent)
+    check_same_settings(read_config(path.parent), config)
+
+
+def check_same_settings(before: Config, config: Config) -> None:
+    """Raise ValueError if the folder of a run was begun with other settings than those asked for."""
     if same_weights(before.init, config.init):
         before = replace(before, init=config.init)
     lines = differences(before, config)
     lines = [line for line in lines if line.split(":")[0] not in FREE_TO_CHANGE]
     if lines:
         raise ValueError(
-            f"{path.parent} holds a run with other settings (there -> asked for):\n  "
+            f"{config.run} holds a run with other settings (there -> asked for):\n  "
             + "\n  ".join(lines)
             + "\nGive another folder with --run, or the same settings to continue it"
         )

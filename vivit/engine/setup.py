@@ -20,7 +20,7 @@ from ..data.splits import load_split
 from ..errors import DataError, Stopped
 from ..model.vivit import ViViT
 from ..text import listing
-from ..weights.load import create
+from ..weights.load import create, from_pretrained
 from .checkpoint import Checkpoints, progress_of
 from .device import choose_attention, deterministic, uses_bfloat16
 from .distributed import World, parallelize
@@ -31,6 +31,8 @@ from .optim import EMA, build_optimizer, freeze
 from .probe import fit_head
 from .run import Run
 
+START = "start"  # of the run folder: the weights that the stages of a budget found
+
 
 @dataclass(frozen=True)
 class Data:
@@ -40,6 +42,7 @@ class Data:
     labels: Tensor
     """(N, L) of the training videos."""
     val: Sequence[Sample]
+    val_labels: Tensor
     unreadable: dict[str, str]
     """Training videos that a check of the data found unreadable, and why by path; they are not in `train`."""
 
@@ -122,8 +125,18 @@ class Training:
         raise Stopped(number or signal.SIGTERM)
 
 
-def setup(world: World, config: Config, data: Data, build: Callable[[ModelConfig], Any]) -> Training:
-    """Build the model and the optimizer, restore the latest checkpoint if there is one, and open the run folder."""
+def setup(
+    world: World,
+    config: Config,
+    data: Data,
+    build: Callable[[ModelConfig], Any],
+    *,
+    baseline: float | None = None,
+) -> Training:
+    """Build the model and the optimizer, restore the latest checkpoint if there is one, and open the run folder.
+
+    `baseline` is the validation top-1 of the frozen baseline, if it is known already.
+    """
     checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep_checkpoints)
     resumed, broken = checkpoints.latest()
     saved = progress_of(resumed) if resumed else {}
@@ -135,7 +148,7 @@ def setup(world: World, config: Config, data: Data, build: Callable[[ModelConfig
     deterministic(config.deterministic)
     attention = choose_attention(world.device, config.precision)
     vivit = start_model(config, resumed, build).to(world.device)
-    probed = config.linear_probe and config.init is not None
+    probed = config.linear_probe and config.init is not None and not config.budget
     if probed and not resumed:
         skipped = skipped_files(Path(config.run))
         fit_head(
@@ -154,12 +167,12 @@ def setup(world: World, config: Config, data: Data, build: Callable[[ModelConfig
     optimizer = build_optimizer(vivit, config.optim)
     average = EMA(vivit, config.optim.ema) if config.optim.ema else None
     meter = Meter(world, config.model, build)
-    progress = Progress(validation_due=probed)
+    progress = Progress(validation_due=probed or bool(config.budget), baseline=baseline)
     if resumed:
         progress = Progress.of(checkpoints.restore(vivit, optimizer, average, resumed))
         meter.load_state_dict(saved["meter"])
     epoch_steps = len(data.train) * config.augment.repeats / config.optim.batch_size
-    steps = max(round(config.optim.epochs * epoch_steps), 1)
+    steps = max(round(config.optim.epochs * epoch_steps), 1 if config.optim.epochs else 0)
     run = Run(config, world, step=progress.step, steps=steps)
     for line in broken:
         run.log_line(f"broken checkpoint skipped: {line}")
@@ -201,7 +214,7 @@ def read_videos(config: Config) -> tuple[Config, Data]:
         lines = [f"{path}: {problem}" for path, problem in val.unreadable.items()]
         raise DataError(listing(f"none of the validation videos (split {config.data.eval_split!r}) can be read", lines))
     config = replace(config, model=replace(config.model, classes=train.classes))
-    return config, Data(train.samples, train.labels, val.samples, train.unreadable)
+    return config, Data(train.samples, train.labels, val.samples, val.labels, train.unreadable)
 
 
 def hashes(data: Data) -> dict[str, str]:
@@ -224,6 +237,8 @@ def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConf
     """Build the model with its initial weights; when resuming, `restore` replaces them later."""
     if resumed:  # not config.model: init may have changed the activation and pixel normalization
         return build(from_dict(ModelConfig, progress_of(resumed)["model"]))
+    if config.budget:
+        return from_pretrained(Path(config.run) / START).train()
     if build is ViViT and config.init:
         return create(config.model, init=config.init, kernel_init=config.kernel_init)
     return build(config.model)

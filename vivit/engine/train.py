@@ -25,6 +25,7 @@ from .mix import micro_batches
 from .optim import learning_rate
 from .run import check_same_run
 from .setup import Training, read_videos, setup
+from .stages import choose_start, read_stages
 from .validation import compare_with_baseline, copy_weights, save_weights, validate_and_keep_best
 
 STOPPING = "stopping after this step; press again to quit without saving"
@@ -53,9 +54,14 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
 def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
     """Train as one of the processes of `world`."""
     config, data = read_videos(config)
+    baseline = None
+    if config.budget and (found := read_stages(config)):
+        config, baseline = found
     check_same_run(config)
     with locked(Path(config.run), world):
-        training = setup(world, config, data, build)
+        if config.budget and baseline is None:
+            config, baseline = choose_start(world, config, data, print if world.is_main else lambda line: None)
+        training = setup(world, config, data, build, baseline=baseline)
         run, progress = training.run, training.progress
         clips = TrainDataset(
             data.train, data.labels, model=config.model, data=config.data, augment=config.augment, seed=config.seed

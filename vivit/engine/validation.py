@@ -36,7 +36,7 @@ def validate_and_keep_best(t: Training, stop: StopRequest) -> None:
     try:
         with t.meter.paused(), t.averaged():
             result = validate(t, stop)
-            if progress.step == 0:
+            if progress.step == 0 and progress.baseline is None:
                 progress.baseline = result
             if result > progress.best:
                 keep_best(t, result)

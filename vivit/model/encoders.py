@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from ..config import ENCODERS, ModelConfig
 from .cpu_kernels import is_jit_tracing
 from .layers import (
     MAX_BRANCHES,
+    AttentionPool,
     Block,
     TimeSpaceBlock,
     dropout,
@@ -22,16 +24,27 @@ from .layers import (
     temporal_attention,
 )
 
+Pool = Literal["cls", "mean", "attention"]
+
 
 class Transformer(nn.Module):
     """A ViT between patch embedding and head: class token, learned positions, blocks, norm, pooling.
 
-    `grid` (t, h, w) is how the tokens of one sequence are arranged. After construction only `resize` reads it.
+    `grid` (t, h, w) is how the tokens of one sequence are arranged. After construction only `resize` reads it. `pool`
+    is cls, mean or attention, by default as the config says.
     """
 
-    def __init__(self, config: ModelConfig, *, grid: tuple[int, int, int], blocks: list[nn.Module]):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        grid: tuple[int, int, int],
+        blocks: list[nn.Module],
+        pool: Pool | None = None,
+    ):
         super().__init__()
         self.grid = grid
+        self.pool = pool or ("attention" if config.attention_pool else config.pool)
         has_cls = config.pool == "cls"
         tokens = grid[0] * grid[1] * grid[2] + has_cls
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if has_cls else None
@@ -40,6 +53,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.norm_after_pool = config.norm_after_pool
+        self.attention_pool = AttentionPool(config) if self.pool == "attention" else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Map (B, …, D) to (B, D). With `seeds` (B,), dropout and stochastic depth are on."""
@@ -47,9 +61,13 @@ class Transformer(nn.Module):
         if seeds is not None:
             bits = [*random_bits(seeds, len(bits), 2 * MAX_BRANCHES).unbind(1)]
         x = dropout(self.add_positions(tokens), self.dropout, None if bits[-1] is None else bits[-1][:, 0])
-        for block, block_bits in zip(self.blocks[:-1], bits):
+        return self.forward_blocks(x, bits)
+
+    def forward_blocks(self, x: Tensor, bits: Sequence[Tensor | None], first: int = 0) -> Tensor:
+        """Apply the blocks from number `first` on, norm and pooling: (B, n, D) → (B, D). `bits` has one per block."""
+        for block, block_bits in zip(self.blocks[first:-1], bits[first:]):
             x = block(x, block_bits)
-        return self.pool_and_norm(self.forward_last_block(x, bits[-2]))
+        return self.pool_and_norm(self.forward_last_block(x, bits[len(self.blocks) - 1]))
 
     def add_positions(self, tokens: Tensor) -> Tensor:
         """Prepend the class token, if the model has one, and add the positions: (B, …, D) → (B, n, D)."""
@@ -59,15 +77,17 @@ class Transformer(nn.Module):
         return x + self.pos_embed
 
     def forward_last_block(self, x: Tensor, bits: Tensor | None) -> Tensor:
-        """Apply the last block; with a class token only to it, (B, n, D) → (B, 1, D): pooling reads no other token."""
+        """Apply the last block; if pooling reads the class token, only to it: (B, n, D) → (B, 1, D)."""
         last = self.blocks[-1]
-        return last(x, bits) if self.cls_token is None else last(x, bits, num_queries=1)
+        return last(x, bits, num_queries=1) if self.pool == "cls" else last(x, bits)
 
     def pool_and_norm(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Map (B, n, D) to (B, D): the class token, or the mean of the tokens weighted by `weights` (B, n)."""
         if not self.norm_after_pool:
             x = self.norm(x)
-        x = x[:, 0] if self.cls_token is not None else mean_over_tokens(x, weights)
+        if self.attention_pool is not None:
+            return self.attention_pool(x)
+        x = x[:, 0] if self.pool == "cls" else mean_over_tokens(x, weights)
         return self.norm(x) if self.norm_after_pool else x
 
     def resize(self, grid: tuple[int, int, int]) -> None:
@@ -94,8 +114,9 @@ class FactorisedEncoder(nn.Module):
     Without gradients, temporal positions with equal tokens are encoded once per batch (`encode_unique`), unless
     `deduplicate` is False.
 
-    With `temporal_depth=0` the features are averaged over time instead: the paper's baseline. With `temporal_skip` this
-    average is added to the output of the temporal transformer, and that output starts at zero (see `init_weights`).
+    With `temporal_depth=0` the features are averaged over time instead, the paper's baseline, or pooled by attention.
+    With `temporal_skip` the average over time is added to the features, which start at zero without it (see
+    `init_weights`).
     """
 
     def __init__(self, config: ModelConfig):
@@ -103,8 +124,8 @@ class FactorisedEncoder(nn.Module):
         t, h, w = config.grid
         self.deduplicate = True
         spatial = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
-        self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial])
-        self.temporal: nn.Module = TemporalMeanPool()
+        self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial], pool=config.pool)
+        self.temporal: nn.Module = AttentionPool(config) if config.attention_pool else TemporalMeanPool()
         if config.temporal_depth:
             temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
             self.temporal = Transformer(config, grid=(t, 1, 1), blocks=[*temporal])
@@ -112,13 +133,20 @@ class FactorisedEncoder(nn.Module):
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Map (B, t, s, D) to (B, D). With `seeds` (B,), dropout and stochastic depth are on."""
+        return self.encode_time(self.encode_space(tokens, seeds), seeds)
+
+    def encode_space(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Encode each temporal position on its own: (B, t, s, D) → (B, t, D)."""
         t = tokens.shape[1]
         x = rearrange(tokens, "B t s D -> (B t) s D")
         if self.deduplicate and seeds is None:
             x = encode_unique(self.spatial, x)
         else:
             x = self.spatial(x, None if seeds is None else random_bits(seeds, t).flatten())
-        x = rearrange(x, "(B t) D -> B t D", t=t)
+        return rearrange(x, "(B t) D -> B t D", t=t)
+
+    def encode_time(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map the temporal positions of a clip, (B, t, D), to features (B, D)."""
         out = self.temporal(x, seeds)
         return out if self.skip is None else out + self.skip(x)
 

@@ -219,3 +219,23 @@ class TimeSpaceBlock(nn.Module):
 
     def add_temporal_attention(self, x: Tensor, bits: Tensor | None) -> Tensor:
         return x + self.drop_path_time(self.attn_time(self.norm_time(x), bits), bits)
+
+
+class AttentionPool(nn.Module):
+    """Attention of one learned query to all tokens, then a norm: (B, n, D) → (B, D).
+
+    This is the pooling head of VideoPrism, its query projected already.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.query = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.kv = nn.Linear(config.embed_dim, 2 * config.embed_dim)
+        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, n, D) → (B, D); it drops nothing
+        k, v = rearrange(self.kv(x), "B n (two a k) -> two B n a k", two=2, a=self.num_heads)
+        q = rearrange(self.query, "1 n (a k) -> 1 n a k", a=self.num_heads).expand(len(x), -1, -1, -1)
+        return self.norm(self.proj(full_attention(q, k, v).flatten(2)).squeeze(1))

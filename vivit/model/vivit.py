@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..config import ModelConfig, Preprocessing, replace
 from .cpu_kernels import is_jit_tracing
 from .encoders import ENCODERS, Transformer
-from .layers import Attention, Mlp
+from .layers import Attention, AttentionPool, Mlp
+from .motion import MotionPool
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class ViViT(nn.Module):
         self.config = config
         self.tokenizer = Tokenizer(config)
         self.encoder = ENCODERS[config.encoder](config)
-        self.head = Head(config.embed_dim, config.num_classes)
+        self.motion = MotionPool(config) if config.motion_pool else None
+        self.head = Head(config.num_features, config.num_classes)
         self.normalization = Normalize(config.preprocessing)
         init_weights(self)
 
@@ -46,7 +48,7 @@ class ViViT(nn.Module):
         return self.head(self.features(video, seeds))
 
     def features(self, video: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """Map videos (B, T, C, H, W) to features (B, D), the input of the head.
+        """Map videos (B, T, C, H, W) to features (B, num_features), the input of the head.
 
         In training mode, `seeds` (B,) int64 determine what dropout and stochastic depth drop from each clip; the
         default draws them from PyTorch's generator. Raises ValueError for a video of another shape or dtype.
@@ -56,7 +58,10 @@ class ViViT(nn.Module):
             seeds = None
         elif seeds is None:
             seeds = torch.randint(2**32, video.shape[:1], device=video.device)
-        return self.encoder(self.tokenize(video), seeds)
+        features = self.encoder(self.tokenize(video), seeds)
+        if self.motion is None:
+            return features
+        return torch.cat((features, self.motion(self.normalize(video)).to(features.dtype)), dim=1)
 
     def tokenize(self, video: Tensor) -> Tensor:
         """Normalise the pixels of a video (B, T, C, H, W) and embed its tubelets: → (B, t, s, D)."""
@@ -185,10 +190,11 @@ def init_weights(model: ViViT) -> None:
     | tubelet kernel        | normal, variance 1 / fan-in, truncated at two standard deviations; bias 0   |
     | queries, keys, values | Xavier uniform, each separately; bias 0                                     |
     | attention output, MLP | Xavier uniform; bias 0 and normal(1e-6)                                     |
+    | attention pooling     | as attention; the query normal(0.02)                                        |
     | positions             | normal(0.02)                                                                |
     | class token, head     | 0                                                                           |
-    | norms                 | scale 1, bias 0                                                             |
-    | temporal_skip         | scale 0 in the last temporal norm, so that features start as the average of |
+    | norms, motion pooling | scale 1, bias or center 0                                                   |
+    | temporal_skip         | scale 0 in the norm after time, so that features start as the average of    |
     |                       | the frames; temporal positions are sinusoids, as large as the features      |
 
     Parameters on the meta device get no values and draw no random numbers. Modules of other types, as in an encoder of
@@ -197,11 +203,14 @@ def init_weights(model: ViViT) -> None:
     if all(p.is_meta for p in model.parameters()):
         return
     for module in model.modules():
-        if isinstance(module, Tokenizer):
+        if isinstance(module, Tokenizer | MotionPool):
             std = 1 / math.sqrt(module.proj.weight[0].numel()) / 0.8796  # 0.8796: std of N(0, 1) cut at ±2
             nn.init.trunc_normal_(module.proj.weight, std=std, a=-2 * std, b=2 * std)
-            assert module.proj.bias is not None
-            nn.init.zeros_(module.proj.bias)
+            if module.proj.bias is not None:
+                nn.init.zeros_(module.proj.bias)
+            if isinstance(module, MotionPool):
+                nn.init.zeros_(module.center)
+                nn.init.ones_(module.scale)
         elif isinstance(module, Attention):
             for weight in (*module.qkv.weight.chunk(3), module.proj.weight):
                 nn.init.xavier_uniform_(weight)
@@ -215,12 +224,20 @@ def init_weights(model: ViViT) -> None:
             nn.init.normal_(module.pos_embed, std=0.02)
             if module.cls_token is not None:
                 nn.init.zeros_(module.cls_token)
+        elif isinstance(module, AttentionPool):
+            for weight in (*module.kv.weight.chunk(2), module.proj.weight):
+                nn.init.xavier_uniform_(weight)
+            nn.init.zeros_(module.kv.bias)
+            nn.init.zeros_(module.proj.bias)
+            nn.init.normal_(module.query, std=0.02)
         elif isinstance(module, nn.LayerNorm | Head):
             module.reset_parameters()
     if model.config.temporal_skip:
-        nn.init.zeros_(model.get_parameter("encoder.temporal.norm.weight"))
-        positions = model.get_parameter("encoder.temporal.pos_embed")
-        positions.copy_(temporal_sinusoids(*positions.shape[1:]))
+        pooled = model.config.attention_pool and model.config.temporal_depth
+        nn.init.zeros_(model.get_parameter(f"encoder.temporal.{'attention_pool.' if pooled else ''}norm.weight"))
+        if model.config.temporal_depth:
+            positions = model.get_parameter("encoder.temporal.pos_embed")
+            positions.copy_(temporal_sinusoids(*positions.shape[1:]))
 
 
 def temporal_sinusoids(n: int, width: int) -> Tensor:

@@ -11,6 +11,7 @@ from ..config import (
     Config,
     DataConfig,
     EvalConfig,
+    ModelConfig,
     OptimConfig,
     Preprocessing,
     replace,
@@ -56,17 +57,23 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 def from_weights(config: Config, init: str) -> Config:
     """`config` fitted to the weights that it starts from and to the training videos."""
     from ..data.datasets.registry import read_samples  # here, so that the recipe and its help do not wait for PyTorch
-    from ..weights.load import config_for_init
+    from ..weights.load import config_for_init, load_checkpoint
 
     data = config.data
+    is_image = load_checkpoint(init).is_image
     samples = read_samples(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
     asked = schedule(len(samples))
     epochs = asked["epochs"]
     model = config_for_init(init, replace(config.model, temporal_skip=True))
     stride = fitting_stride(samples, model.num_frames)
+    preprocessing = replace(model.preprocessing, frame_stride=stride)
+    if is_image:
+        size, crop_fraction = fitting_size(samples, model)
+        model = replace(model, image_size=(size, size))
+        preprocessing = replace(preprocessing, crop_fraction=crop_fraction)
     return replace(
         config,
-        model=replace(model, preprocessing=replace(model.preprocessing, frame_stride=stride)),
+        model=replace(model, preprocessing=preprocessing),
         augment=AugmentConfig(mixup=asked["mixup"]),
         optim=replace(
             config.optim,
@@ -76,6 +83,7 @@ def from_weights(config: Config, init: str) -> Config:
             warmup_epochs=epochs / 10,
         ),
         init=init,
+        budget="auto" if is_image else None,
         linear_probe=True,
         final_weights="best",
         eval_every=epochs / 10,
@@ -95,16 +103,28 @@ def schedule(clips: int) -> dict[str, float]:
 
 def fitting_stride(samples: Sequence[Sample], num_frames: int) -> int:
     """Return the frame stride, 1 to 4, at which a clip just fits into a video of median length."""
-    step = max(len(samples) // LOOKED_AT, 1)
-    lengths = [length for sample in samples[::step] if (length := num_frames_of(sample))]
+    lengths = [length for _, length in looked_at(samples)]
     return min(max(int(median(lengths or [0]) // num_frames), 1), CLIP["frame_stride"])
 
 
-def num_frames_of(sample: Sample) -> int:
-    """Frames of the sample's part of its video; 0 for one that cannot be read."""
+def fitting_size(samples: Sequence[Sample], model: ModelConfig) -> tuple[int, float]:
+    """Return (frame size, crop fraction): the size of the weights, or the largest that videos of median size have."""
+    patch = max(model.tubelet_size[1:])
+    sides = [side for side, _ in looked_at(samples)]
+    short = median(sides or [max(model.image_size)])
+    size = min(max(int(short) // patch, 1) * patch, max(model.image_size))
+    return size, min(max(size / short, model.preprocessing.crop_fraction), 1.0)
+
+
+def looked_at(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Return (short side, frames of the segment) of up to LOOKED_AT samples, without those that fail to open."""
     from ..data.dataset import open_sample, segment_frames
 
-    try:
-        return len(segment_frames(open_sample(sample), sample))
-    except VideoError:
-        return 0
+    found = []
+    for sample in samples[:: max(len(samples) // LOOKED_AT, 1)]:
+        try:
+            video = open_sample(sample)
+            found.append((min(video.height, video.width), len(segment_frames(video, sample))))
+        except VideoError:
+            continue
+    return found

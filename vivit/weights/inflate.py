@@ -16,9 +16,10 @@ from ..config import ModelConfig, suggestion
 from ..model.encoders import resize_positions
 from .assemble import MappedTensor, Status
 
-KernelInit = Literal["central_frame", "filter_inflation", "arp", "random"]
+KernelInit = Literal["central_frame", "filter_inflation", "arp", "random", "central_difference"]
 TemporalInit = Literal["zero", "image", "random"]
 NO_TIME = "an image model has no temporal layers"
+CHANGE_GAIN = 8  # of the random kernel on the change between frames, in standard deviations of the image kernel
 
 
 def central_frame(kernel: Tensor, t: int) -> Tensor:
@@ -44,10 +45,25 @@ def approximate_rank_pooling(kernel: Tensor, t: int) -> Tensor:
     return filter_inflation(kernel, t) * rearrange(weights, "t -> t 1 1")
 
 
+def central_difference(kernel: Tensor, t: int) -> Tensor:
+    """Lift (D, C, h, w) to (D, C, t, h, w): central_frame, and a random kernel on the change to that frame.
+
+    A still video starts as its image, and motion is visible from the first step: central_frame sees every t-th frame
+    only. In the demo's world, where motion shows between neighbouring frames, central_frame learns it late or never;
+    the gain was chosen there.
+    """
+    lifted = central_frame(kernel, t)
+    change = torch.randn_like(kernel) * (CHANGE_GAIN * kernel.std())
+    lifted[:, :, t // 2] += change
+    lifted[:, :, t // 2 - 1] -= change
+    return lifted
+
+
 KERNELS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "central_frame": central_frame,
     "filter_inflation": filter_inflation,
     "arp": approximate_rank_pooling,
+    "central_difference": central_difference,
 }
 
 
@@ -84,6 +100,10 @@ def inflate(
         missing["tokenizer."] = "kernel_init='random'"
     else:
         tensors |= _tokenizer(image, config.tubelet_size[0], kernel_init)
+    if config.motion_pool:
+        kernel = image["tokenizer.proj.weight"]
+        tensors["motion.proj.weight"] = replace(kernel, tensor=kernel.tensor.squeeze(2).clone())
+        missing["motion."] = "an image model sees no motion"
 
     # The image model becomes Model 2's spatial encoder, and the encoder of every other model.
     is_factorised = config.encoder == "factorised_encoder"

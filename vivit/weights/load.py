@@ -63,7 +63,8 @@ def create(
         init: A file, a folder (also of a run) or a hub id: an image ViT, which is inflated (paper, section 3.4), or a
             video model of this architecture. Rows of its head go to the classes of the same name. Activation, norm
             epsilon and pixel normalisation come from it unless `overrides` set them.
-        kernel_init: How a 2-D patch kernel becomes that of a tubelet: central_frame, filter_inflation, arp or random.
+        kernel_init: How a 2-D patch kernel becomes that of a tubelet: central_frame, filter_inflation, arp, random or
+            central_difference.
         temporal_init: Start of what an image model lacks. Model 2's temporal encoder: "random" (default) or "image",
             the first layers of the image model. Model 3's temporal attention: "zero" (default; a block starts as the
             image model's), "image" or "random".

@@ -1,0 +1,244 @@
+"""Heads on cached features, and the stages before fine-tuning."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vivit import load_run, predict
+from vivit.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, Preprocessing, replace
+from vivit.data.dataset import TrainDataset, TrainViews, eval_views
+from vivit.data.sample import Sample
+from vivit.data.splits import load_split
+from vivit.data.tools.synthetic import write_dataset
+from vivit.engine import features as features_module
+from vivit.engine import stages as stages_module
+from vivit.engine.budget import seconds_of
+from vivit.engine.distributed import World
+from vivit.engine.evaluate import SINGLE_VIEW
+from vivit.engine.features import cache_features
+from vivit.engine.heads import HEADS, Cached, Tail, score, tail_logits, with_head
+from vivit.engine.train import train
+from vivit.weights.load import from_pretrained
+
+CPU = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("videos"), seed=0, train=32, val=8, num_frames=20)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small image ViT, under timm's names."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=48, patch_size=24, embed_dim=32, depth=4, num_heads=2, num_classes=0
+    )
+    path = tmp_path_factory.mktemp("image") / "vit.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    return path
+
+
+def config(videos: Path, image: Path, run: Path) -> Config:
+    return Config(
+        model=ModelConfig(
+            embed_dim=32,
+            depth=4,
+            num_heads=2,
+            temporal_depth=1,
+            tubelet_size=(2, 24, 24),
+            num_frames=8,
+            image_size=(48, 48),
+            preprocessing=Preprocessing(frame_stride=2, crop_fraction=48 / 56),
+        ),
+        data=DataConfig(root=str(videos), workers=0),
+        augment=AugmentConfig(flip=0.5, flip_directed=True),
+        optim=OptimConfig(name="adamw", lr=1e-3, batch_size=8, epochs=2, warmup_epochs=0.2),
+        init=str(image),
+        budget="none",
+        final_weights="best",
+        run=str(run),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(videos: Path, image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    return train(config(videos, image, folder))
+
+
+def test_a_run_in_stages_is_an_ordinary_run(run: Path, videos: Path) -> None:
+    stages = json.loads((run / "stages.json").read_text())
+    names = [row["stage"] for row in stages["stages"]]
+    assert names[:2] == ["linear", "linear, no clip mirrored"]
+    assert "attention pooling" in names[3]
+    assert "transformer over time" in names[4]
+    loaded = load_run(run)
+    assert loaded.config.budget == "none"
+    assert loaded.config.optim.epochs == 2
+    assert loaded.config.model == from_pretrained(run).config
+    start = from_pretrained(run / "start")
+    [video] = [s.path for s in load_split(loaded.config.data, "val").samples][:1]
+    assert predict(run, video, temporal_views=1, spatial_views=1).classes.keys() == start.config.classes.keys()
+
+
+def test_the_first_validation_is_that_of_the_chosen_start(run: Path) -> None:
+    """The caches, the heads on them and the ordinary evaluation agree on the accuracy of one model."""
+    stages = json.loads((run / "stages.json").read_text())
+    first = next(row for row in load_run(run).metrics if "val/noun/top1" in row)
+    kept = [row for row in stages["stages"] if row["kept"] in ("kept", "chosen on the training videos")][-1]
+    assert first["step"] == 0
+    mean = (first["val/noun/top1"] + first["val/verb/top1"]) / 2
+    assert mean == pytest.approx(kept["accuracy"], abs=1 / 16 + 1e-9)  # float16 activations may turn one answer
+
+
+def test_the_same_command_resumes_and_other_settings_are_refused(run: Path, videos: Path, image: Path) -> None:
+    again = config(videos, image, run)
+    assert train(again) == run
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        train(replace(again, seed=1))
+
+
+def test_a_second_run_reuses_the_features_of_the_first(
+    run: Path, videos: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(features_module, "encode", fail)
+    monkeypatch.setattr(stages_module, "number_of_views", lambda *_: views_of(run))
+    other = run.parent / "b"
+    train(
+        replace(
+            config(videos, image, other),
+            optim=OptimConfig(name="adamw", lr=1e-4, batch_size=8, epochs=0, warmup_epochs=0),
+        )
+    )
+    assert not (other / "features").exists()
+    assert from_pretrained(other).config.classes == from_pretrained(run).config.classes
+
+
+def views_of(run: Path) -> int:
+    return np.load(run / "features" / "train" / "positions.npy", mmap_mode="r").shape[1]
+
+
+def test_a_killed_cache_is_completed(
+    videos: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted after 5 videos, the second call computes the other 27 only, and the numbers are the same."""
+    c = config(videos, image, tmp_path / "a")
+    split = load_split(c.data, "train")
+    model = stages_module.create(replace(c.model, classes=split.classes), init=c.init).eval().requires_grad_(False)
+
+    def compute(run: Path) -> features_module.Features:
+        return cache_features(
+            model, split.samples, split.labels, config=replace(c, run=str(run)), views=2, cut=3, name="train",
+            world=CPU, log=lambda line: None,
+        )  # fmt: skip
+
+    whole = compute(tmp_path / "whole" / "a")
+    encode, calls = features_module.encode, []
+
+    def stop_after_five(*arguments: object) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return encode(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(features_module, "encode", stop_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        compute(tmp_path / "killed" / "a")
+    resumed = compute(tmp_path / "killed" / "a")
+    assert len(calls) == 6 + 27
+    assert torch.equal(resumed.positions, whole.positions)
+    assert torch.equal(resumed.motion, whole.motion)
+    assert whole.activations is not None
+    assert resumed.activations is not None
+    assert torch.equal(resumed.activations, whole.activations)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+@pytest.mark.parametrize("motion", [False, True])
+def test_a_tail_on_the_cache_is_the_whole_model(
+    head: object, motion: bool, videos: Path, image: Path, tmp_path: Path
+) -> None:
+    """Features from cached positions, and from cached activations, equal those of the model on the video."""
+    c = config(videos, image, tmp_path / "a")
+    split = load_split(c.data, "train")
+    frozen = stages_module.create(replace(c.model, classes=split.classes), init=c.init).eval().requires_grad_(False)
+    cache = cache_features(
+        frozen, split.samples[:3], split.labels[:3], config=c, views=3, cut=3, name="train", world=CPU,
+        log=lambda line: None,
+    )  # fmt: skip
+    model = with_head(frozen, replace(frozen.config, **head.settings, motion_pool=motion), seed=0).eval()  # type: ignore[attr-defined]
+    torch.nn.init.normal_(model.head.weight)
+    data = Cached(cache, split.labels[:3], torch.arange(3), (0, 1, 2))
+    clips = torch.stack([eval_views(s, model.config, SINGLE_VIEW)[0] for s in split.samples[:3]])
+    with torch.no_grad():
+        expected = model(clips)
+    rows = torch.arange(3)
+    assert (tail_logits(Tail(model, 4), data, rows) - expected).abs().max() < 1e-4
+    assert (tail_logits(Tail(model, 3), data, rows) - expected).abs().max() < 2e-2 * expected.abs().max()  # float16
+
+
+def test_views_are_the_test_view_and_training_clips_every_second_one_mirrored(videos: Path, image: Path) -> None:
+    c = config(videos, image, Path("unused"))
+    split = load_split(c.data, "train")
+    model = replace(c.model, classes=split.classes)
+    views = TrainViews(
+        split.samples, split.labels, model=model, data=c.data, augment=c.augment, seed=0, count=3, numbers=range(32)
+    ).views(2)
+    assert torch.equal(views[0], eval_views(split.samples[2], model, SINGLE_VIEW)[0])
+    for number, flip in ((1, 0.0), (2, 1.0)):
+        clips = TrainDataset(
+            split.samples, split.labels, model=model, data=c.data, augment=replace(c.augment, flip=flip), seed=0
+        )
+        assert torch.equal(views[number], clips.clip(2, np.random.default_rng((0, number, 2))))
+
+
+def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
+    model = ModelConfig(classes={"label": ("a", "b")})
+    samples = [Sample(f"{i}.mp4", {"label": "a"}) for i in range(3)]
+    data = stages_module.Data(samples, torch.zeros(3, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
+    logits = torch.tensor([[5.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
+    count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3))
+    rows = list(csv.DictReader((tmp_path / "d.csv").open()))
+    assert [row["path"] for row in rows] == ["2.mp4", "1.mp4"]
+    assert rows[0]["answer"] == "b"
+    assert count == 1
+    assert float(rows[0]["probability"]) == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-3)
+
+
+def test_balanced_accuracy_counts_every_class_once() -> None:
+    """Three of four "a" right, none of one "b": accuracy 3/5, balanced (3/4 + 0/1) / 2."""
+    logits = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] + [[1.0, 0.0]])
+    found = score(logits, torch.tensor([0, 0, 0, 0, 1])[:, None], [2])
+    assert found.accuracy == pytest.approx(3 / 5)
+    assert found.balanced == pytest.approx((3 / 4 + 0) / 2)
+    assert found.value == pytest.approx((3 / 5 + 3 / 8) / 2)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("none", float("inf"))])
+def test_budgets(text: str, seconds: float) -> None:
+    assert seconds_of(text, torch.device("cpu")) == seconds
+
+
+def test_auto_budget_is_for_cpus() -> None:
+    assert seconds_of("auto", torch.device("cpu")) == 900
+    assert seconds_of("auto", torch.device("cuda")) == float("inf")
+    with pytest.raises(ValueError, match="15m"):
+        seconds_of("fast", torch.device("cpu"))
+
+
+def test_a_budget_needs_an_image_start(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="budget needs init"):
+        train(replace(config(videos, Path("none"), tmp_path / "a"), init=None))

@@ -1,0 +1,55 @@
+"""Tell which videos come from one recording, so that they stay on one side of a split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .sample import Sample
+
+CLIP_NUMBER = re.compile(r"[-_ .]*(?:clip|part|seg(?:ment)?|scene|shot|take|rep|c|p|s|t)?[-_ .]*\d+$", re.IGNORECASE)
+FEWEST = 5  # recordings that a guess from names must leave, else the names are no recordings
+
+
+def source_groups(samples: Sequence[Sample]) -> Tensor:
+    """Return (N,) int64: the recording of each sample. Segments of one file are of one recording.
+
+    Files are of one recording if their folder holds only videos of one class and its siblings do as well
+    (`running/game1/*.mp4`), or if their names differ only in a clip number at the end (`g01_c03.mp4`); a guess from
+    names counts only if it leaves several recordings in most classes, so IMG_0001 and IMG_0002 are two recordings.
+    """
+    paths = [s.path for s in samples]
+    labels = [tuple(s.labels.values()) for s in samples]
+    for guess in (_by_folder, _by_stem):
+        names = [guess(path) for path in paths]
+        if _plausible(names, labels, paths):
+            break
+    else:
+        names = paths
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.int64)
+
+
+def _by_folder(path: str) -> str:
+    return os.path.dirname(path)
+
+
+def _by_stem(path: str) -> str:
+    folder, name = os.path.split(path)
+    stem = os.path.splitext(name)[0]
+    return os.path.join(folder, CLIP_NUMBER.sub("", stem) or stem)
+
+
+def _plausible(names: Sequence[str], labels: Sequence[tuple[str, ...]], paths: Sequence[str]) -> bool:
+    """Whether the guess joins files, leaves FEWEST recordings and several of them in most classes."""
+    files = len(set(paths))
+    by_class: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for name, label in zip(names, labels):
+        by_class[label].add(name)
+    several = Counter(len(group) > 1 for group in by_class.values())[True]
+    return FEWEST <= len(set(names)) < files and several > len(by_class) / 2

@@ -1,0 +1,230 @@
+"""Cache what the frozen part of Model 2 computes for each training video, so that the rest trains on it in seconds.
+
+A cache is a folder of memory-mapped arrays with one row per video. A video is marked as done after its numbers are
+written, so a killed run resumes with the next one. The key of a cache is a hash of the weights, of the list of videos
+and of everything that determines their views; a run takes the cache of another run next to it that has the same key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..config import Config, ModelConfig, replace, to_dict
+from ..data.dataset import TrainViews
+from ..data.loader import eval_clips
+from ..data.sample import Sample
+from ..errors import DataError
+from ..files import atomic_write
+from ..model.encoders import FactorisedEncoder
+from ..model.motion import MotionPool
+from ..model.vivit import ViViT
+from .device import autocast, format_size
+from .distributed import World
+from .progress import progress_bar
+
+FOLDER = "features"
+MOST_BYTES = 4 * 2**30  # of activations; more are not cached
+
+
+@dataclass(frozen=True)
+class Features:
+    """The cached numbers of V views of N videos. The first view is the single test view, every third one mirrored."""
+
+    positions: Tensor
+    """(N, V, t, D) float32: the temporal positions, encoded over space."""
+    motion: Tensor
+    """(N, V, 2 D) float32: see `MotionPool.responses`."""
+    activations: Tensor | None
+    """(N, V, t, n, D) float16, memory-mapped: the tokens below the layers that are trained; None if too large."""
+    readable: Tensor
+    """(N,) bool: False for a video that cannot be read, whose numbers are 0."""
+    missing: dict[int, str]
+    """Why, by the index of the video."""
+
+
+def cache_features(
+    model: ViViT,
+    samples: Sequence[Sample],
+    labels: Tensor,
+    *,
+    config: Config,
+    views: int,
+    cut: int,
+    name: str,
+    world: World,
+    log: Callable[[str], None],
+    skipped: dict[str, str] | None = None,
+) -> Features:
+    """Compute or reuse the features of `views` views of every sample; the layers over space from `cut` on come later.
+
+    labels (N, L). The cache is `name` in the run's folder features/. Each of several processes computes its share of
+    the videos; the folder must be shared. Raises DataError if no video can be read and OSError if there is no room.
+    """
+    assert isinstance(model.encoder, FactorisedEncoder)
+    shapes = feature_shapes(model.config, len(samples), views, cut)
+    key = cache_key(model, samples, config, shapes)
+    folder = find_cache(Path(config.run), name, key)
+    size = format_size(bytes_of(shapes))
+    world.on_main(lambda: open_cache(folder, key, shapes))
+    arrays = {array: np.load(folder / f"{array}.npy", mmap_mode="r+") for array in shapes}
+    done, missing_file = arrays.pop("done"), folder / f"missing-{world.rank}.json"
+    missing: dict[str, str] = json.loads(missing_file.read_text()) if missing_file.is_file() else {}
+    world.barrier()
+    waiting = np.flatnonzero(done == 0)[world.rank :: world.size].tolist()
+    if waiting:
+        log(f"features: {len(samples)} videos x {views} views of the frozen encoder, {size} in {folder}")
+    elif world.is_main:
+        log(f"features: {len(samples)} videos x {views} views are in {folder} already")
+    dataset = TrainViews(
+        [samples[i] for i in waiting],
+        labels[waiting],
+        model=model.config,
+        data=config.data,
+        augment=config.augment,
+        seed=config.seed,
+        count=views,
+        numbers=waiting,
+    )
+    training, motion = model.training, model.motion or image_filters(model)
+    model.eval()
+    with (
+        progress_bar("features", len(waiting), enabled=world.is_main) as update,
+        eval_clips(dataset, workers=config.data.workers, skipped=skipped) as clips,
+    ):
+        for count, clip in enumerate(clips, start=1):
+            row = waiting[clip.index]
+            if clip.video is None:
+                missing[str(row)] = clip.problem or ""
+                with atomic_write(missing_file) as file:
+                    json.dump(missing, file)
+            else:
+                with autocast(world.device, config.precision):
+                    found = encode(model, motion, clip.video.to(world.device), cut)
+                for array, values in found.items():
+                    if array in arrays:
+                        arrays[array][row] = values.float().cpu().numpy()
+            done[row] = 1 if clip.video is not None else 2
+            update(count)
+    model.train(training)
+    for array in (*arrays.values(), done):
+        array.flush()
+    world.barrier()
+    missing = {row: why for share in world.gather(missing) for row, why in share.items()}
+    readable = torch.from_numpy(np.load(folder / "done.npy") == 1)
+    if not readable.any():
+        raise DataError(f"none of the {len(samples)} videos can be read: {next(iter(missing.values()), '')}")
+    return Features(
+        positions=torch.from_numpy(np.array(arrays["positions"])),
+        motion=torch.from_numpy(np.array(arrays["motion"])),
+        activations=torch.from_numpy(arrays["activations"]) if "activations" in arrays else None,
+        readable=readable,
+        missing={int(row): why for row, why in missing.items()},
+    )
+
+
+@torch.no_grad()
+def encode(model: ViViT, motion: MotionPool, views: Tensor, cut: int) -> dict[str, Tensor]:
+    """Encode views (V, T, C, H, W) uint8 over space; `activations` are the tokens before block number `cut`."""
+    assert isinstance(model.encoder, FactorisedEncoder)
+    space, t = model.encoder.spatial, model.config.grid[0]
+    x = space.add_positions(rearrange(model.tokenize(views), "V t s D -> (V t) s D"))
+    for block in space.blocks[:cut]:
+        x = block(x)
+    pooled = space.forward_blocks(x, [None] * len(space.blocks), cut)
+    return {
+        "positions": rearrange(pooled, "(V t) D -> V t D", t=t),
+        "motion": motion.responses(model.normalize(views)),
+        "activations": rearrange(x, "(V t) n D -> V t n D", t=t),
+    }
+
+
+def image_filters(model: ViViT) -> MotionPool:
+    """Return a MotionPool with the tubelet kernel summed over its frames: what it does to a still video."""
+    with torch.device(model.head.weight.device):
+        motion = MotionPool(model.config).requires_grad_(False)
+    motion.proj.weight.copy_(model.tokenizer.proj.weight.detach().sum(dim=2))
+    return motion
+
+
+def feature_shapes(model: ModelConfig, videos: int, views: int, cut: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return (shape, dtype) of each array; without activations if these would be larger than MOST_BYTES."""
+    t, h, w = model.grid
+    d, n = model.embed_dim, h * w + (model.pool == "cls")
+    shapes = {
+        "positions": ((videos, views, t, d), "float32"),
+        "motion": ((videos, views, 2 * d), "float32"),
+        "done": ((videos,), "uint8"),
+    }
+    if cut < model.depth and videos * views * t * n * d * 2 <= MOST_BYTES:
+        shapes["activations"] = ((videos, views, t, n, d), "float16")
+    return shapes
+
+
+def bytes_of(shapes: dict[str, tuple[tuple[int, ...], str]]) -> int:
+    """Return the size of a cache."""
+    return sum(math.prod(shape) * int(np.dtype(kind).itemsize) for shape, kind in shapes.values())
+
+
+def cache_key(model: ViViT, samples: Sequence[Sample], config: Config, shapes: dict[str, Any]) -> str:
+    """Hash everything that determines the cached numbers."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name.startswith(("tokenizer.", "encoder.spatial.")):
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    settings = to_dict(replace(model.config, classes={"label": ("",)}))
+    rest = [settings, to_dict(config.augment), config.seed, config.precision, shapes]
+    rest += [[os.path.basename(s.path), s.start, s.end, *file_state(s.path)] for s in samples]
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def file_state(path: str) -> tuple[int, ...]:
+    """Return size and modification time in nanoseconds; () for what is no file of its own, such as part of a shard."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns
+
+
+def find_cache(run: Path, name: str, key: str) -> Path:
+    """Return the folder of the cache with this key, of this run or of one next to it; a new one belongs to this run."""
+    own = run / FOLDER / name
+    for folder in (own, *sorted(run.parent.glob(f"*/{FOLDER}/{name}"))):
+        meta = folder / "key.json"
+        if meta.is_file() and json.loads(meta.read_text()) == key:
+            return folder
+    return own
+
+
+def open_cache(folder: Path, key: str, shapes: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    """Create the arrays of a cache, unless it exists with this key. Raises OSError if there is no room for it."""
+    meta = folder / "key.json"
+    if meta.is_file() and json.loads(meta.read_text()) == key:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    needed, free = bytes_of(shapes), shutil.disk_usage(folder).free
+    if needed > 0.9 * free:
+        raise OSError(
+            f"{folder}: the features need {format_size(needed)}, free are {format_size(free)}; make room or give "
+            "another --run"
+        )
+    for array, (shape, kind) in shapes.items():
+        np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=kind, shape=shape).flush()
+    with atomic_write(meta) as file:
+        json.dump(key, file)

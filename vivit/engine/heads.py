@@ -1,0 +1,273 @@
+"""Fit heads to cached features of the frozen encoder, and compare them on training videos that they have not seen.
+
+A head here is everything of Model 2 after the layers over space: what pools over time, and the linear layer. The table
+`HEADS` has them with the settings of the model that they need. `train_tail` also trains the last layers over space, on
+cached activations of the layer below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import ModelConfig, OptimConfig
+from ..model.encoders import FactorisedEncoder
+from ..model.layers import random_bits
+from ..model.vivit import ViViT
+from .features import Features
+from .losses import cross_entropy
+from .optim import build_optimizer, learning_rate
+from .probe import PENALTIES, choose_penalty, fit_linear, folds
+
+DROPOUT = 0.5  # of the features that the linear layer reads
+BATCH, BATCH_OF_LAYERS = 64, 16
+RATE = 1e-3
+STEPS = 300  # of a head; an epoch of one view has a few steps only
+
+
+@dataclass(frozen=True)
+class Head:
+    """One kind of head."""
+
+    name: str
+    settings: dict[str, object]
+    """Fields of ModelConfig."""
+
+
+HEADS = (
+    Head("linear", {"temporal_depth": 0, "temporal_skip": False}),
+    Head("attention pooling", {"temporal_depth": 0, "temporal_skip": False, "attention_pool": True}),
+    Head("transformer over time", {"temporal_depth": 1, "temporal_skip": False}),
+)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Cached features of labelled videos."""
+
+    features: Features
+    labels: Tensor
+    """(N, L) int64."""
+    groups: Tensor
+    """(N,) int64: videos of one recording have the same number and stay in one fold."""
+    views: tuple[int, ...]
+    """The views to train on; the first is the one to test on."""
+
+    def rows(self, keep: Tensor) -> Tensor:
+        """Return the readable videos of the mask `keep` (N,), as numbers."""
+        return torch.nonzero(keep & self.features.readable).flatten()
+
+    def without_mirrored(self) -> Cached:
+        """Leave out the mirrored views: the third, the fifth, …"""
+        return replace(self, views=tuple(v for v in self.views if v == 0 or v % 2 == 1))
+
+    def batch(self, tail: Tail) -> int:
+        """Return the clips of a training step: fewer where layers over space are trained, on many more tokens."""
+        return min(BATCH if tail.from_time else BATCH_OF_LAYERS, len(self.labels))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well predictions fit; of several label sets, the mean."""
+
+    accuracy: float
+    balanced: float
+    """The mean over classes of the accuracy within each."""
+    loss: float
+
+    @property
+    def value(self) -> float:
+        """What heads are compared by: accuracy and, where classes are unequal, balanced accuracy as well."""
+        return (self.accuracy + self.balanced) / 2
+
+
+def score(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
+    """Score logits (N, K) against labels (N, L)."""
+    accuracy, balanced = [], []
+    for part, truth in zip(logits.split(list(sizes), dim=1), labels.unbind(1)):
+        correct = (part.argmax(dim=1) == truth).double()
+        accuracy.append(correct.mean().item())
+        balanced.append(sum(correct[truth == k].mean().item() for k in truth.unique()) / len(truth.unique()))
+    loss = cross_entropy(logits.double(), labels, sizes).mean().item()
+    return Score(sum(accuracy) / len(accuracy), sum(balanced) / len(balanced), loss)
+
+
+def linear_inputs(features: Features, rows: Tensor, view: int, *, motion: bool) -> Tensor:
+    """Return what a linear head reads of one view: the mean position and, with `motion`, the change: (R, D or 3 D)."""
+    x = features.positions[rows, view].mean(dim=1)
+    if not motion:
+        return x
+    center, scale = motion_statistics(features)
+    return torch.cat((x, (features.motion[rows, view] - center) * scale), dim=1)
+
+
+def motion_statistics(features: Features) -> tuple[Tensor, Tensor]:
+    """Return (center, scale) of the motion features, as `MotionPool.calibrate` computes them."""
+    std, mean = torch.std_mean(features.motion[features.readable].flatten(0, 1), dim=0, correction=0)
+    return mean, 1 / std.clamp_min(1e-3)
+
+
+def linear_rows(data: Cached, keep: Tensor, *, motion: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (inputs, labels, groups) of a linear head, of every view of the videos of the mask `keep`."""
+    rows = data.rows(keep)
+    x = torch.cat([linear_inputs(data.features, rows, view, motion=motion) for view in data.views])
+    return x, data.labels[rows].repeat(len(data.views), 1), data.groups[rows].repeat(len(data.views))
+
+
+def cross_validate_linear(data: Cached, sizes: Sequence[int], parts: Tensor, *, motion: bool) -> Tensor:
+    """Return the logits (N, K) of every video by a linear head fitted without its fold, at the best L2 penalty."""
+    logits = torch.zeros(len(PENALTIES), len(data.labels), sum(sizes), dtype=torch.float64)
+    for fold in parts.unique():
+        held = parts == fold
+        x, labels, _ = linear_rows(data, ~held, motion=motion)
+        rows = data.rows(held)
+        inputs = linear_inputs(data.features, rows, data.views[0], motion=motion).double()
+        for i, head in enumerate(fit_linear(x, labels, sizes)):
+            logits[i, rows] = inputs @ head.weight.T + head.bias
+    rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
+    losses = [cross_entropy(found[rows], data.labels[rows], sizes).mean().item() for found in logits]
+    return logits[losses.index(min(losses))].float()
+
+
+class Tail(nn.Module):
+    """What a model does with cached numbers: from block `cut` over space on; if `cut` is the depth, from time on."""
+
+    def __init__(self, model: ViViT, cut: int):
+        super().__init__()
+        self.model, self.cut = model, cut
+        self.from_time = cut == model.config.depth
+
+    def forward(self, x: Tensor, motion: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map positions (B, t, D) or activations (B, t, n, D), and motion (B, 2 D), to features."""
+        encoder = self.model.encoder
+        assert isinstance(encoder, FactorisedEncoder)
+        if x.ndim == 4:
+            t, space = x.shape[1], encoder.spatial
+            bits: Sequence[Tensor | None] = [None] * len(space.blocks)
+            if seeds is not None:
+                bits = random_bits(random_bits(seeds, t).flatten(), len(space.blocks), 6).unbind(1)
+            x = rearrange(
+                space.forward_blocks(rearrange(x, "B t n D -> (B t) n D"), bits, self.cut), "(B t) D -> B t D", t=t
+            )
+        features = encoder.encode_time(x, seeds)
+        pool = self.model.motion
+        return features if pool is None else torch.cat((features, (motion - pool.center) * pool.scale), dim=1)
+
+
+def train_tail(
+    tail: Tail, data: Cached, train: Tensor, *, steps: int, rate: float, layer_decay: float = 1.0, seed: int = 0
+) -> Iterator[int]:
+    """Train the trainable parameters of a tail on the videos of the mask `train`, by AdamW with a cosine schedule.
+
+    Yields the number of steps done.
+    """
+    model = tail.model
+    sizes = [len(names) for names in model.config.classes.values()]
+    optim = OptimConfig(name="adamw", weight_decay=0.05, layer_decay=layer_decay)
+    optimizer = build_optimizer(model, optim)
+    rows, draw = data.rows(train), torch.Generator().manual_seed(seed)
+    views, device, order = torch.tensor(data.views), model.head.weight.device, rows[:0]
+    torch.manual_seed(seed)  # for dropout
+    for step in range(steps):
+        model.train()
+        for group in optimizer.param_groups:
+            lr = learning_rate(step, base=rate, warmup_steps=max(steps // 10, 1), total_steps=steps)
+            group["lr"] = lr * group["lr_scale"]
+        while len(order) < data.batch(tail):
+            order = torch.cat((order, rows[torch.randperm(len(rows), generator=draw)]))
+        chosen, order = order[: data.batch(tail)], order[data.batch(tail) :]
+        view = views[torch.randint(len(views), (len(chosen),), generator=draw)]
+        seeds = torch.randint(2**32, (len(chosen),), generator=draw)
+        features = tail(*cached(data, tail, chosen, view, device), seeds.to(device))
+        logits = model.head(F.dropout(features, DROPOUT))
+        loss = cross_entropy(logits, data.labels[chosen].to(device), sizes, label_smoothing=0.1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.eval()
+        yield step + 1
+
+
+def cached(data: Cached, tail: Tail, rows: Tensor, view: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the inputs of a tail for one view of each of some videos."""
+    table = data.features.positions if tail.from_time else data.features.activations
+    assert table is not None
+    return table[rows, view].float().to(device), data.features.motion[rows, view].to(device)
+
+
+@torch.no_grad()
+def tail_logits(tail: Tail, data: Cached, rows: Tensor) -> Tensor:
+    """Compute the logits (R, K) of the test view of some videos."""
+    device = tail.model.head.weight.device
+    out = []
+    for chunk in rows.split(BATCH if tail.from_time else BATCH_OF_LAYERS):
+        view = torch.full_like(chunk, data.views[0])
+        out.append(tail.model.head(tail(*cached(data, tail, chunk, view, device))).float().cpu())
+    return torch.cat(out)
+
+
+def with_head(model: ViViT, config: ModelConfig, *, seed: int) -> ViViT:
+    """Build a model of another head on the frozen parts of `model`, which the two share."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new = ViViT(config).to(model.head.weight.device)
+    for part in ("tokenizer", "encoder.spatial"):
+        parent, _, name = part.rpartition(".")
+        setattr(new.get_submodule(parent), name, model.get_submodule(part))
+    if new.motion is not None:
+        new.motion.proj.weight.data.copy_(model.tokenizer.proj.weight.detach().sum(dim=2))
+    new.normalization = model.normalization
+    return new
+
+
+def fit_head(model: ViViT, head: Head, data: Cached, train: Tensor, *, motion: bool, seed: int = 0) -> ViViT:
+    """Return a model with this head, fitted to the videos of the mask `train`; it shares frozen parts with `model`."""
+    config = replace(model.config, **head.settings, motion_pool=motion)
+    new = with_head(model, config, seed=seed)
+    sizes = [len(names) for names in config.classes.values()]
+    if new.motion is not None:
+        center, scale = motion_statistics(data.features)
+        new.motion.center.data.copy_(center)
+        new.motion.scale.data.copy_(scale)
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(name.startswith(("encoder.temporal.", "head.")))
+    if head.name == "linear":
+        x, labels, groups = linear_rows(data, train, motion=motion)
+        penalty, _ = choose_penalty(x, labels, groups, sizes)
+        [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,))
+        new.head.weight.data.copy_(fitted.weight)
+        new.head.bias.data.copy_(fitted.bias)
+        return new.eval()
+    for _ in train_tail(Tail(new, config.depth), data, train, steps=STEPS, rate=RATE, seed=seed):
+        pass
+    return new
+
+
+def cross_validate(model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int = 0) -> tuple[Score, Tensor]:
+    """Return the score and the logits (N, K) of every video, by a head that was fitted without its fold."""
+    parts = folds(data.labels, data.groups)
+    sizes = [len(names) for names in model.config.classes.values()]
+    logits = torch.zeros(len(data.labels), sum(sizes))
+    if head.name == "linear":
+        logits = cross_validate_linear(data, sizes, parts, motion=motion)
+    else:
+        for fold in parts.unique():
+            held = parts == fold
+            fitted = fit_head(model, head, data, ~held, motion=motion, seed=seed)
+            if len(rows := data.rows(held)):
+                logits[rows] = tail_logits(Tail(fitted, fitted.config.depth), data, rows)
+    rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
+    return score(logits[rows], data.labels[rows], sizes), logits
+
+
+def score_on(model: ViViT, data: Cached, cut: int | None = None) -> Score:
+    """Score a model on the test view of the cached videos, from the activations before block `cut` or from time on."""
+    rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
+    logits = tail_logits(Tail(model, model.config.depth if cut is None else cut), data, rows)
+    return score(logits, data.labels[rows], [len(names) for names in model.config.classes.values()])

@@ -1,0 +1,259 @@
+"""Find the best start for few clips: a head on cached features of the frozen encoder, then its last layers.
+
+Each stage is kept only where it is better on videos that it was not fitted to. The result is written to start/ in the
+run folder, as an ordinary model, together with stages.json. Training then begins there and takes as many epochs as fit
+into the rest of the budget, often none on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import Config, ModelConfig, from_dict, replace, to_dict
+from ..data.groups import source_groups
+from ..files import atomic_write
+from ..model.vivit import ViViT
+from ..text import printable
+from ..weights.load import create
+from .budget import (
+    LAST_LAYERS,
+    Clock,
+    estimate,
+    fitting_epochs,
+    measure_clip,
+    number_of_views,
+    seconds_of,
+)
+from .distributed import World
+from .features import Features, cache_features
+from .heads import HEADS, Cached, Score, Tail, cross_validate, fit_head, score_on, train_tail
+from .interruption import note_skipped_files, skipped_files
+from .progress import progress_bar
+from .run import check_same_settings
+from .setup import START, Data
+
+STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
+LAST = 0.25  # of the layers over space are trained on cached activations
+EPOCHS, CHECKS = 20, 8  # of the last layers: most epochs, and evaluations on the validation videos
+RATE = 0.1  # learning rate of the last layers times the width
+
+Log = Callable[[str], None]
+
+
+def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[Config, float]:
+    """Find the best start within the budget, or read what an earlier call found.
+
+    Returns the config of the training and the validation top-1 of the frozen baseline. The weights to start from are in
+    start/ then. Raises ValueError for a model that has no layers over space to freeze,
+    and DataError if no video can be read.
+    """
+    if config.model.encoder != "factorised_encoder" or config.init is None:
+        raise ValueError("budget needs init and model.encoder factorised_encoder, whose layers over space it freezes")
+    if found := read_stages(config):
+        return found
+    clock = Clock(seconds_of(config.budget or "auto", world.device))
+    torch.manual_seed(config.seed)
+    model = create(config.model, init=config.init).to(world.device).requires_grad_(False).eval()
+    skipped = skipped_files(Path(config.run))
+    clock.per_clip = world.gather(measure_clip(model, config, videos))[0]
+    cut = model.config.depth - max(round(LAST * model.config.depth), 1)
+    views = number_of_views(clock, videos)
+    log(estimate(clock, config, videos, views))
+    splits = (("train", videos.train, videos.labels, views), ("val", videos.val, videos.val_labels, 1))
+    caches = [
+        cache_features(
+            model,
+            samples,
+            labels,
+            config=config,
+            views=count,
+            cut=cut,
+            name=name,
+            world=world,
+            log=log,
+            skipped=skipped,
+        )
+        for name, samples, labels, count in splits
+    ]
+    note_skipped_files(Path(config.run), skipped, world)
+    world.on_main(lambda: fit_stages(model, config, videos, caches, cut, clock, log))
+    found = read_stages(config)
+    assert found is not None
+    return found
+
+
+def read_stages(config: Config) -> tuple[Config, float] | None:
+    """Return the config with what the stages chose, and their frozen baseline; None before they are done.
+
+    Raises ValueError if they were done with other settings.
+    """
+    path = Path(config.run) / STAGES
+    if not path.is_file():
+        return None
+    stages = json.loads(path.read_text())
+    check_same_settings(from_dict(Config, stages["asked"]), config)
+    epochs = stages["epochs"]
+    chosen = replace(
+        config,
+        model=from_dict(ModelConfig, stages["model"]),
+        optim=replace(config.optim, epochs=epochs, warmup_epochs=epochs / 10),
+        augment=config.augment if stages["mirrored"] else replace(config.augment, flip=0.0),
+        eval_every=max(epochs / 10, 0.1),
+        save_every=max(epochs / 10, 0.1),
+    )
+    return chosen, stages["baseline"]
+
+
+def fit_stages(
+    model: ViViT, config: Config, videos: Data, caches: Sequence[Features], cut: int, clock: Clock, log: Log
+) -> None:
+    """Choose a head by cross-validation, then train the last layers over space; write start/ and stages.json."""
+    views = caches[0].positions.shape[1]
+    train = Cached(caches[0], videos.labels, source_groups(videos.train), tuple(range(views)))
+    val = Cached(caches[1], videos.val_labels, torch.arange(len(videos.val)), (0,))
+    table = StageTable(log, "head, on held-out training videos")
+    with table.stage("linear") as note:
+        best, logits = cross_validate(model, HEADS[0], train, motion=False)
+        note(best, "the frozen baseline")
+    linear = best
+    mirrored = bool(config.augment.flip)
+    if mirrored and views > 2:
+        with table.stage("linear, no clip mirrored") as note:
+            found, _ = cross_validate(model, HEADS[0], train.without_mirrored(), motion=False)
+            mirrored = found.value <= best.value
+            note(found, "mirroring stays" if mirrored else "better: no mirroring from here on")
+    if not mirrored:
+        train = train.without_mirrored()
+    head, motion = HEADS[0], False
+    for other, with_motion in ((HEADS[0], True), (HEADS[1], None), (HEADS[2], None)):
+        has_motion = motion if with_motion is None else with_motion
+        with table.stage(other.name + " + motion" * has_motion) as note:
+            found, held_out = cross_validate(model, other, train, motion=has_motion)
+            better = found.value > best.value
+            note(found, "best so far" if better else "not better")
+        if better:
+            head, motion, best, logits = other, has_motion, found, held_out
+    everything = torch.ones(len(videos.labels), dtype=torch.bool)
+    fitted = fit_head(model, head, train, everything, motion=motion)
+    doubts = write_doubtful(Path(config.run) / DOUBTFUL, videos, logits, fitted.config, train.rows(everything))
+    log(f"{doubts} training videos are confidently taken for another class: {Path(config.run) / DOUBTFUL}")
+
+    table.title(f"on the {len(videos.val)} validation videos")
+    baseline = score_on(fit_head(model, HEADS[0], train, everything, motion=False), val)
+    table.row("linear", baseline, 0, "the frozen baseline")
+    name, on_val = head.name + " + motion" * motion, score_on(fitted, val)
+    table.row(name, on_val, 0, "chosen on the training videos")
+    reason = f"{name}, {best.accuracy:.1%} where linear has {linear.accuracy:.1%}, on held-out training videos"
+    if train.features.activations is not None and val.features.activations is not None:
+        with table.stage(f"{name}, last {model.config.depth - cut} layers") as note:
+            tuned, found = tune_last_layers(fitted, train, val, cut=cut, clock=clock)
+            kept = found.value > on_val.value
+            note(found, "kept" if kept else "not better, not kept")
+        if kept:
+            fitted = tuned
+            reason += f"; then its last layers, {found.accuracy:.1%} instead of {on_val.accuracy:.1%} in validation"
+    log(f"chosen: {reason}")
+    fitted.requires_grad_(True).save_pretrained(Path(config.run) / START)
+    stages = {
+        "asked": to_dict(config),
+        "model": to_dict(fitted.config),
+        "mirrored": mirrored,
+        "epochs": fitting_epochs(clock, config, videos),
+        "baseline": baseline.accuracy,
+        "stages": table.rows,
+    }
+    with atomic_write(Path(config.run) / STAGES) as file:
+        json.dump(stages, file, indent=1)
+
+
+def tune_last_layers(head: ViViT, train: Cached, val: Cached, *, cut: int, clock: Clock) -> tuple[ViViT, Score]:
+    """Train the layers over space from `cut` on, and the head, on cached activations; return the best of `val`."""
+    tuned = copy.deepcopy(head)
+    for name, parameter in tuned.named_parameters():
+        layer = re.match(r"encoder\.spatial\.blocks\.(\d+)\.", name)
+        free = name.startswith(("encoder.temporal.", "encoder.spatial.norm.", "head."))
+        parameter.requires_grad_(free or (layer is not None and int(layer[1]) >= cut))
+    tail = Tail(tuned, cut)
+    everything = torch.ones(len(train.labels), dtype=torch.bool)
+    seconds, rate = min(clock.share(LAST_LAYERS), 0.8 * clock.left()), RATE / tuned.config.embed_dim
+    per_step = measure_step(tail, train, everything)
+    epoch = max(len(train.rows(everything)) // train.batch(tail), 1)
+    steps = max(min(EPOCHS * epoch, int(seconds / per_step)), 1)
+    best, weights = score_on(head, val), {k: v.clone() for k, v in tuned.state_dict().items()}
+    with progress_bar("last layers", steps) as update:
+        for step in train_tail(tail, train, everything, steps=steps, rate=rate, layer_decay=0.75):
+            update(step)
+            if step % max(steps // CHECKS, 1) == 0 or step == steps:
+                found = score_on(tuned, val, cut)
+                if (found.value, -found.loss) > (best.value, -best.loss):
+                    best, weights = found, {k: v.clone() for k, v in tuned.state_dict().items()}
+    tuned.load_state_dict(weights)
+    return tuned.eval(), best
+
+
+def measure_step(tail: Tail, train: Cached, everything: Tensor) -> float:
+    """Return the seconds of a training step, on a copy of the tail."""
+    since, seconds = time.monotonic(), 1.0
+    for _ in train_tail(copy.deepcopy(tail), train, everything, steps=3, rate=0.0):
+        since, seconds = time.monotonic(), time.monotonic() - since
+    return seconds
+
+
+def write_doubtful(path: Path, videos: Data, logits: Tensor, model: ModelConfig, rows: Tensor) -> int:
+    """Write the training videos that heads fitted without them take for another class, the most confident first.
+
+    Wrong labels are among the first of them. Returns how many are taken for another class with 90 % or more.
+    """
+    found: list[tuple[float, list[str]]] = []
+    parts = logits.softmax(1) if len(model.classes) == 1 else logits
+    for i, (label_set, names) in enumerate(model.classes.items()):
+        sizes = [len(n) for n in model.classes.values()]
+        part = parts.split(sizes, dim=1)[i].softmax(1) if len(sizes) > 1 else parts
+        for row in rows.tolist():
+            truth, p = int(videos.labels[row, i]), part[row]
+            if int(p.argmax()) != truth:
+                answer = names[int(p.argmax())]
+                line = [videos.train[row].path, label_set, names[truth], answer, f"{p.max():.3f}", f"{p[truth]:.3f}"]
+                found.append((float(p.max()), line))
+    found.sort(key=lambda pair: -pair[0])
+    with atomic_write(path, newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label_set", "label", "answer", "probability", "probability_of_label"])
+        writer.writerows(line for _, line in found)
+    return sum(p >= 0.9 for p, _ in found)
+
+
+class StageTable:
+    """Prints one line per stage, and keeps them for stages.json."""
+
+    def __init__(self, log: Log, title: str):
+        self.log, self.rows = log, list[dict[str, Any]]()
+        self.title(title)
+
+    def title(self, text: str) -> None:
+        """Print a line above the columns."""
+        self.where = text
+        self.log(f"{text:36}   top-1  balanced   loss  time")
+
+    def row(self, name: str, found: Score, seconds: float, kept: str) -> None:
+        """Print and keep the result of a stage."""
+        self.rows.append({"on": self.where, "stage": name, **vars(found), "seconds": seconds, "kept": kept})
+        numbers = f"{found.accuracy:7.1%}  {found.balanced:8.1%}  {found.loss:5.2f}  {seconds:3.0f}s"
+        self.log(f"  {printable(name):34}{numbers}  {kept}")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[Score, str], None]]:
+        """Time a stage; yields a function that takes its score and what becomes of it."""
+        since = time.monotonic()
+        yield lambda found, kept: self.row(name, found, time.monotonic() - since, kept)
