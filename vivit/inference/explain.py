@@ -75,20 +75,11 @@ def explain(
     end: float | None = None,
     config: ExplainConfig = DEFAULT,
 ) -> Explanation:
-    """Explain which places and moments of the video at `path` speak for a class, and check the map.
+    """Map which places and moments of a video speak for a class, and check the map against random orders.
 
-    The clip is the middle one of the video or of its segment from `start` to `end` seconds, center crop. `label` is the
-    class, by default the predicted one of `label_set`, by default the first label set, or the one that has `label`.
-
-    | method               | what it tells                                                                           |
-    |----------------------|-----------------------------------------------------------------------------------------|
-    | `gradient_attention` | attention times its gradient (Chefer et al., 2021): about the class, one backward pass  |
-    | `rollout`            | attention alone (Abnar and Zuidema, 2020): the same for all classes                     |
-    | `occlusion`          | the drop when a tile is hidden or a moment frozen: slow, for any encoder                |
-
-    The result's `evidence` has deletion and insertion scores beside those of random orders. The model does not change;
-    in place of it, give the name of weights. Raises VideoError for an unreadable file, ValueError for unknown classes
-    and WeightsError for logits that are not finite.
+    Explains the middle clip of the video, or of `start` to `end` seconds: its `label`, by default the predicted class
+    of `label_set`, by default the first. Methods: gradient_attention, rollout, occlusion (docs/guides/explain.md).
+    Raises VideoError, ValueError for unknown names, and WeightsError for logits that are not finite.
     """
     if isinstance(model, str | os.PathLike):
         model = from_pretrained(model).to(pick_device())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,9 @@ def register_relevance_hooks(model: nn.Module) -> Callable[[Tensor], dict[nn.Mod
     def keep_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         inputs[module] = args[0]
 
+    def keep_output(owner: nn.Module, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        pooled[owner] = output
+
     attentions: dict[Transformer, list[Attention]] = {}
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
         attentions[transformer] = [m for m in transformer.modules() if isinstance(m, Attention)]
@@ -78,10 +82,10 @@ def register_relevance_hooks(model: nn.Module) -> Callable[[Tensor], dict[nn.Mod
             attention.register_forward_pre_hook(keep_input)
             attention.proj.register_forward_pre_hook(keep_input)
         last = transformer.blocks[-1] if transformer.norm_after_pool else transformer.norm
-        last.register_forward_hook(lambda _, __, output, owner=transformer: pooled.__setitem__(owner, output))
+        last.register_forward_hook(partial(keep_output, transformer))
     averages = [m for m in model.modules() if isinstance(m, TemporalMeanPool)]
     for average in averages:
-        average.register_forward_hook(lambda module, args, output: pooled.__setitem__(module, output))
+        average.register_forward_hook(partial(keep_output, average))
         average.register_forward_pre_hook(keep_input)
 
     def relevance_of(score: Tensor) -> dict[nn.Module, Tensor]:
