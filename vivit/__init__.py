@@ -15,7 +15,7 @@
     run = vivit.load_run(folder)                       # run.config, run.metrics, run.results
 
 Classes: ViViT (the model), Video (frames of a file), Sample (a video and its labels), Config and DataConfig (settings),
-Evaluation, Prediction, RunFolder. Modules: recipes (training runs by name), config (all settings), errors.
+Evaluation, Explanation, Prediction, RunFolder. Modules: recipes (training runs by name), config (all settings), errors.
 Errors: VivitError and its children DataError, VideoError, WeightsError, FolderInUse, Stopped, WorkerDied.
 
 Each block of docs/guides/python.md runs as printed.
@@ -45,6 +45,8 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .errors import VivitError as VivitError
     from .errors import WeightsError as WeightsError
     from .errors import WorkerDied as WorkerDied
+    from .inference.explain import Explanation as Explanation
+    from .inference.explain import explain
     from .inference.predict import Prediction as Prediction
     from .inference.predict import predict
     from .model.rollout import attention_maps
@@ -60,6 +62,7 @@ __all__ = [
     "compare",
     "create",
     "evaluate",
+    "explain",
     "from_pretrained",
     "load_run",
     "predict",
@@ -73,6 +76,7 @@ _MODULES = {
     "DataConfig": "config",
     "DataError": "errors",
     "Evaluation": "engine.evaluation",
+    "Explanation": "inference.explain",
     "FolderInUse": "errors",
     "Prediction": "inference.predict",
     "RunFolder": "api",
@@ -88,6 +92,7 @@ _MODULES = {
     "compare": "engine.compare",
     "create": "weights.load",
     "evaluate": "api",
+    "explain": "inference.explain",
     "from_pretrained": "weights.load",
     "load_run": "api",
     "predict": "inference.predict",

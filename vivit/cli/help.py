@@ -60,7 +60,8 @@ def list_settings(cls: type, default: Any = None, prefix: str = "") -> Iterator[
         else:
             shown = None if value is MISSING or value is tyro.MISSING else show_value(value)
             text = documented.get(one.name, "")
-            yield Setting(f"{prefix}{one.name}", metavar(kind), shown, text, POSITIONAL in marks)
+            name = next((mark.name for mark in marks if getattr(mark, "name", None)), one.name)
+            yield Setting(f"{prefix}{name}", metavar(kind), shown, text, POSITIONAL in marks)
 
 
 def default_of(one: Field) -> Any:

@@ -130,12 +130,12 @@ def find_inputs(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(videos))
 
 
-def refuse_unwritable(path: Path) -> None:
-    """Raise an OSError for a table that cannot be written, before the work of prediction."""
+def refuse_unwritable(path: Path, option: str = "--csv") -> None:
+    """Raise an OSError for a file of `option` that cannot be written, before the work of prediction."""
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; --csv takes the name of a file")
+        raise IsADirectoryError(f"{path} is a folder; {option} takes the name of a file")
     if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path.absolute().parent} does not exist; --csv takes a file in an existing folder")
+        raise FileNotFoundError(f"{path.absolute().parent} does not exist; {option} takes a file in an existing folder")
 
 
 def load_model(asked: Predict) -> ViViT | TokenReducedViViT:

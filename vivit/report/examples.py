@@ -152,12 +152,16 @@ def attention_columns(model: ViViT, video: Tensor) -> list[Column]:
     """
     maps = attention_maps(model, video)
     maps = replace(maps, space=maps.space.nan_to_num(0), time=maps.time.nan_to_num(0))  # of weights that are not finite
+    return map_columns(video, maps.space * maps.time[:, None, None], maps.time, maps.frames)
+
+
+def map_columns(video: Tensor, joint: Tensor, time: Tensor, middle: Sequence[int]) -> list[Column]:
+    """Draw a frame of each moment of a clip (T, 3, H, W) with its map, joint (t, h, w), and its share, time (t,)."""
     frames, space, shares = [], [], []
-    for group in torch.arange(len(maps.time)).tensor_split(min(len(maps.time), COLUMNS)):
-        share = maps.time[group].sum().item()
-        frames.append(maps.frames[int(group[len(group) // 2])])
-        space.append((maps.space[group] * maps.time[group, None, None]).sum(dim=0) / (share or 1))
-        shares.append(share)
+    for group in torch.arange(len(time)).tensor_split(min(len(time), COLUMNS)):
+        frames.append(middle[int(group[len(group) // 2])])
+        space.append(joint[group].sum(dim=0))
+        shares.append(time[group].sum().item())
     plain = enlarge(video[frames])
     pictures = zip(frames, plain, overlay(plain, torch.stack(space)), shares)
     largest = max(shares) or 1

@@ -104,17 +104,22 @@ def render(
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     """Render one video, (T, H, W, 3) uint8, and return it with its scene."""
     params = scene(seed, split, index, num_frames=num_frames)
-    height, width = size
     frames = background(np.random.default_rng(params["texture"]), num_frames, size)
-    x, y, log_size, angle = (column[:, None, None] for column in track(params, num_frames).T)
+    cover = shape_cover(params, num_frames=num_frames, size=size)[..., None]
+    frames += cover * (color(params["hue"] / HUES, params["saturation"], 1.0) - frames)
+    return np.rint(frames * 255).astype(np.uint8), params
+
+
+def shape_cover(scene: dict[str, Any], *, num_frames: int = 40, size: tuple[int, int] = (56, 56)) -> Floats:
+    """Return the share of each pixel that the shape of a scene covers, (T, H, W) float32 in 0..1."""
+    height, width = size
+    x, y, log_size, angle = (column[:, None, None] for column in track(scene, num_frames).T)
     radius = height * RADIUS * np.exp(log_size)
     dx = np.arange(width) - (width - 1) / 2 - height * x
     dy = np.arange(height)[:, None] - (height - 1) / 2 - height * y
     across = (dx * np.cos(angle) + dy * np.sin(angle)) / radius
     along = (dy * np.cos(angle) - dx * np.sin(angle)) / radius
-    cover = np.clip(0.5 - SHAPES[params["noun"]](across, along) * radius, 0, 1)[..., None]
-    frames += cover.astype(np.float32) * (color(params["hue"] / HUES, params["saturation"], 1.0) - frames)
-    return np.rint(frames * 255).astype(np.uint8), params
+    return np.clip(0.5 - SHAPES[scene["noun"]](across, along) * radius, 0, 1).astype(np.float32)
 
 
 def background(rng: np.random.Generator, num_frames: int, size: tuple[int, int], waves: int = 8) -> Floats:
