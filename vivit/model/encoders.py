@@ -118,7 +118,10 @@ class FactorisedEncoder(nn.Module):
             x = encode_unique(self.spatial, x)
         else:
             x = self.spatial(x, None if seeds is None else random_bits(seeds, t).flatten())
-        x = rearrange(x, "(B t) D -> B t D", t=t)
+        return self.encode_time(rearrange(x, "(B t) D -> B t D", t=t), seeds)
+
+    def encode_time(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map the features of the temporal positions of clips (B, t, D), which `spatial` gives, to (B, D)."""
         out = self.temporal(x, seeds)
         return out if self.skip is None else out + self.skip(x)
 
