@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
 from ..engine.device import autocast, in_precision
 from ..errors import WeightsError
 from ..model.encoders import FactorisedEncoder
 from ..model.modes import copy_sharing_weights
 from ..model.token_reduction import TokenReducedViViT
+from ..model.tokenizer import uniform_frame_indices
 from ..model.vivit import ViViT
 from .predict import describe_source
 
@@ -66,11 +66,11 @@ class Windows:
         return (self.number(positions) - 1) * self.hop + self.span
 
 
-def make_windows(model: Callable[[Tensor], Tensor], *, hop: int) -> Windows:
+def make_windows(model: ViViT | TokenReducedViViT, *, hop: int) -> Windows:
     """Return the windows of a model for a hop of this many positions."""
-    c: ModelConfig = model.config  # type: ignore[attr-defined]
+    c = model.config
     if c.tokenizer == "uniform_frames":
-        read = model.tokenizer.frame_index if shares_positions(model) else range(c.num_frames)
+        read = uniform_frame_indices(c.num_frames, c.grid[0]) if shares_positions(model) else range(c.num_frames)
         return Windows(1, c.num_frames, tuple(read), hop)
     t = c.num_frames // c.tubelet_size[0]
     return Windows(c.tubelet_size[0], t, tuple(range(t)), hop)
@@ -127,14 +127,14 @@ class SlidingModel:
     def flush(self) -> list[tuple[int, Tensor]]:
         """Encode the positions that wait; return the windows that this finishes."""
         first = self.next - len(self.waiting)
-        numbers, clips = [], []
+        rows = []
         for position, feature in enumerate(self._encode_waiting(), start=first):
             self.features.append(feature)
             window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
             if rest == 0 and window >= self.first_window:
-                numbers.append(window)
-                clips.append(torch.stack([self.features[i] for i in self.windows.offsets], dim=1))  # (crops, t, …)
-        return list(zip(numbers, self._classify(clips)))
+                clip = torch.stack([self.features[i] for i in self.windows.offsets], dim=1)  # (crops, t, …)
+                rows.append((window, self._classify(clip)))
+        return rows
 
     def _encode_waiting(self) -> list[Tensor]:
         """Encode the distinct positions that wait and are read, in one forward pass: one tensor a waiting position."""
@@ -161,31 +161,21 @@ class SlidingModel:
         with self._autocast():
             return list(self.model.encode_positions(stacked).unflatten(0, (-1, crops)))  # type: ignore[operator]
 
-    def _classify(self, clips: list[Tensor]) -> list[Tensor]:
-        """Average the logits of the crops of each clip: (crops, t, …) → (K,) float32 on the CPU."""
-        if not clips:
-            return []
-        together = 1 if self.device.type == "cpu" else max(GPU_BATCH // 8, 1) if not self.shares else len(clips)
-        logits = [row for i in range(0, len(clips), together) for row in self._classify_batch(clips[i : i + together])]
-        for row in logits:
-            if not row.isfinite().all():
-                raise WeightsError(
-                    f"no timeline, because {int((~row.isfinite()).sum())} of {len(row)} logits are not finite (NaN or "
-                    f"infinite){self.source}; check the weights or, in bfloat16, use float32"
-                )
-        return logits
-
-    def _classify_batch(self, clips: list[Tensor]) -> Tensor:
-        crops = clips[0].shape[0]
-        x = torch.cat(clips).to(self.device)
+    def _classify(self, clip: Tensor) -> Tensor:
+        """Average the logits of the crops of one window: (crops, t, …) → (K,) float32 on the CPU."""
+        x = clip.to(self.device)
         with self._autocast():
             if self.shares:
                 logits = self.model.classify_positions(x)  # type: ignore[operator]
-            elif self.device.type == "cpu":  # a batch misses the caches
-                logits = torch.cat([self.model(clip[None]) for clip in x.flatten(1, 2)])
             else:
-                logits = self.model(x.flatten(1, 2))
-        return logits.float().unflatten(0, (-1, crops)).mean(dim=1).cpu()
+                logits = torch.cat([self.model(one[None]) for one in x.flatten(1, 2)])
+        logits = logits.float().mean(dim=0).cpu()
+        if not logits.isfinite().all():
+            raise WeightsError(
+                f"no timeline, because {int((~logits.isfinite()).sum())} of {len(logits)} logits are not finite (NaN "
+                f"or infinite){self.source}; check the weights or, in bfloat16, use float32"
+            )
+        return logits
 
     def _autocast(self) -> AbstractContextManager:
         return autocast(self.device, "float32" if self.device.type == "cpu" else self.precision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -206,7 +206,7 @@ def plan_timeline(
         shown_until=shown[sampled + 1],
     )
     rows = frame_range(plan.centers(plan.rows), video.duration, start, end)
-    return Plan(**vars(plan) | {"rows": rows or plan.rows[:1]})  # a segment before the first center
+    return replace(plan, rows=rows or plan.rows[:1])  # a segment may end before the first center
 
 
 def check_numbers(hop: float, crops: int) -> None:
