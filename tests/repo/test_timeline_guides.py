@@ -22,7 +22,8 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 
 def blocks(name, language=""):
     text = (GUIDES / f"{name}.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for of, block in found if of == language]
 
 
 def commands(name):
@@ -83,8 +84,12 @@ def test_the_commands_of_the_stream_guide_run(home, monkeypatch, capsys):
 
     data = write_video(home / "v.ts", counter_frames(100)).read_bytes()
     listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=lambda: listener.accept()[0].sendall(data), daemon=True)
-    thread.start()
+
+    def serve_once():
+        with listener.accept()[0] as connection:
+            connection.sendall(data)
+
+    threading.Thread(target=serve_once, daemon=True).start()
     port = listener.getsockname()[1]
     with pytest.raises(SystemExit):  # after the source has ended for good
         run(address.replace("8554", str(port)) + " --give-up 0.5 --read-timeout 1", monkeypatch)
