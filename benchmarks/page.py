@@ -13,6 +13,8 @@ HEADINGS = {
     "shorten": "Fewer tokens",
     "train": "Training step",
     "predict": "Prediction",
+    "timeline": "Timeline",
+    "stream": "Stream",
     "peers": "What else one could run",
     "input": "Input",
     "evaluation": "Evaluation",
@@ -54,6 +56,16 @@ NOTES = {
     "predict": (
         "One video of ten seconds from its file to classes, 4 x 3 views: `vivit.predict` as it is by default, and the "
         "same views through transformers' ViViT as it is by default, in float32."
+    ),
+    "timeline": (
+        "Rows of `vivit timeline` with Model 2 at hops of some temporal positions, and the same number of windows, "
+        "each as a clip of its own through the same model. Frames are ready in memory; the first window, which encodes "
+        "all t positions, comes before the clock starts. t / hop: by how much fewer positions are encoded, which is "
+        "what one can hope for; the layers over time and the head are computed for each row."
+    ),
+    "stream": (
+        "Frames of 640 x 480 pixels, 25 a second and stride 2, to the rows of `vivit stream`: resize, crop, encode, "
+        "classify, without decoding. Times real time: seconds of video over seconds of computing."
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (

@@ -5,6 +5,7 @@
     model = vivit.create("ViViT-B/16x2 FE", classes={"action": ["swim", "run"]})    # random weights
     model = vivit.from_pretrained("runs/finetune")     # a run, a folder, a file or a hub id
     print(vivit.predict(model, "some_video.mp4"))      # or the name of the weights
+    print(vivit.timeline(model, "long_video.mp4"))     # scores over time
 
     logits = model(video)                              # (B, T, C, H, W) uint8 -> (B, K)
     features = model.features(video)                   # (B, D)
@@ -15,7 +16,8 @@
     run = vivit.load_run(folder)                       # run.config, run.metrics, run.results
 
 Classes: ViViT (the model), Video (frames of a file), Sample (a video and its labels), Config and DataConfig (settings),
-Evaluation, Explanation, Prediction, RunFolder. Modules: recipes (training runs by name), config (all settings), errors.
+Evaluation, Explanation, Prediction, Timeline, RunFolder. Modules: recipes (training runs by name), config (all settings),
+errors.
 Errors: VivitError and its children DataError, VideoError, WeightsError, FolderInUse, Stopped, WorkerDied.
 
 Each block of docs/guides/python.md runs as printed.
@@ -49,6 +51,8 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .inference.explain import explain
     from .inference.predict import Prediction as Prediction
     from .inference.predict import predict
+    from .inference.timeline import Timeline as Timeline
+    from .inference.timeline import timeline
     from .model.rollout import attention_maps
     from .model.token_reduction import reduce_tokens
     from .model.vivit import ViViT as ViViT
@@ -67,6 +71,7 @@ __all__ = [
     "load_run",
     "predict",
     "reduce_tokens",
+    "timeline",
     "train",
 ]
 
@@ -82,6 +87,7 @@ _MODULES = {
     "RunFolder": "api",
     "Sample": "data.sample",
     "Stopped": "errors",
+    "Timeline": "inference.timeline",
     "ViViT": "model.vivit",
     "Video": "data.video.decoder",
     "VideoError": "errors",
@@ -97,6 +103,7 @@ _MODULES = {
     "load_run": "api",
     "predict": "inference.predict",
     "reduce_tokens": "model.token_reduction",
+    "timeline": "inference.timeline",
     "train": "engine.train",
 }
 _SUBMODULES = ("config", "errors", "recipes")

@@ -20,6 +20,8 @@ COMMANDS = {
     "compare": ("A B", "the better of two evaluations, with an interval"),
     "predict": ("WEIGHTS VIDEO ...", "class names and probabilities of videos"),
     "explain": ("WEIGHTS VIDEO", "where and when a clip speaks for a class"),
+    "timeline": ("WEIGHTS VIDEO ...", "scores over time of long videos"),
+    "stream": ("WEIGHTS SOURCE", "scores of a camera, pipe or address as it comes"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
     "info": ("PRESET", "parameters and multiply-adds of a model"),
     "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),

@@ -83,9 +83,11 @@ class TrainingBar:
 
 
 @contextmanager
-def progress_bar(description: str, total: int, *, enabled: bool = True) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    description: str, total: int, *, enabled: bool = True, console: Console | None = None
+) -> Iterator[Callable[[int], None]]:
     """Show a bar with the time left on a terminal. Yields a function that takes the number of items done."""
-    console = Console()
+    console = console or Console()
     columns = (
         BarColumn(bar_width=16),
         TimeRemainingColumn(),

@@ -101,7 +101,7 @@ def predict(
 
 def describe_source(model: ViViT | TokenReducedViViT) -> str:
     """Return where the weights come from, for messages: " by the weights ...", or "" for a random start."""
-    report = (model if isinstance(model, ViViT) else model.model).load_report
+    report = getattr(model.model if isinstance(model, TokenReducedViViT) else model, "load_report", None)
     return f" by the weights {report.source}" if report else ""
 
 

@@ -1,36 +1,287 @@
-"""Scores of a video over time."""
+"""Classify a video over time: scores of the classes every few tenths of a second."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..data.clips import frame_range
+from ..data.dataset import candidate_frames, open_sample, segment_frames
+from ..data.sample import Sample
+from ..data.transforms import center_box, crop, eval_boxes, resize_for_eval
+from ..data.video.decoder import Video
+from ..data.video.frame_folder import FrameFolder
+from ..engine.device import choose_attention, pick_device
+from ..errors import as_video_error
+from ..files import atomic_write
+from ..model.token_reduction import TokenReducedViViT
+from ..model.vivit import ViViT
+from ..weights.load import from_pretrained
+from .sliding import SlidingModel, Windows, default_batch, make_windows, restart
+
+HOP = 0.5  # seconds, if no other is asked for
+CROPS = (1, 3)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Scores of one video, a row per window."""
+    """The logits of a video over time, one row per window."""
 
     path: str
     classes: dict[str, list[str]]
     """Class names by label set."""
     start: np.ndarray
-    """(n,) float64 seconds: begin of the first frame of each window."""
+    """(n,) float64 seconds: the first frame of each window appears."""
     end: np.ndarray
-    """(n,) float64 seconds: end of the last frame of each window."""
+    """(n,) float64 seconds: the last frame of each window ends."""
     center: np.ndarray
-    """(n,) float64 seconds: the time that a row's scores stand for."""
+    """(n,) float64 seconds: the time that the scores of the row stand for."""
     padded: np.ndarray
     """(n,) bool: the window reaches beyond the video and repeats its first or last frame."""
     logits: np.ndarray
-    """(n, K) float32, label sets concatenated in order."""
+    """(n, K) float32, the label sets one after the other."""
     hop: float
-    """Seconds between rows."""
+    """Mean seconds between two rows."""
 
     def probabilities(self, label_set: str) -> np.ndarray:
-        """Return the softmax over the classes of one label set, (n, k)."""
-        names = list(self.classes)
-        begin = sum(len(self.classes[name]) for name in names[: names.index(label_set)])
-        logits = self.logits[:, begin : begin + len(self.classes[label_set])].astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return powers / powers.sum(axis=1, keepdims=True)
+        """Return the softmax of the logits of a label set, (n, k) float64. Raises KeyError for an unknown one."""
+        sizes = [len(names) for names in self.classes.values()]
+        logits = dict(zip(self.classes, torch.from_numpy(self.logits).split(sizes, dim=1)))[label_set]
+        return logits.double().softmax(dim=1).numpy()
+
+    def save(self, path: str | os.PathLike, made_from: str = "") -> None:
+        """Write an .npz file, all or nothing: the arrays, and `about`, a JSON text of the rest. Raises OSError.
+
+        `made_from` says what the timeline was computed from; see `vivit.inference.resume`.
+        """
+        about = {"path": self.path, "classes": self.classes, "hop": self.hop, "made_from": made_from}
+        arrays = {name: getattr(self, name) for name in ("start", "end", "center", "padded", "logits")}
+        with atomic_write(path, "wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Timeline:
+        """Read what `save` wrote. Raises ValueError for another file, OSError for none."""
+        with np.load(path, allow_pickle=False) as file:
+            if missing := {"about", "start", "end", "center", "padded", "logits"} - set(file.files):
+                raise ValueError(f"{path} is not a timeline: it has no {', '.join(sorted(missing))}")
+            arrays = {name: file[name] for name in ("start", "end", "center", "padded", "logits")}
+            about = json.loads(str(file["about"]))
+            return cls(path=about["path"], classes=about["classes"], hop=about["hop"], **arrays)
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def __repr__(self) -> str:
+        return f"Timeline({self.path!r}: {len(self)} rows, one every {self.hop:.3g} s, {self.logits.shape[1]} classes)"
+
+
+def timeline(
+    model: ViViT | TokenReducedViViT | str | os.PathLike[str],
+    path: str | os.PathLike,
+    *,
+    hop: float = HOP,
+    start: float | None = None,
+    end: float | None = None,
+    crops: int = 1,
+    precision: str = "auto",
+    batch: int | None = None,
+) -> Timeline:
+    """Classify the video at `path` every `hop` seconds, rounded to whole temporal positions of the model.
+
+    A row is the window of the model's clip length around its time `center`, sampled as `predict` samples a clip. At
+    both ends of the video the window repeats the first or the last frame. `start` and `end` choose the rows by
+    their centers, in seconds; their windows still see the frames around. `crops` is 1 (center) or 3 along the longer
+    side, whose logits are averaged. With Model 2 each temporal position goes through the spatial encoder once.
+
+    `batch` is how many positions go through the encoder together; None: 1 on a CPU, 32 elsewhere. The same batch gives
+    the same bits. `model` and `precision` are those of `predict`. Raises VideoError for an unreadable file and
+    WeightsError for logits that are not finite.
+    """
+    if isinstance(model, str | os.PathLike):
+        model = from_pretrained(model).to(pick_device())
+        choose_attention(model.head.weight.device)
+    plan = plan_timeline(model, path, hop=hop, start=start, end=end, crops=crops)
+    logits = [row.numpy() for _, row in compute_rows(model, plan, precision=precision, batch=batch)]
+    return plan.timeline(np.stack(logits))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which frames make the windows of a video, and when each window is."""
+
+    video: Video | FrameFolder
+    config: ModelConfig
+    windows: Windows
+    crops: int
+    sampled: np.ndarray
+    """(G,) the frame number of every sampled frame, ascending."""
+    rows: range
+    """The windows asked for."""
+    hop: float
+    """Mean seconds between two windows."""
+    shown_from: np.ndarray
+    """(G,) float64 seconds at which each sampled frame appears."""
+    shown_until: np.ndarray
+    """(G,) float64 seconds at which each sampled frame ends."""
+
+    def samples(self, position: int) -> np.ndarray:
+        """Return the numbers (depth,) of the sampled frames of a position, which may lie beyond the video."""
+        first = (position - self.windows.lead) * self.windows.depth
+        return np.clip(np.arange(first, first + self.windows.depth), 0, len(self.sampled) - 1)
+
+    def frame_ids(self, position: int) -> tuple[int, ...]:
+        """Return the frame numbers of a position; a position beyond the video repeats the first or last frame."""
+        return tuple(self.sampled[self.samples(position)].tolist())
+
+    def timeline(self, logits: np.ndarray, rows: range | None = None) -> Timeline:
+        """Return the timeline of these logits (n, K), of the first n of the rows asked for."""
+        rows = (self.rows if rows is None else rows)[: len(logits)]
+        first, last = self._ends(rows)
+        begin, stop = np.clip(first, 0, None), np.clip(last, None, len(self.sampled) - 1)
+        return Timeline(
+            path=self.video.path,
+            classes={name: list(names) for name, names in self.config.classes.items()},
+            start=self.shown_from[begin],
+            end=self.shown_until[stop],
+            center=self.centers(rows),
+            padded=(first < 0) | (last >= len(self.sampled)),
+            logits=np.asarray(logits, dtype=np.float32),
+            hop=self.hop,
+        )
+
+    def centers(self, rows: range) -> np.ndarray:
+        """Return the seconds (n,) in the middle of the windows: always a moment of the video."""
+        first, last = self._ends(rows)
+        middle = np.clip((first + last + 1) // 2, 0, len(self.sampled) - 1)
+        if (first + last)[:1] % 2:
+            return self.shown_from[middle]
+        return (self.shown_from[middle] + self.shown_until[middle]) / 2
+
+    def _ends(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers (n,) of the first and last sampled frame of windows, which may lie beyond the video."""
+        w = self.windows
+        first = (np.arange(rows.start, rows.stop) * w.hop - w.lead) * w.depth
+        return first, first + w.span * w.depth - 1
+
+
+def plan_timeline(
+    model: ViViT | TokenReducedViViT,
+    path: str | os.PathLike,
+    *,
+    hop: float = HOP,
+    start: float | None = None,
+    end: float | None = None,
+    crops: int = 1,
+) -> Plan:
+    """Open a video and choose its windows; see `timeline`. Raises VideoError, and ValueError for a wrong number."""
+    check_numbers(hop, crops)
+    with as_video_error(os.fspath(path)):
+        sample = Sample(os.fspath(path))
+        video = open_sample(sample)
+        segment_frames(video, Sample(sample.path, start=start, end=end))  # raises if there are none
+        candidates, stride = candidate_frames(video, sample, model.config)
+    windows, hop = windows_for(model, stride=stride, fps=video.fps, hop=hop)
+    number = int(np.ceil(len(candidates) / stride)) + 1
+    steps = np.floor(np.arange(number) * stride).astype(np.int64)
+    sampled = candidates[steps[steps < len(candidates)]]
+    shown = np.append(video.times, video.duration)
+    plan = Plan(
+        video=video,
+        config=model.config,
+        windows=windows,
+        crops=crops,
+        sampled=sampled,
+        rows=range(windows.number(-(-len(sampled) // windows.depth))),
+        hop=hop,
+        shown_from=shown[sampled],
+        shown_until=shown[sampled + 1],
+    )
+    rows = frame_range(plan.centers(plan.rows), video.duration, start, end)
+    return replace(plan, rows=rows or plan.rows[:1])  # a segment may end before the first center
+
+
+def check_numbers(hop: float, crops: int) -> None:
+    """Raise ValueError for a hop or a number of crops that cannot be."""
+    if not 0 < hop < float("inf"):
+        raise ValueError(f"hop is {hop}; it takes seconds above 0")
+    if crops not in CROPS:
+        raise ValueError(f"crops is {crops}; it is 1 (center) or 3 along the longer side")
+
+
+def windows_for(model: ViViT | TokenReducedViViT, *, stride: float, fps: float, hop: float) -> tuple[Windows, float]:
+    """Return the windows for a hop in seconds, rounded to positions, at least one; and the hop that this gives."""
+    seconds = make_windows(model, hop=1).depth * stride / fps  # of a position
+    positions = max(round(hop / seconds), 1)
+    return make_windows(model, hop=positions), positions * seconds
+
+
+def describe_hop(windows: Windows, hop: float) -> str:
+    """Describe the hop for the log: "hop 0.64 s: 4 positions of 0.16 s, windows of 2.56 s"."""
+    seconds = hop / windows.hop
+    positions = "1 position" if windows.hop == 1 else f"{windows.hop} positions"
+    return f"hop {hop:.3g} s: {positions} of {seconds:.3g} s; windows of {windows.span * seconds:.3g} s"
+
+
+def compute_rows(
+    model: ViViT | TokenReducedViViT,
+    plan: Plan,
+    *,
+    rows: range | None = None,
+    precision: str = "auto",
+    batch: int | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Decode the video once, in order, and yield (window, logits (K,)) of the plan's rows, or of these of them."""
+    rows = plan.rows if rows is None else rows
+    if not rows:
+        return
+    batch = batch or default_batch(next(model.parameters()).device)
+    first = restart(plan.windows, rows.start, batch=batch, key=plan.frame_ids)
+    sliding = SlidingModel(model, plan.windows, precision=precision, batch=batch, first=first, first_window=rows.start)
+    stop = (rows.stop - 1) * plan.windows.hop + plan.windows.span
+    for ids, frames in read_positions(plan, range(first, stop)):
+        yield from sliding.push(ids, frames)
+    yield from sliding.flush()
+
+
+def read_positions(plan: Plan, positions: range) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Yield the frame numbers and the frames (crops, depth, C, H, W) of positions, decoding each frame once."""
+    ids = [plan.frame_ids(position) for position in positions if plan.windows.is_read(position)]
+    images = plan.video.images(np.unique(np.array(ids)))
+    prepare = frame_preparation(plan.config, plan.video.height, plan.video.width, crops=plan.crops)
+    number, frame = -1, torch.empty(0)
+    for position in positions:
+        wanted = plan.frame_ids(position)
+        if not plan.windows.is_read(position):
+            yield wanted, torch.empty(0)
+            continue
+        frames = []
+        with as_video_error(plan.video.path):
+            for one in wanted:
+                if one != number:
+                    number, image = next(images)
+                    frame = prepare(image)
+                frames.append(frame)
+        yield wanted, torch.stack(frames, dim=1)
+
+
+def frame_preparation(config: ModelConfig, height: int, width: int, *, crops: int) -> Callable[[np.ndarray], Tensor]:
+    """Return a function that resizes and crops a frame (height, width, 3) as `predict` does: → (crops, C, H, W)."""
+    box = center_box(height, width, image_size=config.image_size)
+    resize = partial(resize_for_eval, image_size=config.image_size, crop_fraction=config.preprocessing.crop_fraction)
+
+    def prepare(image: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        resized = resize(crop(pixels, box))[0]
+        boxes = eval_boxes(*resized.shape[-2:], image_size=config.image_size, views=crops)
+        return torch.stack([crop(resized, view) for view in boxes])
+
+    return prepare

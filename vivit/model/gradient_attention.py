@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .encoders import FactorisedEncoder, TemporalMeanPool, Transformer
-from .layers import Attention
+from .layers import Attention, AttentionPool
 from .modes import copy_sharing_weights
 from .rollout import AttentionMaps, attention_weights, middle_frames
 from .vivit import ViViT
@@ -25,7 +25,8 @@ def gradient_attention_maps(model: ViViT, video: Tensor, logit: int) -> Attentio
     R ← R + (A ∘ ∇A)⁺ R. The result is the row of the class token, without its own share. Mean pooling counts as one
     more attention, with equal weights: its row is (w ∘ ∇w)⁺ R, and w ∘ ∇w is the product of a pooled token and its
     gradient. A mean of n tokens (or positions) divides the gradient by n, which would leave little but the identity of
-    R: it is multiplied by n again.
+    R: it is multiplied by n again. Attention pooling counts likewise: the relevance of a token is that token times its
+    gradient.
 
     The factorised encoder has such a row within each temporal position and one over the temporal positions, where an
     average of frames counts as mean pooling. The rows of the other models are split in the same way. Where no token
@@ -44,7 +45,8 @@ def gradient_attention_maps(model: ViViT, video: Tensor, logit: int) -> Attentio
         relevance_of = register_relevance_hooks(model)
         tokens = model.tokenize(video.to(model.head.weight.device)).detach()
         tokens = tokens.clone().requires_grad_()  # the graph starts here, also if all weights are frozen
-        rows = relevance_of(model.head(encoder(tokens))[0, logit])
+        features = model.add_motion(encoder(tokens), video.to(tokens.device))
+        rows = relevance_of(model.head(features)[0, logit])
     t, h, _ = model.config.grid
     if isinstance(encoder, FactorisedEncoder):
         space = rows[encoder.spatial]
@@ -83,6 +85,9 @@ def register_relevance_hooks(model: nn.Module) -> Callable[[Tensor], dict[nn.Mod
             attention.proj.register_forward_pre_hook(keep_input)
         last = transformer.blocks[-1] if transformer.norm_after_pool else transformer.norm
         last.register_forward_hook(partial(keep_output, transformer))
+    pools = [m for m in model.modules() if isinstance(m, AttentionPool)]
+    for pool in pools:
+        pool.register_forward_pre_hook(keep_input)
     averages = [m for m in model.modules() if isinstance(m, TemporalMeanPool)]
     for average in averages:
         average.register_forward_hook(partial(keep_output, average))
@@ -90,13 +95,17 @@ def register_relevance_hooks(model: nn.Module) -> Callable[[Tensor], dict[nn.Mod
 
     def relevance_of(score: Tensor) -> dict[nn.Module, Tensor]:
         heads = {one: inputs[one.proj] for group in attentions.values() for one in group}
-        gradients = torch.autograd.grad(score, [*heads.values(), *pooled.values()], materialize_grads=True)
-        gradient = dict(zip([*heads, *pooled], gradients))
+        pool_inputs = {pool: inputs[pool] for pool in pools}
+        wanted = [*heads.values(), *pooled.values(), *pool_inputs.values()]
+        gradients = torch.autograd.grad(score, wanted, materialize_grads=True)
+        gradient = dict(zip([*heads, *pooled, *pool_inputs], gradients))
         rows: dict[nn.Module, Tensor] = {}
         with torch.no_grad():
             for transformer, group in attentions.items():
                 steps = (positive_relevance(one, inputs[one], gradient[one]) for one in order_of_use(group, inputs))
                 rows[transformer] = accumulate(steps, transformer, pooled[transformer] * gradient[transformer])
+            for pool, x in pool_inputs.items():  # (B, n, D)
+                rows[pool] = (x * gradient[pool]).sum(dim=2).clamp(min=0).float()
             for average in averages:
                 x = inputs[average]  # (B, t, D)
                 rows[average] = ((x * gradient[average][:, None]).sum(dim=2) / x.shape[1]).clamp(min=0).float()
@@ -132,7 +141,7 @@ def accumulate(steps: Iterable[Tensor], transformer: Transformer, pooled: Tensor
     """
     identity = torch.eye(transformer.pos_embed.shape[1], device=pooled.device)
     rollout = identity.expand(len(pooled), -1, -1)
-    num_pooled = pooled.shape[1] if transformer.cls_token is None else 1
+    num_pooled = 1 if transformer.pool == "cls" else pooled.shape[1]
     for step in steps:  # each pooled token gets 1 / num_pooled of the gradient, each of B positions 1 / B
         rollout = rollout + len(pooled) * num_pooled * step @ rollout
     if transformer.cls_token is not None:

@@ -236,6 +236,17 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, n, D) → (B, D); it drops nothing
+        q, k, v = self.project_qkv(x)
+        return self.norm(self.proj(full_attention(q, k, v).flatten(2)).squeeze(1))
+
+    def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the query (B, 1, a, k), and the keys and values (B, n, a, k) of the tokens."""
         k, v = rearrange(self.kv(x), "B n (two a k) -> two B n a k", two=2, a=self.num_heads)
         q = rearrange(self.query, "1 n (a k) -> 1 n a k", a=self.num_heads).expand(len(x), -1, -1, -1)
-        return self.norm(self.proj(full_attention(q, k, v).flatten(2)).squeeze(1))
+        return q, k, v
+
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the share of attention that each token gets, averaged over heads: (B, n, D) → (B, n)."""
+        q, k, _ = self.project_qkv(x)
+        scores = torch.einsum("Bqak,Bnak->Ban", q, k) / math.sqrt(q.shape[-1])
+        return scores.softmax(dim=2).mean(dim=1)

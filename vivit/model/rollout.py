@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .encoders import FactorisedEncoder, Transformer
-from .layers import Attention
+from .layers import Attention, AttentionPool
 from .modes import copy_sharing_weights
 from .tokenizer import FRAME_INDEX
 from .vivit import ViViT
@@ -73,6 +73,10 @@ def register_rollout_hooks(model: ViViT) -> dict[nn.Module, Tensor]:
     weights: dict[nn.Module, Tensor] = {}
     if isinstance(model.encoder, FactorisedEncoder):
         model.encoder.deduplicate = False  # every temporal position gets its own map
+    for pool in (m for m in model.modules() if isinstance(m, AttentionPool)):
+        pool.register_forward_hook(
+            lambda module, inputs, _: weights.update({module: module.attention_weights(inputs[0])})
+        )
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
         accumulate, finish = _rollout_hooks(transformer, weights)
         for attention in (m for m in transformer.modules() if isinstance(m, Attention)):
@@ -94,7 +98,11 @@ def _rollout_hooks(transformer: Transformer, weights: dict[nn.Module, Tensor]) -
 
     def finish(module: Transformer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         rows = rollout.pop()
-        weights[transformer] = rows.mean(dim=1) if transformer.cls_token is None else rows[:, 0, 1:]
+        if transformer.attention_pool is not None:
+            read = torch.einsum("Bn,Bnm->Bm", weights.pop(transformer.attention_pool), rows)
+        else:
+            read = rows[:, 0] if transformer.pool == "cls" else rows.mean(dim=1)
+        weights[transformer] = read if transformer.cls_token is None else read[:, 1:]
 
     return accumulate, finish
 

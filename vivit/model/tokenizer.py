@@ -30,13 +30,17 @@ class Tokenizer(nn.Module):
 
     def tubelets(self, video: Tensor) -> Tensor:
         """Cut a video (B, T, C, H, W) into flattened tubelets (B, t, s, C·dt·dh·dw)."""
-        pattern = "B (t dt) C (h dh) (w dw) -> B t (h w) (C dt dh dw)"
-        return rearrange(video[:, self.frame_index], pattern, dt=self.t, dh=self.h, dw=self.w)
+        return self.cut(video[:, self.frame_index])
 
-    def embed_uint8(self, video: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
+    def cut(self, frames: Tensor) -> Tensor:
+        """Cut frames (B, t·dt, C, H, W), all of which become tokens, into tubelets (B, t, s, C·dt·dh·dw)."""
+        pattern = "B (t dt) C (h dh) (w dw) -> B t (h w) (C dt dh dw)"
+        return rearrange(frames, pattern, dt=self.t, dh=self.h, dw=self.w)
+
+    def embed_uint8(self, tubelets: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
         """Embed pixels · scale + shift, with scale and shift (3, 1, 1) folded into kernel and bias: → (B, t, s, D).
 
-        The video is uint8 and stays so until the product. It is taken as pixel − 128, which every float type holds
+        The tubelets are uint8 and stay so until the product. They are taken as pixel − 128, which each float type holds
         exactly, so that no large bias has to cancel. For inference: in training each step would fold the kernel again.
         """
         weight, bias = self.proj.weight, self.proj.bias
@@ -45,7 +49,7 @@ class Tokenizer(nn.Module):
         kernel = wide_weight * scale[:, None]
         offset = (wide_weight * (shift.to(wide_weight.dtype) + 128 * scale)[:, None]).sum(dim=(1, 2, 3, 4))
         # pixel ^ 128, its bits read as int8, is pixel − 128
-        centered = (self.tubelets(video) ^ 128).view(torch.int8).to(weight.dtype)
+        centered = (tubelets ^ 128).view(torch.int8).to(weight.dtype)
         return F.linear(centered, kernel.flatten(1).to(weight.dtype), (bias + offset).to(weight.dtype))
 
 

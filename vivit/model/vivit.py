@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig, Preprocessing, replace
 from .cpu_kernels import is_jit_tracing
-from .encoders import ENCODERS, Transformer
+from .encoders import ENCODERS, FactorisedEncoder, Transformer
 from .layers import Attention, AttentionPool, Mlp
 from .motion import MotionPool
 from .tokenizer import Tokenizer
@@ -58,7 +58,10 @@ class ViViT(nn.Module):
             seeds = None
         elif seeds is None:
             seeds = torch.randint(2**32, video.shape[:1], device=video.device)
-        features = self.encoder(self.tokenize(video), seeds)
+        return self.add_motion(self.encoder(self.tokenize(video), seeds), video)
+
+    def add_motion(self, features: Tensor, video: Tensor) -> Tensor:
+        """Append the motion features of videos (B, T, C, H, W) to (B, D), if the model has any."""
         if self.motion is None:
             return features
         return torch.cat((features, self.motion(self.normalize(video)).to(features.dtype)), dim=1)
@@ -66,8 +69,25 @@ class ViViT(nn.Module):
     def tokenize(self, video: Tensor) -> Tensor:
         """Normalise the pixels of a video (B, T, C, H, W) and embed its tubelets: → (B, t, s, D)."""
         if video.dtype == torch.uint8 and not (torch.is_grad_enabled() or is_jit_tracing()):
-            return self.tokenizer.embed_uint8(video, scale=self.normalization.scale, shift=self.normalization.shift)
+            return self.embed_uint8(self.tokenizer.tubelets(video))
         return self.tokenizer(self.normalize(video))
+
+    def embed_uint8(self, tubelets: Tensor) -> Tensor:
+        """Normalise and embed tubelets of uint8 pixels (B, t, s, C·dt·dh·dw): → (B, t, s, D). For inference."""
+        return self.tokenizer.embed_uint8(tubelets, scale=self.normalization.scale, shift=self.normalization.shift)
+
+    def encode_positions(self, frames: Tensor) -> Tensor:
+        """Map the frames of single temporal positions (n, dt, C, H, W) uint8 to features (n, D); Model 2, no gradients.
+
+        `classify_positions` maps t consecutive ones to logits, the same as of the clip that these frames make.
+        """
+        assert isinstance(self.encoder, FactorisedEncoder)
+        return self.encoder.spatial(self.embed_uint8(self.tokenizer.cut(frames))[:, 0])
+
+    def classify_positions(self, features: Tensor) -> Tensor:
+        """Map the features of the temporal positions of clips (B, t, D) to logits (B, K); Model 2."""
+        assert isinstance(self.encoder, FactorisedEncoder)
+        return self.head(self.encoder.encode_time(features))
 
     def normalize(self, video: Tensor) -> Tensor:
         """Map uint8 pixels to (x / 255 − mean) / std in the dtype of the model; cast float videos to it."""

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import to_dict
 from ..files import atomic_write
 from ..model.vivit import ViViT
 
 FORMAT, VERSION = "vivit", 1
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Return the SHA-256 of all tensors of a model, by name: equal for equal weights, wherever they come from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_pretrained(model: ViViT, folder: str | os.PathLike) -> Path:

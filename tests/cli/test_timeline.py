@@ -1,0 +1,173 @@
+"""`vivit timeline`: the table, the files, what a kill leaves, and errors."""
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import vivit as package
+from vivit.inference import timeline as timeline_module
+from vivit.inference.resume import PartialRows
+from vivit.inference.timeline import Timeline
+
+from ..data.videos import counter_frames, write_video
+from ..model import tiny
+
+CPU = ["--device", "cpu"]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return tiny.model().save_pretrained(tmp_path / "weights")
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """a.mp4, deep/a.mp4 and a file that is no video."""
+    root = tmp_path / "videos"
+    (root / "deep").mkdir(parents=True)
+    write_video(root / "a.mp4", counter_frames(60))
+    write_video(root / "deep" / "a.mp4", counter_frames(20))
+    return root
+
+
+def test_the_table_has_the_rows_of_the_python_function(vivit, weights, videos):
+    code, out, err = vivit("timeline", weights, videos, "--hop", 0.3, "--crops", 3, *CPU)
+    assert code == 0
+    assert "hop 0.32 s: 2 positions of 0.16 s; windows of 0.48 s; 8 rows" in err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0]) == ["path", "start", "end", "center", "padded", "a", "b", "c"]
+    model = package.from_pretrained(weights)
+    for path in (videos / "a.mp4", videos / "deep" / "a.mp4"):
+        expected = package.timeline(model, path, hop=0.3, crops=3)
+        found = [row for row in rows if row["path"] == str(path)]
+        assert len(found) == len(expected)
+        for name in ("start", "end", "center", "padded"):
+            np.testing.assert_allclose([float(row[name]) for row in found], getattr(expected, name), atol=5e-4)
+        scores = [[float(row[name]) for name in "abc"] for row in found]
+        np.testing.assert_allclose(scores, expected.probabilities("label"), atol=1e-6)
+
+
+def test_several_label_sets_have_their_names_in_the_header(vivit, tmp_path, videos):
+    folder = tiny.model(classes={"noun": ("a",), "verb": ("b, c", "d")}).save_pretrained(tmp_path / "two")
+    _, out, _ = vivit("timeline", folder, videos / "a.mp4", "--start", 1, "--end", 1.2, *CPU)
+    [header, row] = csv.reader(io.StringIO(out))
+    assert header[5:] == ["noun: a", "verb: b, c", "verb: d"]
+    assert row[5] == "1.000000"
+
+
+def test_a_folder_gets_a_file_per_video_and_finished_ones_are_kept(vivit, weights, videos, tmp_path):
+    out = tmp_path / "scores"
+    (videos / "broken.mp4").write_bytes(b"no video")
+    code, printed, err = vivit("timeline", weights, videos, "--out", out, *CPU)
+    assert (code, printed) == (1, "")
+    assert "broken.mp4" in err
+    assert f"2 of 3 timelines in {out}" in err
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert files == ["a.mp4.npz", "deep/a.mp4.npz"]
+    expected = package.timeline(str(weights), videos / "a.mp4")
+    np.testing.assert_array_equal(Timeline.load(out / "a.mp4.npz").logits, expected.logits)
+
+    before = (out / "a.mp4.npz").stat()
+    _, _, err = vivit("timeline", weights, videos / "a.mp4", "--out", out, *CPU)
+    assert "a.mp4.npz is finished already" in err
+    assert (out / "a.mp4.npz").stat() == before
+    for change in (["--hop", 0.2], ["--crops", 3], ["--start", 1], ["--precision", "bfloat16"]):
+        assert "finished already" not in vivit("timeline", weights, videos / "a.mp4", "--out", out, *change, *CPU)[2]
+    other = tiny.model().save_pretrained(tmp_path / "other")
+    assert "finished already" not in vivit("timeline", other, videos / "a.mp4", "--out", out, *CPU)[2]
+
+
+def test_after_ctrl_c_the_same_command_resumes_with_the_same_bits(vivit, weights, videos, tmp_path, monkeypatch):
+    command = ["timeline", weights, videos / "a.mp4", "--hop", 0.16, *CPU, "--out"]
+    vivit(*command, tmp_path / "at_once.npz")
+    compute_rows, computed = timeline_module.compute_rows, []
+
+    def interrupted(*args, **kwargs):
+        for count, row in enumerate(compute_rows(*args, **kwargs)):
+            if count == 5:
+                raise KeyboardInterrupt
+            computed.append(row[0])
+            yield row
+
+    monkeypatch.setattr(timeline_module, "compute_rows", interrupted)
+    for kept in (5, 10):
+        code, _, err = vivit(*command, tmp_path / "in_parts.npz")
+        assert code == 130
+        assert f"{kept} of 15 rows are kept; the same command resumes" in err
+    with open(tmp_path / "in_parts.npz.partial", "ab") as file:
+        file.write(b"half a record")
+    monkeypatch.setattr(timeline_module, "compute_rows", compute_rows)
+    code, _, err = vivit(*command, tmp_path / "in_parts.npz")
+    assert code == 0
+    assert "resuming after 10 of 15 rows" in err
+    assert computed == list(range(10))
+    for name in ("start", "end", "center", "padded", "logits"):
+        parts, whole = (getattr(Timeline.load(tmp_path / f"{file}.npz"), name) for file in ("in_parts", "at_once"))
+        np.testing.assert_array_equal(parts, whole)
+    assert (tmp_path / "in_parts.npz").read_bytes() == (tmp_path / "at_once.npz").read_bytes()
+    assert not (tmp_path / "in_parts.npz.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_no_row(weights, tmp_path):
+    video = write_video(tmp_path / "long.mp4", np.tile(counter_frames(200), (20, 1, 1, 1)))
+    command = [sys.executable, "-m", "vivit", "timeline", str(weights), str(video), "--hop", "0.16", *CPU, "--out"]
+    partial = tmp_path / "killed.npz.partial"
+    process = subprocess.Popen([*command, str(tmp_path / "killed.npz")], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while not partial.exists() or partial.stat().st_size < 1500:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed.npz").exists()
+    again = subprocess.run(
+        [*command, str(tmp_path / "killed.npz")], capture_output=True, text=True, check=True, timeout=600
+    )
+    assert "resuming after" in again.stderr
+    expected = package.timeline(str(weights), video, hop=0.16)
+    np.testing.assert_array_equal(Timeline.load(tmp_path / "killed.npz").logits, expected.logits)
+
+
+def test_rows_of_something_else_and_damaged_records_are_not_taken(tmp_path):
+    path, rows = tmp_path / "rows.partial", np.arange(12, dtype=np.float32).reshape(4, 3)
+    with PartialRows(path, "this", 3) as kept:
+        for row in rows:
+            kept.append(row)
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1  # in the third record
+    path.write_bytes(data)
+    with PartialRows(path, "this", 3) as kept:
+        assert kept.count == 2
+        np.testing.assert_array_equal(kept.rows(), rows[:2])
+        with pytest.raises(package.FolderInUse, match="in use by another process"), PartialRows(path, "this", 3):
+            pass
+    with PartialRows(path, "that", 3) as kept:
+        assert kept.count == 0
+        kept.append(rows[3])
+        np.testing.assert_array_equal(kept.rows(), rows[3:])
+
+
+def test_errors_say_what_to_do(vivit, weights, videos, tmp_path):
+    for words, message in (
+        ([], "no video to score; usage: vivit timeline WEIGHTS VIDEO"),
+        ([videos / "a.mp4", "--hop", 0], "hop is 0"),
+        ([videos / "a.mp4", "--start", 2, "--end", 1], "must be after start=2"),
+        ([videos / "a.mp4", "--batch", 0], "batch is 0"),
+        ([videos, "--out", tmp_path / "x.npz"], "takes the scores of one video, and there are 2"),
+        ([videos / "a.mp4", "--out", videos / "a.mp4"], "a.mp4 is a file; --out takes a folder"),
+        ([tmp_path / "none"], "does not exist"),
+    ):
+        code, _, err = vivit("timeline", weights, *words, *CPU)
+        assert (code, message in err) == (2, True), err
+    code, _, err = vivit("timeline", weights, videos / "a.mp4", "--start", 9, *CPU)
+    assert code == 1
+    assert "no frame between 9.0 s and the end; the video lasts 2.40 s" in err

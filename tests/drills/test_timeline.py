@@ -1,0 +1,41 @@
+"""A timeline of two hours takes no more memory than one of two minutes, and rows for all of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from vivit.inference.timeline import Timeline
+
+from ..model import tiny
+
+pytestmark = pytest.mark.drill
+
+
+def peak_memory(*words) -> int:
+    """KiB that `vivit` with these arguments holds at most."""
+    process = subprocess.Popen([sys.executable, "-m", "vivit", *map(str, words)], stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_two_hours_take_the_memory_of_two_minutes_and_100_mb_more_at_most(tmp_path):
+    weights = tiny.model().save_pretrained(tmp_path / "weights")
+    make = ["ffmpeg", "-nostdin", "-v", "error"]
+    short, long = tmp_path / "short.mp4", tmp_path / "long.mp4"
+    subprocess.run([*make, "-f", "lavfi", "-i", "testsrc=s=32x32:r=25:d=120", short], check=True)
+    subprocess.run([*make, "-stream_loop", "59", "-i", short, "-c", "copy", long], check=True)
+    peaks = [
+        peak_memory("timeline", weights, path, "--hop", 0.5, "--device", "cpu", "--out", path.with_suffix(".npz"))
+        for path in (short, long)
+    ]
+    assert peaks[1] <= peaks[0] + 100 * 1000**2 / 1024
+    minutes, hours = (Timeline.load(path.with_suffix(".npz")) for path in (short, long))
+    assert len(hours) == pytest.approx(60 * len(minutes), rel=0.01)
+    assert hours.end[-1] == pytest.approx(7200, abs=1)
+    print(f"{peaks[0] / 1024:.0f} MiB for two minutes, {peaks[1] / 1024:.0f} MiB for two hours")

@@ -1,0 +1,97 @@
+"""Run every command and every block of docs/guides/timeline.md and stream.md word for word."""
+
+import json
+import re
+import shlex
+import shutil
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from vivit import cli
+from vivit.data.video import live
+from vivit.inference.timeline import Timeline
+
+from ..data.videos import counter_frames, write_video
+from ..model import tiny
+
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+
+
+def blocks(name, language=""):
+    text = (GUIDES / f"{name}.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for of, block in found if of == language]
+
+
+def commands(name):
+    lines = [line for block in blocks(name) for line in block.splitlines()]
+    return [line for line in lines if re.match(r"(cat .* \| )?vivit ", line)]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with runs/finetune, long_video.mp4, long_video.mkv and recordings/*.mp4."""
+    monkeypatch.chdir(tmp_path)
+    tiny.model().save_pretrained(tmp_path / "runs" / "finetune")
+    (tmp_path / "recordings").mkdir()
+    video = write_video(tmp_path / "long_video.mp4", counter_frames(200), fps=2)
+    write_video(tmp_path / "long_video.mkv", counter_frames(30))
+    for name in "ab":
+        shutil.copy(video, tmp_path / "recordings" / f"{name}.mp4")
+    return tmp_path
+
+
+def run(command, monkeypatch):
+    monkeypatch.setattr("sys.argv", shlex.split(command.split(" > ")[0]))
+    cli.main()
+
+
+def test_the_commands_of_the_timeline_guide_run(home, monkeypatch, capsys):
+    table, part, folder = commands("timeline")
+    run(table, monkeypatch)
+    assert capsys.readouterr().out.startswith("path,start,end,center,padded,a,b,c\n")
+    run(part, monkeypatch)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert rows
+    assert all(60 <= float(row.split(",")[3]) < 90 for row in rows)
+    run(folder, monkeypatch)
+    assert {path.name for path in (home / "scores").iterdir()} == {"a.mp4.npz", "b.mp4.npz"}
+
+
+def test_the_python_of_the_timeline_guide_runs(home):
+    [code] = blocks("timeline", "python")
+    names = {}
+    exec(code, names)
+    assert isinstance(names["timeline"], Timeline)
+
+
+def test_the_commands_of_the_stream_guide_run(home, monkeypatch, capsys):
+    file, pipe, address = commands("stream")
+    run(file, monkeypatch)
+    out, err = capsys.readouterr()
+    [shown] = blocks("stream", "json")
+    line = json.loads(out.splitlines()[0])
+    assert line.keys() == json.loads(shown).keys()
+    assert re.search(r"\d+ rows; latency p50 [\d.]+ s, p95 [\d.]+ s, max [\d.]+ s; 0 positions dropped", err)
+
+    source, command = re.fullmatch(r"cat (\S+) \| (.*)", pipe).groups()
+    monkeypatch.setattr(live, "PIPE", "no pipe")  # the test's own standard input stays
+    run(command.replace(" - ", f" {source} "), monkeypatch)
+    assert len(capsys.readouterr().out.splitlines()) > 2
+
+    data = write_video(home / "v.ts", counter_frames(100)).read_bytes()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve_once():
+        with listener.accept()[0] as connection:
+            connection.sendall(data)
+
+    threading.Thread(target=serve_once, daemon=True).start()
+    port = listener.getsockname()[1]
+    with pytest.raises(SystemExit):  # after the source has ended for good
+        run(address.replace("8554", str(port)) + " --give-up 0.5 --read-timeout 1", monkeypatch)
+    listener.close()
+    assert capsys.readouterr().out.splitlines()

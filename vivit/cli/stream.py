@@ -1,0 +1,108 @@
+"""`vivit stream`: scores over time of a camera, a pipe or an address, while it comes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from .parse import parse
+from .predict import Predict, load_model
+
+if TYPE_CHECKING:
+    from ..inference.stream import StreamRow
+
+USAGE = "vivit stream WEIGHTS SOURCE [options]"
+USUAL = ("hop", "protocol", "top_k", "crops", "when_slow", "device", "precision")
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Print scores of a stream as JSON lines, one every --hop seconds.
+
+    SOURCE is a file, - for standard input, a camera such as /dev/video0, or an address. A camera or address that fails
+    is opened again. Ctrl-C ends the stream; then the latency is printed.
+    """
+
+    weights: Positional[str]
+    """A run folder, a folder with model.safetensors, a file or a hub id."""
+    source: Positional[str] = ""
+    """A file, - for standard input, a camera such as /dev/video0, or an address with --protocol."""
+    hop: float = 0.5
+    """Seconds from one line to the next, rounded to temporal positions of the model."""
+    protocol: Literal["tcp", "udp", "http", "https", "rtsp", "rtmp"] | None = None
+    """The protocol that an address may use. Without it nothing is read from the network."""
+    top_k: int = 5
+    """Classes to show of each label set."""
+    crops: Literal[1, 3] = 1
+    """1 center crop, or the mean over 3 crops along the longer side."""
+    when_slow: Literal["auto", "drop", "wait"] = "auto"
+    """drop: leave out the oldest temporal positions; wait: fall behind. auto: wait for files and pipes, else drop."""
+    open_timeout: float = 5.0
+    """Seconds to wait for an answer when a camera or address is opened."""
+    read_timeout: float = 3.0
+    """Seconds without data after which a camera or address is opened again."""
+    give_up: float = 300.0
+    """Seconds without a frame after which the command ends with an error."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32."""
+
+    def __post_init__(self):
+        for name in ("hop", "top_k", "open_timeout", "read_timeout", "give_up"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it takes a number above 0")
+
+
+def run(args: list[str]) -> None:
+    """Print a line per row of the stream that the arguments name, and the latency at its end."""
+    asked = parse(StreamOptions, args, usage=USAGE, usual=USUAL)
+    if not asked.source:
+        raise ValueError(f"no source to read; usage: {USAGE}")
+    from ..data.video.live import Source
+    from ..inference.stream import Statistics, stream
+
+    source = Source(asked.source, asked.protocol, asked.open_timeout, asked.read_timeout, asked.give_up)
+    source.kind  # refuses an address before the model is loaded  # noqa: B018
+    model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
+    statistics = Statistics()
+    rows = stream(
+        model,
+        source,
+        hop=asked.hop,
+        crops=asked.crops,
+        precision=asked.precision,
+        drop=None if asked.when_slow == "auto" else asked.when_slow == "drop",
+        log=lambda text: print(text, file=sys.stderr, flush=True),
+        statistics=statistics,
+    )
+    classes = {name: list(names) for name, names in model.config.classes.items()}
+    try:
+        with closing(rows):
+            for row in rows:
+                print(json.dumps(to_dict(row, asked.source, classes, asked.top_k)), flush=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        print(statistics, file=sys.stderr)
+
+
+def to_dict(row: StreamRow, source: str, classes: dict[str, list[str]], top_k: int) -> dict[str, Any]:
+    """Return a row for JSON: its times, the best classes of each label set, and how the stream is doing."""
+    import numpy as np
+
+    values = {name: value for name, value in asdict(row).items() if name != "logits"}
+    values |= {name: round(values[name], 6) for name in ("start", "end", "center", "latency")}
+    best, begin = {}, 0
+    for label_set, names in classes.items():
+        logits = row.logits[begin : begin + len(names)].astype(np.float64)
+        begin += len(names)
+        powers = np.exp(logits - logits.max())
+        order = np.argsort(-logits, kind="stable")[:top_k]
+        best[label_set] = [{"name": names[i], "probability": float(powers[i] / powers.sum())} for i in order]
+    return {"source": source, **values, "classes": best}
