@@ -16,8 +16,7 @@
     run = vivit.load_run(folder)                       # run.config, run.metrics, run.results
 
 Classes: ViViT (the model), Video (frames of a file), Sample (a video and its labels), Config and DataConfig (settings),
-Evaluation, Explanation, Prediction, Timeline, RunFolder. Modules: recipes (training runs by name), config (all settings),
-errors.
+Evaluation, Explanation, Prediction, Timeline, RunFolder. Modules: recipes (training runs by name), config, errors.
 Errors: VivitError and its children DataError, VideoError, WeightsError, FolderInUse, Stopped, WorkerDied.
 
 Each block of docs/guides/python.md runs as printed.

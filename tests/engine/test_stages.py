@@ -211,7 +211,7 @@ def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
     data = stages_module.Data(samples, torch.zeros(3, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
     logits = torch.tensor([[5.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
     count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3))
-    rows = list(csv.DictReader((tmp_path / "d.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "d.csv").read_text().splitlines()))
     assert [row["path"] for row in rows] == ["2.mp4", "1.mp4"]
     assert rows[0]["answer"] == "b"
     assert count == 1

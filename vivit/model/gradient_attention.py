@@ -144,6 +144,8 @@ def accumulate(steps: Iterable[Tensor], transformer: Transformer, pooled: Tensor
     num_pooled = 1 if transformer.pool == "cls" else pooled.shape[1]
     for step in steps:  # each pooled token gets 1 / num_pooled of the gradient, each of B positions 1 / B
         rollout = rollout + len(pooled) * num_pooled * step @ rollout
-    if transformer.cls_token is not None:
-        return rollout[:, 0, 1:]
-    return torch.einsum("B n, B n m -> B m", pooled.float().sum(dim=2).clamp(min=0), rollout)
+    if transformer.pool == "cls":
+        read = rollout[:, 0]
+    else:
+        read = torch.einsum("B n, B n m -> B m", pooled.float().sum(dim=2).clamp(min=0), rollout)
+    return read if transformer.cls_token is None else read[:, 1:]

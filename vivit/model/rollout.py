@@ -73,10 +73,13 @@ def register_rollout_hooks(model: ViViT) -> dict[nn.Module, Tensor]:
     weights: dict[nn.Module, Tensor] = {}
     if isinstance(model.encoder, FactorisedEncoder):
         model.encoder.deduplicate = False  # every temporal position gets its own map
+
+    def keep_weights(pool: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(pool, AttentionPool)
+        weights[pool] = pool.attention_weights(inputs[0])
+
     for pool in (m for m in model.modules() if isinstance(m, AttentionPool)):
-        pool.register_forward_hook(
-            lambda module, inputs, _: weights.update({module: module.attention_weights(inputs[0])})
-        )
+        pool.register_forward_hook(keep_weights)
     for transformer in (m for m in model.modules() if isinstance(m, Transformer)):
         accumulate, finish = _rollout_hooks(transformer, weights)
         for attention in (m for m in transformer.modules() if isinstance(m, Attention)):

@@ -40,6 +40,7 @@ def demo() -> Config:
         augment=AugmentConfig(scale_jitter=(1.0, 1.0), flip=0.0),  # a flip would turn "left" into "right"
         optim=OptimConfig(name="adamw", lr=1.5e-3, batch_size=16, epochs=10, warmup_epochs=0.7, weight_decay=0.05),
         eval=EvalConfig(temporal_views=4, spatial_views=3, batch_views=48),
+        kernel_init="central_difference",  # of --init: motion shows between neighbouring frames only
         run="demo/run",
         eval_every=2.5,
         save_every=5,
