@@ -46,6 +46,18 @@ def test_the_model_is_the_image_models_in_all_but_time(weights, videos):
     assert (m.tubelet_size, m.image_size) == ((2, 8, 8), (24, 24))
     assert (m.encoder, m.num_frames, m.temporal_depth, m.temporal_skip) == ("factorised_encoder", 16, 4, True)
     assert (config.init, config.linear_probe, config.final_weights, config.data.root) == (weights, True, "best", videos)
+    assert config.budget == "auto"
+
+
+def test_frames_are_never_larger_than_those_of_the_videos(weights, tmp_path):
+    """Weights of 24 pixels and videos of 20 x 28: two patches of 8 pixels a side."""
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            write_video(tmp_path / split / name / "0.mp4", np.zeros((9, 20, 28, 3), np.uint8))
+    m = finetune(DataConfig(root=str(tmp_path)), weights).model
+    assert m.image_size == (16, 16)
+    assert m.preprocessing.crop_fraction == 0.875  # the crop covers 16 of 18 pixels
 
 
 def test_a_clip_fits_into_the_videos(weights, videos):
@@ -79,7 +91,8 @@ def test_what_the_command_line_says_goes_before_what_was_fitted(weights, videos,
     monkeypatch.setattr(sys, "argv", ["vivit", *words])
     cli.main()
     out = " ".join(capsys.readouterr().out.split())
-    assert "frozen baseline: linear probe on the features of 40 clips of 8 training videos" in out
+    assert "8 videos x 6 views of the frozen encoder" in out
+    assert "attention pooling" in out
     assert "frozen baseline 100.0%, fine-tuned 100.0% (top-1, single view, split 'val'" in out
     assert [line["step"] for line in metrics(tmp_path / "run") if "val/label/top1" in line][0] == 0
     cli.main()
@@ -95,5 +108,6 @@ def test_a_video_model_to_start_from_stays_what_it_is(videos, tmp_path):
     fitted = finetune(DataConfig(root=videos), str(tmp_path / "video"))
     assert (fitted.model.encoder, fitted.model.num_frames, fitted.model.classes) == ("spatiotemporal", 4, {})
     assert fitted.linear_probe
+    assert fitted.budget is None
     model = vivit.create(fitted.model, classes={"label": ("dim", "lit")}, init=tmp_path / "video")
     assert torch.equal(model.head.weight, torch.zeros(2, 16))

@@ -7,7 +7,7 @@ from tests.data.videos import counter_frames, write_video
 from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.tools.prepare import prepare
-from vivit.recipes.finetune import fitting_stride, num_frames_of
+from vivit.recipes.finetune import fitting_stride, looked_at
 
 
 def test_files_image_folders_tables_and_shards_of_the_same_frames_have_the_same_stride(tmp_path, monkeypatch):
@@ -27,7 +27,7 @@ def test_files_image_folders_tables_and_shards_of_the_same_frames_have_the_same_
         [Sample(str(tmp_path / "images/x/a"))],
     ]
     for samples in lists:
-        assert [num_frames_of(sample) for sample in samples] == [40]
+        assert looked_at(samples) == [(32, 40)]
         assert fitting_stride(samples, 10) == 4
         assert fitting_stride(samples, 16) == 2
 
@@ -35,7 +35,8 @@ def test_files_image_folders_tables_and_shards_of_the_same_frames_have_the_same_
 @pytest.mark.parametrize(("start", "end", "number"), [(0.4, 1.0, 6), (2.0, None, 20), (None, 0.05, 1), (9.0, None, 0)])
 def test_only_the_frames_of_the_part_count(tmp_path, start, end, number):
     path = write_video(tmp_path / "a.mp4", counter_frames(40, 32, 32), fps=10)
-    assert num_frames_of(Sample(str(path), start=start, end=end)) == number
+    found = looked_at([Sample(str(path), start=start, end=end)])
+    assert found == ([(32, number)] if number else [])
 
 
 def test_a_video_that_cannot_be_read_does_not_count(tmp_path):

@@ -7,8 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from .sample import Sample
 
@@ -16,7 +15,7 @@ CLIP_NUMBER = re.compile(r"[-_ .]*(?:clip|part|seg(?:ment)?|scene|shot|take|rep|
 FEWEST = 5  # recordings that a guess from names must leave, else the names are no recordings
 
 
-def source_groups(samples: Sequence[Sample]) -> Tensor:
+def source_groups(samples: Sequence[Sample]) -> np.ndarray:
     """Return (N,) int64: the recording of each sample. Segments of one file are of one recording.
 
     Files are of one recording if their folder holds only videos of one class and its siblings do as well
@@ -32,7 +31,7 @@ def source_groups(samples: Sequence[Sample]) -> Tensor:
     else:
         names = paths
     numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.int64)
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def _by_folder(path: str) -> str:

@@ -120,7 +120,7 @@ def fit_stages(
 ) -> None:
     """Choose a head by cross-validation, then train the last layers over space; write start/ and stages.json."""
     views = caches[0].positions.shape[1]
-    train = Cached(caches[0], videos.labels, source_groups(videos.train), tuple(range(views)))
+    train = Cached(caches[0], videos.labels, torch.from_numpy(source_groups(videos.train)), tuple(range(views)))
     val = Cached(caches[1], videos.val_labels, torch.arange(len(videos.val)), (0,))
     table = StageTable(log, "head, on held-out training videos")
     with table.stage("linear") as note:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...text import listing, printable
+from ..groups import source_groups
 from ..reading import show_reading
 from ..sample import Sample
 from ..sample_table import unify
@@ -80,14 +81,15 @@ def _read_classes(root: Path, split: str) -> list[Sample]:
         _refuse_deeper(root, next(iter(every)), [path for _, path in rows])
     if splits is None:
         _refuse_no_classes(root, videos)
-    samples: list[Sample] = []
     by_class: defaultdict[str, list[str]] = defaultdict(list)
     for name, path in rows:
         by_class[unify(name)].append(path)
-    for label, paths in by_class.items():
-        chosen = paths if splits is not None else _share(sorted(paths), split_name(split))
-        samples += [Sample(f"{root}/{path}", {LABEL_SET: label}, where=path) for path in chosen]
-    return samples
+    samples = [
+        Sample(f"{root}/{path}", {LABEL_SET: label}, where=path)
+        for label, paths in by_class.items()
+        for path in (paths if splits is not None else sorted(paths))
+    ]
+    return samples if splits is not None else _share(samples, split_name(split))
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -224,32 +226,41 @@ def _read_table(table: Path, split: str, labels: Sequence[str]) -> list[Sample]:
 
 
 def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
-    """Return the rows for "train", or those of the held-out files: all segments of a file are on one side.
+    """Return the rows for "train", or those of the held-out recordings: all clips of a recording are on one side.
 
-    In the order of the hashes of their names, files are held out as long as every combination of labels in them has
-    room: each gives at most ceil(n / HELD_OUT) of its n files, none if it has only one.
+    In the order of the hashes of their names, recordings are held out as long as every combination of labels in them
+    has room: each gives at most ceil(n / HELD_OUT) of its n recordings, none if it has only one.
     """
-    combinations: dict[str, set[tuple[str, ...]]] = {}
-    for s in samples:
-        combinations.setdefault(s.path, set()).add(tuple(s.labels.values()))
-    files = Counter(c for several in combinations.values() for c in several)
-    room = {c: math.ceil(n / HELD_OUT) if n > 1 else 0 for c, n in files.items()}
+    groups = source_groups(samples).tolist()
+    paths: dict[int, str] = {}
+    combinations: dict[int, set[tuple[str, ...]]] = {}
+    for group, s in zip(groups, samples):
+        paths.setdefault(group, s.path)
+        combinations.setdefault(group, set()).add(tuple(s.labels.values()))
+    recordings = Counter(c for several in combinations.values() for c in several)
+    room = {c: math.ceil(n / HELD_OUT) if n > 1 else 0 for c, n in recordings.items()}
     held_out = set()
-    for path in sorted(combinations, key=lambda path: _hash(os.path.basename(path)) + os.fsencode(path)):
-        if all(room[c] for c in combinations[path]):
-            held_out.add(path)
-            room.update({c: room[c] - 1 for c in combinations[path]})
-    return [s for s in samples if (s.path in held_out) != (split == "train")]
+    for group in sorted(paths, key=lambda group: _hash(os.path.basename(paths[group])) + os.fsencode(paths[group])):
+        if all(room[c] for c in combinations[group]):
+            held_out.add(group)
+            room.update({c: room[c] - 1 for c in combinations[group]})
+    return [s for group, s in zip(groups, samples) if (group in held_out) != (split == "train")]
 
 
-def _share(names: list[str], split: str) -> list[str]:
-    """Return the names for "train", or the held-out names: the first 1 / HELD_OUT in the order of their hashes.
+def _share(samples: list[Sample], split: str) -> list[Sample]:
+    """Return the videos for "train", or of each class the first 1 / HELD_OUT recordings in the order of their hashes.
 
-    Adding a name moves at most one other.
+    Adding a recording moves at most one other.
     """
-    order = sorted(names, key=_hash)
-    held_out = set(order[: math.ceil(len(names) / HELD_OUT)] if len(names) > 1 else [])
-    return [name for name in names if (name in held_out) != (split == "train")]
+    groups = source_groups(samples).tolist()
+    first: dict[str, dict[int, str]] = {}
+    for group, s in zip(groups, samples):
+        first.setdefault(s.labels[LABEL_SET], {}).setdefault(group, s.where)
+    held_out = set()
+    for label, names in first.items():
+        order = sorted(names, key=lambda group: _hash(names[group]))
+        held_out |= {(label, group) for group in order[: math.ceil(len(names) / HELD_OUT) if len(names) > 1 else 0]}
+    return [s for group, s in zip(groups, samples) if ((s.labels[LABEL_SET], group) in held_out) != (split == "train")]
 
 
 def _hash(name: str) -> bytes:
