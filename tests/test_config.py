@@ -119,7 +119,7 @@ def test_missing_keys_take_the_defaults():
         (lambda: from_dict(Config, {"optim": {"bach_size": 1}}), "unknown setting 'optim.bach_size'; did you mean"),
         (
             lambda: from_dict(Config, {"zzz": 1}),
-            "unknown setting 'zzz'; allowed: augment, data, deterministic, device, eval",
+            "unknown setting 'zzz'; allowed: augment, budget, data, deterministic",
         ),
         (lambda: ModelConfig(encoder="factorized_encoder"), "did you mean 'factorised_encoder'?"),
         (lambda: Config(precision="float16"), "precision is 'float16'"),

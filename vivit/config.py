@@ -75,8 +75,7 @@ class ModelConfig:
     """factorised_encoder only: add the average of the frames to the output of the layers over time, which starts at
     zero. A model inflated from an image model then starts as the average of its frames."""
     attention_pool: bool = False
-    """Pool the tokens of the last layer by one attention with a learned query, instead of as `pool` says. In a
-    factorised_encoder the layers over space still pool as `pool` says."""
+    """Pool by attention with a learned query, not as `pool` says, which the layers over space of Model 2 still do."""
     motion_pool: bool = False
     """The head also reads how much the patches change between neighbouring frames, as filters of the patch see it."""
     num_heads: int = 12
@@ -131,8 +130,7 @@ class ModelConfig:
                 f"factorised_dot_product splits the heads in two halves; num_heads {self.num_heads} is odd",
             )
         check(
-            not (self.norm_after_pool and self.attention_pool),
-            "norm_after_pool normalizes the mean of the tokens; attention_pool needs every token",
+            not (self.norm_after_pool and self.attention_pool), "norm_after_pool and attention_pool exclude each other"
         )
         check(
             self.pool == "mean" or not self.norm_after_pool,
@@ -231,8 +229,8 @@ class AugmentConfig:
     cutmix: float = 0.0
     """Paste a box of another clip, its area drawn from Beta(cutmix, cutmix); 0: off. With mixup, each has half."""
     repeats: int = 1
-    """Repeated augmentation: a batch has each of its videos this many times, each with its own draw, and an epoch
-    shows every video this often. optim.batch_size counts clips and must be a multiple of it."""
+    """Repeated augmentation: each video is this often in a batch, each time with its own draw, and in an epoch.
+    optim.batch_size counts clips and must be a multiple of it."""
 
     @property
     def mixes(self) -> bool:
@@ -287,7 +285,7 @@ class OptimConfig:
     def __post_init__(self):
         one_of(self, "name")
         positive(self, "lr", "batch_size", "grad_clip")
-        check(self.epochs >= 0, f"epochs is {self.epochs}; it is 0 or more")
+        check(0 <= self.epochs < float("inf"), f"epochs is {self.epochs}; it is a number, 0 or more")
         check(
             0 <= self.warmup_epochs < self.epochs or self.warmup_epochs == self.epochs == 0,
             f"warmup_epochs is {self.warmup_epochs}; it is 0 or more and below epochs={self.epochs}",
@@ -364,13 +362,12 @@ class Config:
     init: str | None = None
     """Weights to start from: a run, a file, a folder or a hub id. Resuming a run needs no init."""
     kernel_init: Literal["central_frame", "filter_inflation", "arp", "random", "central_difference"] = "central_frame"
-    """How the patch kernel of an image model in init becomes that of a tubelet (paper, section 3.4). central_difference
-    is central_frame and a random kernel on the change between frames, so that motion is visible from the start."""
+    """How the patch kernel of an image model becomes that of a tubelet (paper, section 3.4); central_difference adds a
+    random kernel on the change between frames to central_frame, so that motion shows from the start."""
     linear_probe: bool = False
     """Fit the head to the features of init before the first step: the frozen baseline from which training starts."""
     budget: str | None = None
-    """Fit heads to cached features of the frozen encoder first, and train the encoder only as far as it fits into this
-    time: 15m, 3h, none for no limit. Needs init and a factorised_encoder. None: off."""
+    """Fit heads to cached features, then train the encoder as far as this time allows: 15m, 3h, auto, none: no end."""
     final_weights: Literal["last", "best"] = "last"
     """The weights that the run ends with: the last ones, or those best in validation (linear_probe's among them)."""
     run: str = "runs/default"

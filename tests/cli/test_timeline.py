@@ -14,6 +14,7 @@ import pytest
 import vivit as package
 from vivit.inference import timeline as timeline_module
 from vivit.inference.resume import PartialRows
+from vivit.inference.segments import segments
 from vivit.inference.timeline import Timeline
 
 from ..data.videos import counter_frames, write_video
@@ -171,3 +172,33 @@ def test_errors_say_what_to_do(vivit, weights, videos, tmp_path):
     code, _, err = vivit("timeline", weights, videos / "a.mp4", "--start", 9, *CPU)
     assert code == 1
     assert "no frame between 9.0 s and the end; the video lasts 2.40 s" in err
+
+
+def test_segments_pages_and_scores_come_from_one_run(vivit, weights, videos, tmp_path):
+    """The files are those of the Python functions; the ground truth is what the thresholds find, so all is right."""
+    table, page = tmp_path / "events.csv", tmp_path / "page.html"
+    code, printed, err = vivit("timeline", weights, videos / "a.mp4", "--segments", table, "--html", page, *CPU)
+    assert (code, printed) == (0, "")
+    assert f"open {page}" in err
+    model = package.from_pretrained(weights)
+    expected = segments(package.timeline(model, videos / "a.mp4"), "label")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(float(row["start"]), row["label"]) for row in rows] == [(s.start, s.label) for s in expected]
+    assert expected
+    assert "<svg" in page.read_text()
+    fitted = tmp_path / "thresholds.json"
+    arguments = ["--truth", table, "--fit", table, "--thresholds", fitted]
+    code, printed, err = vivit("timeline", weights, videos / "a.mp4", *arguments, *CPU)
+    assert code == 0
+    assert "F1@50" in printed
+    assert "thresholds in" in err
+    assert fitted.is_file()
+
+
+def test_what_cannot_be_written_is_said_before_the_video_is_read(vivit, weights, videos, tmp_path):
+    code, _, err = vivit("timeline", weights, videos / "a.mp4", "--segments", tmp_path / "x.json", *CPU)
+    assert code == 2
+    assert "activitynet, epic, labelstudio" in err
+    code, _, err = vivit("timeline", weights, videos / "a.mp4", "--fit", tmp_path / "none.csv", *CPU)
+    assert code == 2
+    assert "none.csv" in err

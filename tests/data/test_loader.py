@@ -296,8 +296,8 @@ def test_a_test_video_that_kills_its_worker_is_missing_and_not_opened_again(samp
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_training_clip_that_kills_its_worker_is_named_and_can_be_skipped(samples, monkeypatch):
-    original = TrainDataset._clip
-    monkeypatch.setattr(TrainDataset, "_clip", lambda self, i, rng: die() if i == 4 else original(self, i, rng))
+    original = TrainDataset.clip
+    monkeypatch.setattr(TrainDataset, "clip", lambda self, i, rng: die() if i == 4 else original(self, i, rng))
     with (
         pytest.raises(WorkerDied, match=r"4\.mp4: a worker process died") as error,
         open_loader(  # noqa: PT012

@@ -68,7 +68,7 @@ def test_a_run_without_one_readable_video_is_an_error(own_data, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_video_that_decodes_forever_is_left_out_after_the_time_limit(config, monkeypatch, capsys, workers):
-    monkeypatch.setattr(TrainDataset, "_clip", clip_that(lambda: time.sleep(60)))
+    monkeypatch.setattr(TrainDataset, "clip", clip_that(lambda: time.sleep(60)))
     started = time.monotonic()
     train(with_data(quick(config), video_timeout=0.3, workers=workers))
     assert time.monotonic() - started < 30
@@ -78,7 +78,7 @@ def test_a_video_that_decodes_forever_is_left_out_after_the_time_limit(config, m
 # The killed worker leaves unsent data in a socket that is never closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_laid_to_its_file_and_the_run_goes_on_without_it(config, monkeypatch, capsys):
-    monkeypatch.setattr(TrainDataset, "_clip", clip_that(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    monkeypatch.setattr(TrainDataset, "clip", clip_that(lambda: os.kill(os.getpid(), signal.SIGKILL)))
     folder = train(with_data(quick(config), workers=1))
     out = capsys.readouterr().out
     assert f"{BAD}: a worker process died while it read this file (out of memory?); it is skipped" in out

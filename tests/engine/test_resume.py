@@ -114,7 +114,7 @@ def test_a_signal_during_a_validation_ends_it_and_the_run_continues_with_it(
 
 def test_a_signal_while_waiting_for_data_ends_the_wait(config, monkeypatch):
     slow = clip_that(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60)))
-    monkeypatch.setattr(TrainDataset, "_clip", slow)
+    monkeypatch.setattr(TrainDataset, "clip", slow)
     started = time.monotonic()
     with pytest.raises(Stopped):
         train(config)

@@ -167,8 +167,8 @@ def assert_equal_runs(a: Path | str, b: Path | str) -> None:
 
 
 def clip_that(act):
-    """TrainDataset._clip, except that reading BAD does `act`."""
-    original = TrainDataset._clip
+    """TrainDataset.clip, except that reading BAD does `act`."""
+    original = TrainDataset.clip
 
     def clip(self, index, rng):
         if self.samples[index].path.endswith(BAD):

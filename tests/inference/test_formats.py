@@ -18,9 +18,9 @@ from vivit.data.datasets.registry import read_samples
 from vivit.errors import DataError
 from vivit.inference.formats.common import FormatOptions
 from vivit.inference.formats.label_studio import label_studio_config
-from vivit.inference.formats.tables import load_timeline
 from vivit.inference.formats.write import FORMATS, format_of, write_timelines
 from vivit.inference.segments import Segment, SegmentParams, Thresholds, segments
+from vivit.inference.timeline import Timeline
 
 from .test_segments import timeline_of, two_classes
 
@@ -273,14 +273,14 @@ def scored(tmp_path, seed, name):
 def test_npz_gives_back_the_timeline(tmp_path):
     timeline = scored(tmp_path, 0, "b\udcff.mp4")
     [file] = write_timelines(tmp_path / "scores.npz", [(timeline, [])])
-    read = load_timeline(file)
+    read = Timeline.load(file)
     assert (read.path, read.classes, read.hop) == (timeline.path, timeline.classes, timeline.hop)
     for name in ("start", "end", "center", "padded", "logits"):
         np.testing.assert_array_equal(getattr(read, name), getattr(timeline, name))
         assert getattr(read, name).dtype == getattr(timeline, name).dtype
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(DataError, match="no scores of vivit timeline"):
-        load_timeline(file)
+    with pytest.raises(DataError, match="is not a timeline"):
+        Timeline.load(file)
 
 
 def test_parquet_has_a_column_per_class(tmp_path):

@@ -11,7 +11,7 @@ import vivit
 from vivit.config import Preprocessing
 from vivit.data.transforms import center_box, crop, eval_boxes, resize_for_eval
 from vivit.data.video.decoder import Video
-from vivit.errors import VideoError, WeightsError
+from vivit.errors import DataError, VideoError, WeightsError
 from vivit.inference.timeline import Timeline, compute_rows, plan_timeline, timeline
 from vivit.model.cnn_baselines import R3D18
 from vivit.model.token_reduction import reduce_tokens
@@ -195,7 +195,7 @@ def test_a_timeline_is_saved_and_loaded_and_knows_probabilities(file, tmp_path):
     for name in ("start", "end", "center", "padded", "logits"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
     np.savez(tmp_path / "other.npz", logits=found.logits)
-    with pytest.raises(ValueError, match="is not a timeline: it has no about, center"):
+    with pytest.raises(DataError, match="is not a timeline"):
         Timeline.load(tmp_path / "other.npz")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from ..errors import VivitError
@@ -17,16 +18,17 @@ from ..text import printable
 from .parse import parse
 from .predict import Predict, find_inputs, load_model
 from .terminal import print_error
+from .timeline_outputs import SegmentOptions, check_outputs, write_outputs
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..inference.timeline import Plan
+    from ..inference.timeline import Plan, Timeline
     from ..model.token_reduction import TokenReducedViViT
     from ..model.vivit import ViViT
 
 USAGE = "vivit timeline WEIGHTS VIDEO [VIDEO ...] [options]"
-USUAL = ("hop", "start", "end", "crops", "out", "device", "precision")
+USUAL = ("hop", "start", "end", "out", "segments", "html", "truth", "fit", "thresholds", "background")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class TimelineOptions:
     """Score the classes of videos over time, every --hop seconds.
 
     Prints a CSV with one row per window, or writes .npz files where --out says; then Ctrl-C keeps what is done and the
-    same command resumes. Exits with code 1 if a video could not be read.
+    same command resumes. --segments, --html and --truth make events, pages and scores of them. Exits with code 1 if a
+    video could not be read.
     """
 
     weights: Positional[str]
@@ -57,6 +60,8 @@ class TimelineOptions:
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32."""
+    outputs: Annotated[SegmentOptions, tyro.conf.arg(name="")] = SegmentOptions()
+    """What to make of the scores."""
 
     def __post_init__(self):
         if not 0 < self.hop < float("inf"):
@@ -76,18 +81,25 @@ def run(args: list[str]) -> None:
         raise ValueError(f"no video to score; usage: {USAGE}")
     videos = find_inputs(asked.videos)
     targets = output_files(videos, asked.out)
+    if asked.outputs.asked():
+        check_outputs(asked.outputs)
     model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
-    score = make_saver(model, targets, asked) if asked.out else make_printer(model, videos, asked)
-    failed = 0
+    if asked.out:
+        score = make_saver(model, targets, asked)
+    else:
+        score = make_collector(model, asked) if asked.outputs.asked() else make_printer(model, asked)
+    failed, timelines = 0, []
     for path in videos:
         try:
-            score(path)
+            timelines.append(score(path))
         except VivitError as error:
             failed += 1
             named = str(error) if path in str(error) else f"{path}: {error}"
             print_error(named)
     if asked.out:
         print(f"{len(videos) - failed} of {len(videos)} timelines in {asked.out}", file=sys.stderr)
+    if timelines and asked.outputs.asked():
+        write_outputs(timelines, asked.outputs)
     if failed:
         sys.exit(1)
 
@@ -138,22 +150,25 @@ def compute(
             update(count)
 
 
-def make_saver(model: ViViT | TokenReducedViViT, targets: dict[str, Path], asked: TimelineOptions):
+def make_saver(
+    model: ViViT | TokenReducedViViT, targets: dict[str, Path], asked: TimelineOptions
+) -> Callable[[str], Timeline]:
     """Return a function that writes the timeline of a video to its file, and resumes where a run was stopped."""
     from ..inference.resume import PartialRows, is_finished, made_from
     from ..inference.sliding import default_batch
+    from ..inference.timeline import Timeline
     from ..weights.save import hash_weights
 
     weights = hash_weights(model)
     device = next(model.parameters()).device
     batch = asked.batch or default_batch(device)
 
-    def save(path: str) -> None:
+    def save(path: str) -> Timeline:
         target, plan = targets[path], open_plan(model, path, asked)
         source = made_from(plan, weights, precision=asked.precision, batch=batch, device=device)
         if is_finished(target, source):
             print(f"{printable(str(target))} is finished already", file=sys.stderr)
-            return
+            return Timeline.load(target)
         partial = target.with_name(f"{target.name}.partial")
         with PartialRows(partial, source, model.config.num_classes) as kept:
             if kept.count:
@@ -164,25 +179,43 @@ def make_saver(model: ViViT | TokenReducedViViT, targets: dict[str, Path], asked
             except KeyboardInterrupt:
                 print(f"{kept.count} of {len(plan.rows)} rows are kept; the same command resumes", file=sys.stderr)
                 raise
-            plan.timeline(kept.rows()).save(target, source)
+            found = plan.timeline(kept.rows())
+            found.save(target, source)
             kept.remove()
+        return found
 
     return save
 
 
-def make_printer(model: ViViT | TokenReducedViViT, videos: Sequence[str], asked: TimelineOptions):
+def make_collector(model: ViViT | TokenReducedViViT, asked: TimelineOptions) -> Callable[[str], Timeline]:
+    """Return a function that computes the timeline of a video and prints none of its rows."""
+
+    import numpy as np
+
+    def collect(path: str) -> Timeline:
+        plan = open_plan(model, path, asked)
+        return plan.timeline(np.stack([logits for _, logits in compute(model, plan, 0, asked)]))
+
+    return collect
+
+
+def make_printer(model: ViViT | TokenReducedViViT, asked: TimelineOptions) -> Callable[[str], Timeline]:
     """Return a function that prints the timeline of a video as CSV, row by row."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(score_columns(model.config.classes))
 
-    def show(path: str) -> None:
-        plan = open_plan(model, path, asked)
+    import numpy as np
+
+    def show(path: str) -> Timeline:
+        plan, rows = open_plan(model, path, asked), []
         for row, logits in compute(model, plan, 0, asked, bar=not sys.stdout.isatty()):
             timeline = plan.timeline(logits[None], range(row, row + 1))
             scores = [p for name in timeline.classes for p in timeline.probabilities(name)[0]]
             times = [f"{values[0]:.3f}" for values in (timeline.start, timeline.end, timeline.center)]
             writer.writerow([path, *times, int(timeline.padded[0]), *(f"{p:.6f}" for p in scores)])
             sys.stdout.flush()
+            rows.append(logits)
+        return plan.timeline(np.stack(rows))
 
     return show
 

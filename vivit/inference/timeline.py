@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import IO
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ..data.transforms import center_box, crop, eval_boxes, resize_for_eval
 from ..data.video.decoder import Video
 from ..data.video.frame_folder import FrameFolder
 from ..engine.device import choose_attention, pick_device
-from ..errors import as_video_error
+from ..errors import DataError, as_video_error
 from ..files import atomic_write
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
@@ -29,6 +30,7 @@ from .sliding import SlidingModel, Windows, default_batch, make_windows, restart
 
 HOP = 0.5  # seconds, if no other is asked for
 CROPS = (1, 3)
+ARRAYS = ("start", "end", "center", "padded", "logits")
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,30 @@ class Timeline:
         return logits.double().softmax(dim=1).numpy()
 
     def save(self, path: str | os.PathLike, made_from: str = "") -> None:
-        """Write an .npz file, all or nothing: the arrays, and `about`, a JSON text of the rest. Raises OSError.
+        """Write an .npz file, all or nothing. Raises OSError.
 
         `made_from` says what the timeline was computed from; see `vivit.inference.resume`.
         """
-        about = {"path": self.path, "classes": self.classes, "hop": self.hop, "made_from": made_from}
-        arrays = {name: getattr(self, name) for name in ("start", "end", "center", "padded", "logits")}
         with atomic_write(path, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            self.write(file, made_from)
+
+    def write(self, file: IO[bytes], made_from: str = "") -> None:
+        """Write the arrays in numpy's format, and `about`, a JSON text of the rest."""
+        about = {"path": self.path, "classes": self.classes, "hop": self.hop, "made_from": made_from}
+        np.savez(file, about=np.array(json.dumps(about)), **{name: getattr(self, name) for name in ARRAYS})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Timeline:
-        """Read what `save` wrote. Raises ValueError for another file, OSError for none."""
-        with np.load(path, allow_pickle=False) as file:
-            if missing := {"about", "start", "end", "center", "padded", "logits"} - set(file.files):
-                raise ValueError(f"{path} is not a timeline: it has no {', '.join(sorted(missing))}")
-            arrays = {name: file[name] for name in ("start", "end", "center", "padded", "logits")}
-            about = json.loads(str(file["about"]))
+        """Read what `save` wrote. Raises DataError for another file, OSError for none."""
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
+                about = json.loads(str(found["about"]))
+                arrays = {name: found[name] for name in ARRAYS}
             return cls(path=about["path"], classes=about["classes"], hop=about["hop"], **arrays)
+        except OSError:
+            raise
+        except Exception as error:  # numpy raises what its parsers raise
+            raise DataError(f"{path} is not a timeline ({type(error).__name__}: {error})") from error
 
     def __len__(self) -> int:
         return len(self.center)

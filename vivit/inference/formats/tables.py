@@ -12,7 +12,6 @@ import numpy as np
 from ...data.datasets.label_table import SPECIAL
 from ...errors import DataError
 from ..segments import Segment
-from ..timeline import Timeline
 from .common import FormatOptions, Videos, one_label_set, path_of, seconds, to_json
 
 
@@ -52,26 +51,9 @@ def write_jsonl(file: IO[str], videos: Videos, options: FormatOptions) -> None:
 
 
 def write_npz(file: IO[bytes], videos: Videos, options: FormatOptions) -> None:
-    """Write the timeline of one video as arrays; `load_timeline` and numpy read them without pickle."""
+    """Write the timeline of one video as arrays; `Timeline.load` and numpy read them without pickle."""
     [(timeline, _)] = videos
-    names = ("start", "end", "center", "padded", "logits")
-    arrays = {name: getattr(timeline, name) for name in names}
-    arrays |= {f"classes/{name}": np.array(classes, dtype=str) for name, classes in timeline.classes.items()}
-    path = np.frombuffer(os.fsencode(timeline.path), dtype=np.uint8)
-    np.savez_compressed(file, allow_pickle=False, path=path, hop=np.array(timeline.hop), **arrays)
-
-
-def load_timeline(path: str | os.PathLike) -> Timeline:
-    """Read what `write_npz` wrote. Raises DataError for any other file."""
-    try:
-        with open(path, "rb") as file:
-            arrays = dict(np.load(file, allow_pickle=False))
-        classes = {n.removeprefix("classes/"): a.tolist() for n, a in arrays.items() if n.startswith("classes/")}
-        names = ("start", "end", "center", "padded", "logits")
-        name = os.fsdecode(arrays["path"].tobytes())
-        return Timeline(name, classes, *(arrays[n] for n in names), hop=float(arrays["hop"]))
-    except Exception as error:  # numpy raises what its parsers raise
-        raise DataError(f"{path}: no scores of vivit timeline ({type(error).__name__}: {error})") from error
+    timeline.write(file)
 
 
 def write_parquet(file: IO[bytes], videos: Videos, options: FormatOptions) -> None:

@@ -1,0 +1,116 @@
+"""What `vivit timeline` makes of the scores: segments in files of any format, pages, agreement with ground truth."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..text import printable
+
+if TYPE_CHECKING:
+    from ..inference.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Which segments to find in the scores, and where to write them."""
+
+    segments: str | None = None
+    """Write when each class happens: a file, or a folder for formats that hold one video."""
+    format: str = ""
+    """csv, jsonl, srt, vtt, audacity, activitynet, epic, labelstudio or parquet; empty: by the suffix of --segments."""
+    html: str | None = None
+    """Write a page with the video and its curves: a file, or a folder for several videos."""
+    truth: str | None = None
+    """A table of labelled segments: print how well those that are found agree with it."""
+    fit: str | None = None
+    """A table of labelled segments: choose the thresholds on it, and write them to --thresholds."""
+    thresholds: str | None = None
+    """The file of thresholds that --fit wrote; with --fit, where to write it."""
+    label_set: str = ""
+    """The label set of the segments; empty: all, or the one that the table has."""
+    background: tuple[str, ...] = ()
+    """Classes that are no event and get no segments."""
+    fit_score: Literal["f1@10", "f1@25", "f1@50", "average_map", "edit", "accuracy"] = "f1@50"
+    """What --fit maximises."""
+    fps: float | None = None
+    """Frames per second of the annotation tool, for --format labelstudio."""
+
+    def asked(self) -> bool:
+        """Return whether anything is to be made of the scores."""
+        return any((self.segments, self.html, self.truth, self.fit))
+
+
+def check_outputs(options: SegmentOptions) -> None:
+    """Raise an error for a table, a file of thresholds or a format that does not fit, before anything long starts."""
+    from ..inference.formats.write import format_of
+    from ..inference.segment_fit import load_params
+    from ..inference.timeline_scores import read_truth
+
+    if options.segments:
+        format_of(options.segments, options.format)
+    for table in (options.truth, options.fit):
+        if table:
+            read_truth(table)
+    if options.fit and not options.thresholds:
+        raise ValueError("--fit needs --thresholds, the file to write: --thresholds thresholds.json")
+    if options.thresholds and not options.fit:
+        load_params(options.thresholds)
+
+
+def write_outputs(timelines: Sequence[Timeline], options: SegmentOptions) -> None:
+    """Find segments in timelines and write, draw and score them. Raises DataError and OSError."""
+    from ..inference.formats.common import FormatOptions
+    from ..inference.formats.write import write_timelines
+    from ..inference.segment_fit import fit, load_params
+    from ..inference.segments import SegmentParams, segments
+    from ..inference.timeline_scores import format_scores, read_truth, score_timelines
+    from ..report.timeline import write_timeline_page
+
+    params = SegmentParams(background=options.background)
+    if options.fit:
+        found = fit(
+            timelines,
+            read_truth(options.fit),
+            label_set=options.label_set,
+            score=options.fit_score,
+            background=options.background,
+        )
+        assert options.thresholds is not None
+        found.save(options.thresholds)
+        params = found.params
+        change = f"{found.score} {found.value:.1%} on {found.videos} videos, {found.default_value:.1%} without a fit"
+        print(f"thresholds in {printable(options.thresholds)}: {change}", file=sys.stderr)
+    elif options.thresholds:
+        params = load_params(options.thresholds)
+        params = replace(params, background=(*params.background, *options.background))
+    videos = []
+    for timeline in timelines:
+        label_sets = [options.label_set] if options.label_set else list(timeline.classes)
+        videos.append((timeline, [one for name in label_sets for one in segments(timeline, name, params)]))
+    if options.segments:
+        form = FormatOptions() if options.fps is None else FormatOptions(fps=options.fps)
+        written = write_timelines(options.segments, videos, options.format, form)
+        print(f"segments in {', '.join(printable(str(path)) for path in written)}", file=sys.stderr)
+    if options.html:
+        for path, (timeline, found) in zip(page_files(options.html, timelines), videos):
+            write_timeline_page(path, timeline, found)
+            print(f"open {printable(str(path))}", file=sys.stderr)
+    if options.truth:
+        print(
+            format_scores(
+                score_timelines(timelines, read_truth(options.truth), label_set=options.label_set, params=params)
+            )
+        )
+
+
+def page_files(html: str, timelines: Sequence[Timeline]) -> list[Path]:
+    """Return the file of the page of each video: `html`, or one per video in that folder."""
+    if html.endswith(".html") and len(timelines) == 1:
+        return [Path(html)]
+    names = [os.path.basename(timeline.path) for timeline in timelines]
+    return [Path(html) / f"{name}{f'-{i}' if names.count(name) > 1 else ''}.html" for i, name in enumerate(names)]
