@@ -50,7 +50,7 @@ def run(command, monkeypatch):
 
 
 def test_the_commands_of_the_timeline_guide_run(home, monkeypatch, capsys):
-    table, part, folder = commands("timeline")
+    table, part, folder, *_ = commands("timeline")
     run(table, monkeypatch)
     assert capsys.readouterr().out.startswith("path,start,end,center,padded,a,b,c\n")
     run(part, monkeypatch)
@@ -59,6 +59,19 @@ def test_the_commands_of_the_timeline_guide_run(home, monkeypatch, capsys):
     assert all(60 <= float(row.split(",")[3]) < 90 for row in rows)
     run(folder, monkeypatch)
     assert {path.name for path in (home / "scores").iterdir()} == {"a.mp4.npz", "b.mp4.npz"}
+
+
+def test_the_commands_of_the_timeline_guide_write_segments_and_measure_them(home, monkeypatch, capsys):
+    page, subtitles, fit, truth = commands("timeline")[3:]
+    run(page, monkeypatch)
+    shutil.copy(home / "events.csv", home / "labels.csv")
+    run(subtitles, monkeypatch)
+    assert (home / "events.srt").read_text().startswith("1\n00:00:")
+    run(fit, monkeypatch)
+    capsys.readouterr()
+    run(truth, monkeypatch)
+    assert "F1@50" in capsys.readouterr().out
+    assert "<svg" in (home / "timeline.html").read_text()
 
 
 def test_the_python_of_the_timeline_guide_runs(home):

@@ -27,19 +27,19 @@ LOOKED_AT = 32  # videos whose length is looked up
 
 
 def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config:  # noqa: B008
-    """Fine-tune on your own videos, from 50 clips up: start as a linear probe, keep the better.
+    """Fine-tune on your own videos, from 50 clips up: heads on frozen features, then the encoder as the budget allows.
 
     vivit train finetune --data.root my_videos --init vit_small.safetensors
 
-    With `init` the model takes over the architecture of the weights and starts as the average of the image model's
-    frames, with the head that fits these features best; that frozen baseline is printed first, and again with
-    the result. The clip's length follows the videos', the number of epochs the number of clips (see `schedule`). The
-    weights that are best in validation are kept, the baseline among them.
+    With `init` an image model, its layers become Model 2's layers over space. They run once over each training video;
+    heads are fitted to the stored features and compared on held-out training videos; then the last layers, and the
+    whole encoder, are trained as far as `budget` allows, and kept where they are better (vivit/engine/stages.py). The
+    frame size follows the videos and the weights, the clip's length the videos, the epochs the number of clips.
+
+    With `init` a video model, training starts from a linear probe on its features and keeps the better of the two.
 
     Without it, a ViViT-S FE on 16 frames spread over 2.7 seconds starts from random weights, which takes thousands of
-    clips.
-
-    What was measured, on synthetic videos, is in docs/guides/finetune.md. Not yet run by us on real data.
+    clips. What was measured is in docs/guides/finetune.md.
     """
     model = preset("ViViT-S/16x2 FE", num_frames=CLIP["num_frames"], drop_path=0.1)
     config = Config(
