@@ -24,6 +24,7 @@ from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW
 from vivit.engine.features import cache_features
 from vivit.engine.heads import HEADS, Cached, Tail, score, tail_logits, with_head
+from vivit.engine.probe import fit_linear
 from vivit.engine.train import train
 from vivit.weights.load import from_pretrained
 
@@ -242,3 +243,42 @@ def test_auto_budget_is_for_cpus() -> None:
 def test_a_budget_needs_an_image_start(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="budget needs init"):
         train(replace(config(videos, Path("none"), tmp_path / "a"), init=None))
+
+
+def test_balanced_weights_give_every_class_the_same_sum() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2, 2])[:, None]
+    none = torch.zeros(6, 1, 1, 1)
+    features = features_module.Features(none, none[..., 0], None, torch.ones(6, dtype=torch.bool), {})
+    data = Cached(features, labels, torch.arange(6), (0,), balanced=True)
+    weights = data.weights(torch.arange(6))
+    assert weights.mean().item() == pytest.approx(1)
+    sums = [weights[labels[:, 0] == k].sum().item() for k in range(3)]
+    assert sums == pytest.approx([2, 2, 2])
+    equal = Cached(features, labels, torch.arange(6), (0,))
+    assert torch.equal(equal.weights(torch.arange(6)), torch.ones(6))
+
+
+def test_a_weighted_linear_fit_is_that_of_repeated_rows() -> None:
+    """A weight of 3 on one row is that row three times."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(12, 5), torch.randint(3, (12, 1))
+    weights = torch.ones(12)
+    weights[4] = 3
+    repeated = torch.cat((torch.arange(12), torch.tensor([4, 4])))
+    # the penalty counts per standardised feature, so the repeated rows must have the same mean and deviation
+    x = torch.cat((x, -x)) / x.std()
+    labels, weights = torch.cat((labels, labels)), torch.cat((weights, weights))
+    repeated = torch.cat((repeated, repeated + 12))
+    [ours] = fit_linear(x, labels, [3], penalties=(1e-9,), weights=weights / weights.mean())
+    [theirs] = fit_linear(x[repeated], labels[repeated], [3], penalties=(1e-9,))
+    loss = [
+        torch.nn.functional.cross_entropy(x[repeated].double() @ h.weight.T + h.bias, labels[repeated, 0]).item()
+        for h in (ours, theirs)
+    ]
+    assert loss[0] == pytest.approx(loss[1], rel=1e-4)
+
+
+def test_classes_are_unequal_above_twice_the_rarest() -> None:
+    assert not stages_module.unequal(torch.tensor([0, 0, 1])[:, None])
+    assert stages_module.unequal(torch.tensor([0, 0, 0, 1])[:, None])
+    assert stages_module.unequal(torch.tensor([[0, 0], [1, 0], [0, 0], [1, 1]]))

@@ -57,6 +57,8 @@ class Cached:
     """(N,) int64: videos of one recording have the same number and stay in one fold."""
     views: tuple[int, ...]
     """The views to train on; the first is the one to test on."""
+    balanced: bool = False
+    """Whether every class counts equally in training, however many videos it has."""
 
     def rows(self, keep: Tensor) -> Tensor:
         """Return the readable videos of the mask `keep` (N,), as numbers."""
@@ -65,6 +67,14 @@ class Cached:
     def without_mirrored(self) -> Cached:
         """Leave out the mirrored views: the third, the fifth, …"""
         return replace(self, views=tuple(v for v in self.views if v == 0 or v % 2 == 1))
+
+    def weights(self, rows: Tensor) -> Tensor:
+        """Return the weights (R,) of some videos in training, of mean 1: equal or, if `balanced`, by class."""
+        weights = torch.ones(len(rows), dtype=torch.float64)
+        if self.balanced:
+            for labels in self.labels[rows].unbind(1):
+                weights /= labels.bincount()[labels]
+        return (weights / weights.mean()).float()
 
     def batch(self, tail: Tail) -> int:
         """Return the clips of a training step: fewer where layers over space are trained, on many more tokens."""
@@ -127,7 +137,8 @@ def cross_validate_linear(data: Cached, sizes: Sequence[int], parts: Tensor, *, 
         x, labels, _ = linear_rows(data, ~held, motion=motion)
         rows = data.rows(held)
         inputs = linear_inputs(data.features, rows, data.views[0], motion=motion).double()
-        for i, head in enumerate(fit_linear(x, labels, sizes)):
+        weights = data.weights(data.rows(~held)).repeat(len(data.views))
+        for i, head in enumerate(fit_linear(x, labels, sizes, weights=weights)):
             logits[i, rows] = inputs @ head.weight.T + head.bias
     rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
     losses = [cross_entropy(found[rows], data.labels[rows], sizes).mean().item() for found in logits]
@@ -171,6 +182,8 @@ def train_tail(
     optim = OptimConfig(name="adamw", weight_decay=0.05, layer_decay=layer_decay)
     optimizer = build_optimizer(model, optim)
     rows, draw = data.rows(train), torch.Generator().manual_seed(seed)
+    weights = torch.zeros(len(data.labels))
+    weights[rows] = data.weights(rows)
     views, device, order = torch.tensor(data.views), model.head.weight.device, rows[:0]
     torch.manual_seed(seed)  # for dropout
     for step in range(steps):
@@ -185,7 +198,8 @@ def train_tail(
         seeds = torch.randint(2**32, (len(chosen),), generator=draw)
         features = tail(*cached(data, tail, chosen, view, device), seeds.to(device))
         logits = model.head(F.dropout(features, DROPOUT))
-        loss = cross_entropy(logits, data.labels[chosen].to(device), sizes, label_smoothing=0.1).mean()
+        losses = cross_entropy(logits, data.labels[chosen].to(device), sizes, label_smoothing=0.1)
+        loss = (losses * weights[chosen].to(device)).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -240,7 +254,8 @@ def fit_head(model: ViViT, head: Head, data: Cached, train: Tensor, *, motion: b
     if head.name == "linear":
         x, labels, groups = linear_rows(data, train, motion=motion)
         penalty, _ = choose_penalty(x, labels, groups, sizes)
-        [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,))
+        weights = data.weights(data.rows(train)).repeat(len(data.views))
+        [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,), weights=weights)
         new.head.weight.data.copy_(fitted.weight)
         new.head.bias.data.copy_(fitted.bias)
         return new.eval()

@@ -163,9 +163,16 @@ def folds(labels: Tensor, videos: Tensor) -> Tensor:
 
 
 def fit_linear(
-    features: Tensor, labels: Tensor, sizes: Sequence[int], *, penalties: Sequence[float] = PENALTIES
+    features: Tensor,
+    labels: Tensor,
+    sizes: Sequence[int],
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    weights: Tensor | None = None,
 ) -> list[Linear]:
     """Fit a head for each penalty λ: minimize mean cross-entropy + λ/2 · the squared norm of its weights.
+
+    `weights` (R,) of the rows, of mean 1, weigh the cross-entropy.
 
     The norm is that of the weights of standardised features, so that λ means the same for any model. The problem is
     convex, so the result does not depend on the start; each fit starts from the previous one, the strongest λ first.
@@ -182,7 +189,8 @@ def fit_linear(
 
         def closure(penalty: float = penalty, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
             optimizer.zero_grad()
-            loss = cross_entropy(x @ weight.T + bias, labels, sizes).mean() + penalty / 2 * weight.square().sum()
+            losses = cross_entropy(x @ weight.T + bias, labels, sizes)
+            loss = (losses if weights is None else losses * weights).mean() + penalty / 2 * weight.square().sum()
             loss.backward()
             return loss
 

@@ -46,6 +46,7 @@ from .setup import START, Data
 STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
 LAST = 0.25  # of the layers over space are trained on cached activations
 EPOCHS, CHECKS = 20, 8  # of the last layers: most epochs, and evaluations on the validation videos
+UNEQUAL = 2  # numbers of videos of two classes whose ratio is above this are unequal
 RATE = 0.1  # learning rate of the last layers times the width
 
 Log = Callable[[str], None]
@@ -144,6 +145,14 @@ def fit_stages(
             note(found, "best so far" if better else "not better")
         if better:
             head, motion, best, logits = other, has_motion, found, held_out
+    if unequal(videos.labels):
+        balanced = replace(train, balanced=True)
+        with table.stage(f"{head.name + ' + motion' * motion}, balanced") as note:
+            found, held_out = cross_validate(model, head, balanced, motion=motion)
+            better = found.value > best.value
+            note(found, "better: every class counts equally" if better else "not better: classes as they are")
+        if better:
+            train, best, logits = balanced, found, held_out
     everything = torch.ones(len(videos.labels), dtype=torch.bool)
     fitted = fit_head(model, head, train, everything, motion=motion)
     doubts = write_doubtful(Path(config.run) / DOUBTFUL, videos, logits, fitted.config, train.rows(everything))
@@ -175,6 +184,12 @@ def fit_stages(
     }
     with atomic_write(Path(config.run) / STAGES) as file:
         json.dump(stages, file, indent=1)
+
+
+def unequal(labels: Tensor) -> bool:
+    """Return whether some class has more than UNEQUAL times as many videos as another that occurs; labels (N, L)."""
+    counts = [column.bincount() for column in labels.unbind(1)]
+    return any(count.max() > UNEQUAL * count[count > 0].min() for count in counts)
 
 
 def tune_last_layers(head: ViViT, train: Cached, val: Cached, *, cut: int, clock: Clock) -> tuple[ViViT, Score]:
