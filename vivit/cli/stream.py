@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
@@ -14,10 +15,12 @@ from .parse import parse
 from .predict import Predict, load_model
 
 if TYPE_CHECKING:
+    from ..inference.events import Webhook
+    from ..inference.segments import Segment
     from ..inference.stream import StreamRow
 
 USAGE = "vivit stream WEIGHTS SOURCE [options]"
-USUAL = ("hop", "protocol", "top_k", "crops", "when_slow", "device", "precision")
+USUAL = ("hop", "protocol", "top_k", "crops", "when_slow", "events", "webhook", "thresholds")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class StreamOptions:
     """Seconds without data after which a camera or address is opened again."""
     give_up: float = 300.0
     """Seconds without a frame after which the command ends with an error."""
+    events: bool = False
+    """Also print a line for each segment when it ends: {"source", "event": {label_set, label, start, end, score}}."""
+    thresholds: str | None = None
+    """The file of thresholds that `vivit timeline --fit` wrote, for --events and --webhook."""
+    background: tuple[str, ...] = ()
+    """Classes that are no event."""
+    webhook: str | None = None
+    """A URL that gets each event as JSON; a slow or dead one never delays the stream."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -65,11 +76,20 @@ def run(args: list[str]) -> None:
     if not asked.source:
         raise ValueError(f"no source to read; usage: {USAGE}")
     from ..data.video.live import Source
+    from ..inference.events import Events, Webhook
+    from ..inference.segment_fit import load_params
+    from ..inference.segments import SegmentParams
     from ..inference.stream import Statistics, stream
 
     source = Source(asked.source, asked.protocol, asked.open_timeout, asked.read_timeout, asked.give_up)
     source.kind  # refuses an address before the model is loaded  # noqa: B018
     model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
+    params = webhook = None
+    if asked.events or asked.webhook:
+        params = load_params(asked.thresholds) if asked.thresholds else SegmentParams()
+        params = replace(params, background=(*params.background, *asked.background))
+    if asked.webhook:
+        webhook = Webhook(asked.webhook, log=lambda text: print(text, file=sys.stderr, flush=True))
     statistics = Statistics()
     rows = stream(
         model,
@@ -82,14 +102,32 @@ def run(args: list[str]) -> None:
         statistics=statistics,
     )
     classes = {name: list(names) for name, names in model.config.classes.items()}
+    events = None
     try:
         with closing(rows):
             for row in rows:
                 print(json.dumps(to_dict(row, asked.source, classes, asked.top_k)), flush=True)
+                if params is not None:
+                    events = events or Events(classes, statistics.hop, params)
+                    report(events.push(row.start, row.end, row.center, row.logits, row.connection), asked, webhook)
     except KeyboardInterrupt:
         pass
     finally:
+        if events is not None:
+            report(events.finish(), asked, webhook)
+        if webhook is not None:
+            webhook.close()
         print(statistics, file=sys.stderr)
+
+
+def report(ended: Sequence[Segment], asked: StreamOptions, webhook: Webhook | None) -> None:
+    """Print events and send them to the webhook."""
+    for segment in ended:
+        event = {"source": asked.source, "event": asdict(segment)}
+        if asked.events:
+            print(json.dumps(event), flush=True)
+        if webhook is not None:
+            webhook.put(event)
 
 
 def to_dict(row: StreamRow, source: str, classes: dict[str, list[str]], top_k: int) -> dict[str, Any]:

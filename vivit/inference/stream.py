@@ -72,6 +72,8 @@ class Statistics:
 
     rows: int = 0
     dropped: int = 0
+    hop: float = 0.0
+    """Seconds between two rows, rounded to positions; known when the first row comes."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
 
     def __str__(self) -> str:
@@ -265,6 +267,7 @@ def stream(
     drop = source.is_live if drop is None else drop
     queue = PositionQueue(most=2 * windows.hop, max_age=hop if drop else None)
     stop, statistics = threading.Event(), statistics or Statistics()
+    statistics.hop = hop
 
     def read() -> None:
         builder, connection = None, -1
