@@ -26,6 +26,7 @@ from vivit.engine.features import cache_features
 from vivit.engine.heads import HEADS, Cached, Tail, score, tail_logits, with_head
 from vivit.engine.probe import fit_linear
 from vivit.engine.train import train
+from vivit.errors import DataError
 from vivit.weights.load import from_pretrained
 
 CPU = World(0, 1, torch.device("cpu"))
@@ -116,7 +117,7 @@ def test_a_second_run_reuses_the_features_of_the_first(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(features_module, "encode", fail)
-    monkeypatch.setattr(stages_module, "number_of_views", lambda *_: views_of(run))
+    monkeypatch.setattr(stages_module, "number_of_views", lambda *_: 2)  # another machine, another measurement
     other = run.parent / "b"
     train(
         replace(
@@ -126,10 +127,6 @@ def test_a_second_run_reuses_the_features_of_the_first(
     )
     assert not (other / "features").exists()
     assert from_pretrained(other).config.classes == from_pretrained(run).config.classes
-
-
-def views_of(run: Path) -> int:
-    return np.load(run / "features" / "train" / "positions.npy", mmap_mode="r").shape[1]
 
 
 def test_a_killed_cache_is_completed(
@@ -211,7 +208,7 @@ def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
     samples = [Sample(f"{i}.mp4", {"label": "a"}) for i in range(3)]
     data = stages_module.Data(samples, torch.zeros(3, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
     logits = torch.tensor([[5.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
-    count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3))
+    count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3), torch.arange(3))
     rows = list(csv.DictReader((tmp_path / "d.csv").read_text().splitlines()))
     assert [row["path"] for row in rows] == ["2.mp4", "1.mp4"]
     assert rows[0]["answer"] == "b"
@@ -248,7 +245,7 @@ def test_a_budget_needs_an_image_start(videos: Path, tmp_path: Path) -> None:
 def test_balanced_weights_give_every_class_the_same_sum() -> None:
     labels = torch.tensor([0, 0, 0, 1, 2, 2])[:, None]
     none = torch.zeros(6, 1, 1, 1)
-    features = features_module.Features(none, none[..., 0], None, torch.ones(6, dtype=torch.bool), {})
+    features = features_module.Features(none, none[..., 0], None, torch.ones(6, dtype=torch.bool))
     data = Cached(features, labels, torch.arange(6), (0,), balanced=True)
     weights = data.weights(torch.arange(6))
     assert weights.mean().item() == pytest.approx(1)
@@ -282,3 +279,47 @@ def test_classes_are_unequal_above_twice_the_rarest() -> None:
     assert not stages_module.unequal(torch.tensor([0, 0, 1])[:, None])
     assert stages_module.unequal(torch.tensor([0, 0, 0, 1])[:, None])
     assert stages_module.unequal(torch.tensor([[0, 0], [1, 0], [0, 0], [1, 1]]))
+
+
+def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
+    none = torch.zeros(8, 1, 1, 1)
+    readable = torch.ones(8, dtype=torch.bool)
+    features = features_module.Features(none, none[..., 0], None, readable)
+    data = Cached(features, torch.arange(8)[:, None] % 2, torch.zeros(8, dtype=torch.int64), (0,))
+    assert len(data.folds().unique()) == 4
+    readable[1:] = False
+    with pytest.raises(DataError, match="fewer than two"):
+        data.folds()
+
+
+def test_other_videos_are_no_resumption(run: Path, videos: Path, image: Path, tmp_path: Path) -> None:
+    """A corrected label is another list; the run folder says so instead of keeping what the old labels gave."""
+    lines = (videos).read_text().splitlines()
+    other = videos.with_name("corrected.csv")
+    first = lines[1].split(",")
+    other.write_text("\n".join([lines[0], ",".join([first[0], "tee", *first[2:]]), *lines[2:]]) + "\n")
+    c = config(videos, image, run)
+    with pytest.raises(ValueError, match="another list of videos"):
+        train(replace(c, data=replace(c.data, root=str(other))))
+
+
+def test_an_unreadable_video_is_named_and_left_out(videos: Path, image: Path, tmp_path: Path) -> None:
+    table = videos.with_name("with-broken.csv")
+    videos.with_name("broken.mp4").write_bytes(b"no video")
+    table.write_text("\n".join([*videos.read_text().splitlines()[:9], "broken.mp4,bar,left,train"]))
+    c = replace(config(videos, image, tmp_path / "a"), data=DataConfig(root=str(table), workers=0))
+    split = load_split(c.data, "train")
+    model = stages_module.create(replace(c.model, classes=split.classes), init=c.init).eval().requires_grad_(False)
+    said: list[str] = []
+
+    def compute(most: int) -> features_module.Features:
+        return cache_features(
+            model, split.samples, split.labels, config=replace(c, data=replace(c.data, max_unreadable=most)), views=2,
+            cut=3, name="train", world=CPU, log=said.append,
+        )  # fmt: skip
+
+    found = compute(1)
+    assert found.readable.tolist() == [True] * 8 + [False]
+    assert any("broken.mp4" in line for line in said)
+    with pytest.raises(DataError, match="max_unreadable"):
+        compute(0)

@@ -18,7 +18,7 @@ from ..text import printable
 from .parse import parse
 from .predict import Predict, find_inputs, load_model
 from .terminal import print_error
-from .timeline_outputs import SegmentOptions, check_outputs, write_outputs
+from .timeline_outputs import SegmentOptions, check_names, check_outputs, write_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,9 +81,9 @@ def run(args: list[str]) -> None:
         raise ValueError(f"no video to score; usage: {USAGE}")
     videos = find_inputs(asked.videos)
     targets = output_files(videos, asked.out)
-    if asked.outputs.asked():
-        check_outputs(asked.outputs)
+    check_outputs(asked.outputs, videos)
     model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
+    check_names(asked.outputs, model.config.classes)
     if asked.out:
         score = make_saver(model, targets, asked)
     else:

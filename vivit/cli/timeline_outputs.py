@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..config import suggestion
 from ..text import printable
 
 if TYPE_CHECKING:
@@ -45,14 +46,18 @@ class SegmentOptions:
         return any((self.segments, self.html, self.truth, self.fit))
 
 
-def check_outputs(options: SegmentOptions) -> None:
-    """Raise an error for a table, a file of thresholds or a format that does not fit, before anything long starts."""
+def check_outputs(options: SegmentOptions, videos: Sequence[str]) -> None:
+    """Raise an error for a table, thresholds, a format or a page that does not fit; nothing is computed yet."""
     from ..inference.formats.write import format_of
     from ..inference.segment_fit import load_params
     from ..inference.timeline_scores import read_truth
 
+    if options.thresholds and not options.asked():
+        raise ValueError("--thresholds needs --segments, --html, --truth or --fit")
     if options.segments:
         format_of(options.segments, options.format)
+    if options.html and options.html.endswith(".html") and len(videos) > 1:
+        raise ValueError(f"--html {options.html} is the page of one video, and there are {len(videos)}; give a folder")
     for table in (options.truth, options.fit):
         if table:
             read_truth(table)
@@ -60,6 +65,19 @@ def check_outputs(options: SegmentOptions) -> None:
         raise ValueError("--fit needs --thresholds, the file to write: --thresholds thresholds.json")
     if options.thresholds and not options.fit:
         load_params(options.thresholds)
+
+
+def check_names(options: SegmentOptions, classes: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError for a label set or a class that the model does not have."""
+    from ..engine.metrics import joint_name
+
+    known = {name for names in classes.values() for name in names}
+    joint = joint_name(list(classes))
+    if options.label_set not in ("", joint, *classes):
+        raise ValueError(f"unknown label set {options.label_set!r}{suggestion(options.label_set, classes)}")
+    for name in options.background:
+        if name not in known:
+            raise ValueError(f"background: unknown class {name!r}{suggestion(name, known)}")
 
 
 def write_outputs(timelines: Sequence[Timeline], options: SegmentOptions) -> None:

@@ -18,9 +18,9 @@ FEWEST = 5  # recordings that a guess from names must leave, else the names are 
 def source_groups(samples: Sequence[Sample]) -> np.ndarray:
     """Return (N,) int64: the recording of each sample. Segments of one file are of one recording.
 
-    Files are of one recording if their folder holds only videos of one class and its siblings do as well
-    (`running/game1/*.mp4`), or if their names differ only in a clip number at the end (`g01_c03.mp4`); a guess from
-    names counts only if it leaves several recordings in most classes, so IMG_0001 and IMG_0002 are two recordings.
+    Files are of one recording if they are in one folder (`running/game1/*.mp4`) or if their names differ only in a clip
+    number at the end (`g01_c03.mp4`). Either guess counts only if it leaves several recordings in most classes: files
+    of one folder per class are not of one recording, nor are IMG_0001 and IMG_0002.
     """
     paths = [s.path for s in samples]
     labels = [tuple(s.labels.values()) for s in samples]

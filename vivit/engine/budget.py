@@ -92,7 +92,7 @@ def epoch_seconds(clock: Clock, videos: Data) -> float:
 def fitting_epochs(clock: Clock, config: Config, videos: Data) -> float:
     """Return the epochs of the whole model that fit into the rest of the budget: 0 if too few to be worth a start."""
     fits = 0.9 * clock.left() / epoch_seconds(clock, videos)
-    return float(min(config.optim.epochs, fits)) if fits >= FEWEST_EPOCHS else 0.0
+    return float(min(config.optim.epochs, fits)) if fits >= min(FEWEST_EPOCHS, config.optim.epochs) else 0.0
 
 
 def estimate(clock: Clock, config: Config, videos: Data, views: int) -> str:

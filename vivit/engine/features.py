@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,22 +25,27 @@ from ..config import Config, ModelConfig, replace, to_dict
 from ..data.dataset import TrainViews
 from ..data.loader import eval_clips
 from ..data.sample import Sample
+from ..data.transforms import has_direction
 from ..errors import DataError
 from ..files import atomic_write
 from ..model.encoders import FactorisedEncoder
 from ..model.motion import MotionPool
 from ..model.vivit import ViViT
-from .device import autocast, format_size
+from ..text import listing
+from .device import autocast, format_size, uses_bfloat16
 from .distributed import World
 from .progress import progress_bar
 
 FOLDER = "features"
+VERSION = 1  # of the cached numbers; another one makes all caches new
+READ, UNREADABLE = 1, 2  # in the array `done`
+Shapes = dict[str, tuple[tuple[int, ...], str]]
 MOST_BYTES = 4 * 2**30  # of activations; more are not cached
 
 
 @dataclass(frozen=True)
 class Features:
-    """The cached numbers of V views of N videos. The first view is the single test view, every third one mirrored."""
+    """The cached numbers of V views of N videos: the single test view first; the third, fifth, … are mirrored."""
 
     positions: Tensor
     """(N, V, t, D) float32: the temporal positions, encoded over space."""
@@ -51,8 +55,6 @@ class Features:
     """(N, V, t, n, D) float16, memory-mapped: the tokens below the layers that are trained; None if too large."""
     readable: Tensor
     """(N,) bool: False for a video that cannot be read, whose numbers are 0."""
-    missing: dict[int, str]
-    """Why, by the index of the video."""
 
 
 def cache_features(
@@ -71,22 +73,25 @@ def cache_features(
     """Compute or reuse the features of `views` views of every sample; the layers over space from `cut` on come later.
 
     labels (N, L). The cache is `name` in the run's folder features/. Each of several processes computes its share of
-    the videos; the folder must be shared. Raises DataError if no video can be read and OSError if there is no room.
+    the videos; the folder must be shared. `views` counts if the cache is new. Raises DataError if no video can be
+    read or too many cannot, and OSError if there is no room.
     """
     assert isinstance(model.encoder, FactorisedEncoder)
+    key = cache_key(model, samples, labels, config, cut)
+    folder, stored = find_cache(Path(config.run), name, key)
+    own = folder == Path(config.run) / FOLDER / name
+    views = stored or views
     shapes = feature_shapes(model.config, len(samples), views, cut)
-    key = cache_key(model, samples, config, shapes)
-    folder = find_cache(Path(config.run), name, key)
-    size = format_size(bytes_of(shapes))
-    world.on_main(lambda: open_cache(folder, key, shapes))
-    arrays = {array: np.load(folder / f"{array}.npy", mmap_mode="r+") for array in shapes}
-    done, missing_file = arrays.pop("done"), folder / f"missing-{world.rank}.json"
-    missing: dict[str, str] = json.loads(missing_file.read_text()) if missing_file.is_file() else {}
-    world.barrier()
-    waiting = np.flatnonzero(done == 0)[world.rank :: world.size].tolist()
-    if waiting:
+    world.on_main(lambda: None if stored else open_cache(folder, key, views, shapes))
+    mode = "r+" if own else "c"  # another run's cache is complete, and stays as it is
+    arrays = {array: np.load(folder / f"{array}.npy", mmap_mode=mode) for array in shapes}
+    done = arrays.pop("done")
+    waiting = np.flatnonzero(done != READ)[world.rank :: world.size].tolist() if own else []
+    world.barrier()  # before a process marks a video as done that another one has not listed
+    if world.sum([len(waiting)])[0]:
+        size = format_size(bytes_of(shapes))
         log(f"features: {len(samples)} videos x {views} views of the frozen encoder, {size} in {folder}")
-    elif world.is_main:
+    else:
         log(f"features: {len(samples)} videos x {views} views are in {folder} already")
     dataset = TrainViews(
         [samples[i] for i in waiting],
@@ -98,8 +103,8 @@ def cache_features(
         count=views,
         numbers=waiting,
     )
-    training, motion = model.training, model.motion or image_filters(model)
-    model.eval()
+    missing: dict[int, str] = {}
+    motion = image_filters(model)
     with (
         progress_bar("features", len(waiting), enabled=world.is_main) as update,
         eval_clips(dataset, workers=config.data.workers, skipped=skipped) as clips,
@@ -107,23 +112,21 @@ def cache_features(
         for count, clip in enumerate(clips, start=1):
             row = waiting[clip.index]
             if clip.video is None:
-                missing[str(row)] = clip.problem or ""
-                with atomic_write(missing_file) as file:
-                    json.dump(missing, file)
+                missing[row] = clip.problem or ""
             else:
                 with autocast(world.device, config.precision):
                     found = encode(model, motion, clip.video.to(world.device), cut)
                 for array, values in found.items():
                     if array in arrays:
                         arrays[array][row] = values.float().cpu().numpy()
-            done[row] = 1 if clip.video is not None else 2
+            done[row] = READ if clip.video is not None else UNREADABLE
             update(count)
-    model.train(training)
-    for array in (*arrays.values(), done):
-        array.flush()
+    if own:
+        for array in (*arrays.values(), done):
+            array.flush()
     world.barrier()
-    missing = {row: why for share in world.gather(missing) for row, why in share.items()}
-    readable = torch.from_numpy(np.load(folder / "done.npy") == 1)
+    report_missing([why for share in world.gather(missing) for why in share.values()], config, log)
+    readable = torch.from_numpy(np.load(folder / "done.npy") == READ)
     if not readable.any():
         raise DataError(f"none of the {len(samples)} videos can be read: {next(iter(missing.values()), '')}")
     return Features(
@@ -131,8 +134,15 @@ def cache_features(
         motion=torch.from_numpy(np.array(arrays["motion"])),
         activations=torch.from_numpy(arrays["activations"]) if "activations" in arrays else None,
         readable=readable,
-        missing={int(row): why for row, why in missing.items()},
     )
+
+
+def report_missing(problems: Sequence[str], config: Config, log: Callable[[str], None]) -> None:
+    """Name the videos that could not be read. Raises DataError if they are more than data.max_unreadable."""
+    if len(problems) > config.data.max_unreadable:
+        raise DataError(listing("more unreadable videos than data.max_unreadable allows", problems))
+    if problems:
+        log(listing("skipped, unreadable", problems))
 
 
 @torch.no_grad()
@@ -159,7 +169,7 @@ def image_filters(model: ViViT) -> MotionPool:
     return motion
 
 
-def feature_shapes(model: ModelConfig, videos: int, views: int, cut: int) -> dict[str, tuple[tuple[int, ...], str]]:
+def feature_shapes(model: ModelConfig, videos: int, views: int, cut: int) -> Shapes:
     """Return (shape, dtype) of each array; without activations if these would be larger than MOST_BYTES."""
     t, h, w = model.grid
     d, n = model.embed_dim, h * w + (model.pool == "cls")
@@ -173,49 +183,65 @@ def feature_shapes(model: ModelConfig, videos: int, views: int, cut: int) -> dic
     return shapes
 
 
-def bytes_of(shapes: dict[str, tuple[tuple[int, ...], str]]) -> int:
+def bytes_of(shapes: Shapes) -> int:
     """Return the size of a cache."""
     return sum(math.prod(shape) * int(np.dtype(kind).itemsize) for shape, kind in shapes.values())
 
 
-def cache_key(model: ViViT, samples: Sequence[Sample], config: Config, shapes: dict[str, Any]) -> str:
-    """Hash everything that determines the cached numbers."""
+def cache_key(model: ViViT, samples: Sequence[Sample], labels: Tensor, config: Config, cut: int) -> str:
+    """Hash everything that determines the cached numbers of a view, but not how many views there are."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name.startswith(("tokenizer.", "encoder.spatial.")):
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    settings = to_dict(replace(model.config, classes={"label": ("",)}))
-    rest = [settings, to_dict(config.augment), config.seed, config.precision, shapes]
-    rest += [[os.path.basename(s.path), s.start, s.end, *file_state(s.path)] for s in samples]
-    digest.update(json.dumps(rest, sort_keys=True).encode())
+    c, augment = model.config, config.augment
+    directed = has_direction(labels, c.classes).tolist() if not augment.flip_directed and c.classes else []
+    bfloat16 = uses_bfloat16(model.head.weight.device, config.precision)
+    settings = [
+        c.num_frames,
+        c.image_size,
+        c.tokenizer,
+        c.sampled_frames,
+        c.pool,
+        c.norm_eps,
+        c.activation,
+        c.num_heads,
+    ]
+    settings += [to_dict(c.preprocessing), to_dict(replace(augment, mixup=0.0, cutmix=0.0)), config.seed, bfloat16, cut]
+    files = [[os.path.basename(s.path), s.start, s.end, s.fps, s.offset, *file_state(s.path)] for s in samples]
+    digest.update(json.dumps([VERSION, settings, directed, files], sort_keys=True).encode())
     return digest.hexdigest()
 
 
 def file_state(path: str) -> tuple[int, ...]:
-    """Return size and modification time in nanoseconds; () for what is no file of its own, such as part of a shard."""
+    """Return size and modification time in nanoseconds of a file, of the shard that it is in, or of a folder."""
     try:
-        found = os.stat(path)
+        found = os.stat(path.partition("#")[0] if not os.path.exists(path) else path)
     except OSError:
         return ()
     return found.st_size, found.st_mtime_ns
 
 
-def find_cache(run: Path, name: str, key: str) -> Path:
-    """Return the folder of the cache with this key, of this run or of one next to it; a new one belongs to this run."""
+def find_cache(run: Path, name: str, key: str) -> tuple[Path, int | None]:
+    """Return (folder, views) of the cache with this key: of this run, or a complete one of a run next to it.
+
+    The views are None for a new one, which belongs to this run.
+    """
     own = run / FOLDER / name
     for folder in (own, *sorted(run.parent.glob(f"*/{FOLDER}/{name}"))):
-        meta = folder / "key.json"
-        if meta.is_file() and json.loads(meta.read_text()) == key:
-            return folder
-    return own
+        try:
+            found = json.loads((folder / "key.json").read_text())
+            complete = bool((np.load(folder / "done.npy") != 0).all())
+        except (OSError, ValueError):
+            continue
+        if found.get("key") == key and (folder == own or complete):
+            return folder, found["views"]
+    return own, None
 
 
-def open_cache(folder: Path, key: str, shapes: dict[str, tuple[tuple[int, ...], str]]) -> None:
-    """Create the arrays of a cache, unless it exists with this key. Raises OSError if there is no room for it."""
-    meta = folder / "key.json"
-    if meta.is_file() and json.loads(meta.read_text()) == key:
-        return
+def open_cache(folder: Path, key: str, views: int, shapes: Shapes) -> None:
+    """Create the arrays of a cache. Raises OSError if there is no room for it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     needed, free = bytes_of(shapes), shutil.disk_usage(folder).free
@@ -226,5 +252,5 @@ def open_cache(folder: Path, key: str, shapes: dict[str, tuple[tuple[int, ...], 
         )
     for array, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=kind, shape=shape).flush()
-    with atomic_write(meta) as file:
-        json.dump(key, file)
+    with atomic_write(folder / "key.json") as file:
+        json.dump({"key": key, "views": views}, file)

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig, OptimConfig
+from ..errors import DataError
 from ..model.encoders import FactorisedEncoder
 from ..model.layers import random_bits
 from ..model.vivit import ViViT
@@ -26,8 +27,9 @@ from .probe import PENALTIES, choose_penalty, fit_linear, folds
 
 DROPOUT = 0.5  # of the features that the linear layer reads
 BATCH, BATCH_OF_LAYERS = 64, 16
-RATE = 1e-3
-STEPS = 300  # of a head; an epoch of one view has a few steps only
+LEARNING_RATE = 1e-3
+STEPS, EPOCHS, MOST_STEPS = 300, 10, 3000  # of a head: at least STEPS, and EPOCHS times the videos
+MANY = 20_000  # rows of a linear head; of more, evenly spaced ones are used
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class Head:
 
 
 HEADS = (
-    Head("linear", {"temporal_depth": 0, "temporal_skip": False}),
+    Head("linear", {"temporal_depth": 0, "temporal_skip": False, "attention_pool": False}),
     Head("attention pooling", {"temporal_depth": 0, "temporal_skip": False, "attention_pool": True}),
-    Head("transformer over time", {"temporal_depth": 1, "temporal_skip": False}),
+    Head("transformer over time", {"temporal_depth": 1, "temporal_skip": False, "attention_pool": False}),
 )
 
 
@@ -63,6 +65,17 @@ class Cached:
     def rows(self, keep: Tensor) -> Tensor:
         """Return the readable videos of the mask `keep` (N,), as numbers."""
         return torch.nonzero(keep & self.features.readable).flatten()
+
+    def folds(self) -> Tensor:
+        """Return the fold (N,) of each video; recordings stay together where that leaves several folds.
+
+        Raises DataError if fewer than two videos can be read.
+        """
+        for groups in (self.groups, torch.arange(len(self.labels))):
+            found = folds(self.labels, groups)
+            if len(found[self.features.readable].unique()) > 1:
+                return found
+        raise DataError("fewer than two training videos can be read; heads need some to test on as well")
 
     def without_mirrored(self) -> Cached:
         """Leave out the mirrored views: the third, the fifth, …"""
@@ -89,6 +102,8 @@ class Score:
     balanced: float
     """The mean over classes of the accuracy within each."""
     loss: float
+    joint: float
+    """The share of videos of which all label sets are right."""
 
     @property
     def value(self) -> float:
@@ -98,13 +113,15 @@ class Score:
 
 def score(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
     """Score logits (N, K) against labels (N, L)."""
-    accuracy, balanced = [], []
+    accuracy, balanced, all_right = [], [], torch.ones(len(labels), dtype=torch.bool)
     for part, truth in zip(logits.split(list(sizes), dim=1), labels.unbind(1)):
         correct = (part.argmax(dim=1) == truth).double()
+        all_right &= correct.bool()
         accuracy.append(correct.mean().item())
         balanced.append(sum(correct[truth == k].mean().item() for k in truth.unique()) / len(truth.unique()))
     loss = cross_entropy(logits.double(), labels, sizes).mean().item()
-    return Score(sum(accuracy) / len(accuracy), sum(balanced) / len(balanced), loss)
+    joint = all_right.double().mean().item()
+    return Score(sum(accuracy) / len(accuracy), sum(balanced) / len(balanced), loss, joint)
 
 
 def linear_inputs(features: Features, rows: Tensor, view: int, *, motion: bool) -> Tensor:
@@ -124,9 +141,16 @@ def motion_statistics(features: Features) -> tuple[Tensor, Tensor]:
 
 def linear_rows(data: Cached, keep: Tensor, *, motion: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return (inputs, labels, groups) of a linear head, of every view of the videos of the mask `keep`."""
-    rows = data.rows(keep)
+    rows = linear_videos(data, keep)
     x = torch.cat([linear_inputs(data.features, rows, view, motion=motion) for view in data.views])
     return x, data.labels[rows].repeat(len(data.views), 1), data.groups[rows].repeat(len(data.views))
+
+
+def linear_videos(data: Cached, keep: Tensor) -> Tensor:
+    """Return the videos of the mask `keep` that a linear head is fitted to: all, unless they have too many views."""
+    rows = data.rows(keep)
+    most = MANY // len(data.views)
+    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).round().long()]
 
 
 def cross_validate_linear(data: Cached, sizes: Sequence[int], parts: Tensor, *, motion: bool) -> Tensor:
@@ -137,7 +161,7 @@ def cross_validate_linear(data: Cached, sizes: Sequence[int], parts: Tensor, *, 
         x, labels, _ = linear_rows(data, ~held, motion=motion)
         rows = data.rows(held)
         inputs = linear_inputs(data.features, rows, data.views[0], motion=motion).double()
-        weights = data.weights(data.rows(~held)).repeat(len(data.views))
+        weights = data.weights(linear_videos(data, ~held)).repeat(len(data.views))
         for i, head in enumerate(fit_linear(x, labels, sizes, weights=weights)):
             logits[i, rows] = inputs @ head.weight.T + head.bias
     rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
@@ -254,19 +278,20 @@ def fit_head(model: ViViT, head: Head, data: Cached, train: Tensor, *, motion: b
     if head.name == "linear":
         x, labels, groups = linear_rows(data, train, motion=motion)
         penalty, _ = choose_penalty(x, labels, groups, sizes)
-        weights = data.weights(data.rows(train)).repeat(len(data.views))
+        weights = data.weights(linear_videos(data, train)).repeat(len(data.views))
         [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,), weights=weights)
         new.head.weight.data.copy_(fitted.weight)
         new.head.bias.data.copy_(fitted.bias)
         return new.eval()
-    for _ in train_tail(Tail(new, config.depth), data, train, steps=STEPS, rate=RATE, seed=seed):
+    steps = min(max(STEPS, EPOCHS * len(data.rows(train)) // BATCH), MOST_STEPS)
+    for _ in train_tail(Tail(new, config.depth), data, train, steps=steps, rate=LEARNING_RATE, seed=seed):
         pass
     return new
 
 
 def cross_validate(model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int = 0) -> tuple[Score, Tensor]:
     """Return the score and the logits (N, K) of every video, by a head that was fitted without its fold."""
-    parts = folds(data.labels, data.groups)
+    parts = data.folds()
     sizes = [len(names) for names in model.config.classes.values()]
     logits = torch.zeros(len(data.labels), sum(sizes))
     if head.name == "linear":

@@ -182,7 +182,7 @@ def setup(
     if data.unreadable:
         lines = [f"{path}: {problem}" for path, problem in data.unreadable.items()]
         run.log_line(listing("skipped, unreadable according to vivit data check", lines))
-    if config.linear_probe and not probed:
+    if config.linear_probe and not (probed or config.budget):
         run.log_line("--linear-probe is ignored: it needs --init")
     return Training(
         world=world,

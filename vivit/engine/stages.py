@@ -25,7 +25,7 @@ from ..data.groups import source_groups
 from ..files import atomic_write
 from ..model.vivit import ViViT
 from ..text import printable
-from ..weights.load import create
+from ..weights.load import create, load_checkpoint
 from .budget import (
     LAST_LAYERS,
     Clock,
@@ -41,7 +41,7 @@ from .heads import HEADS, Cached, Score, Tail, cross_validate, fit_head, score_o
 from .interruption import note_skipped_files, skipped_files
 from .progress import progress_bar
 from .run import check_same_settings
-from .setup import START, Data
+from .setup import START, Data, check_same_lists, hashes
 
 STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
 LAST = 0.25  # of the layers over space are trained on cached activations
@@ -61,11 +61,18 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
     """
     if config.model.encoder != "factorised_encoder" or config.init is None:
         raise ValueError("budget needs init and model.encoder factorised_encoder, whose layers over space it freezes")
-    if found := read_stages(config):
+    if not load_checkpoint(config.init).is_image:
+        raise ValueError(f"budget fits heads to an image model, and {config.init} is a video model; use --budget None")
+    if found := read_stages(config, videos):
         return found
     clock = Clock(seconds_of(config.budget or "auto", world.device))
     torch.manual_seed(config.seed)
-    model = create(config.model, init=config.init).to(world.device).requires_grad_(False).eval()
+    model = (
+        create(config.model, init=config.init, kernel_init=config.kernel_init)
+        .to(world.device)
+        .requires_grad_(False)
+        .eval()
+    )
     skipped = skipped_files(Path(config.run))
     clock.per_clip = world.gather(measure_clip(model, config, videos))[0]
     cut = model.config.depth - max(round(LAST * model.config.depth), 1)
@@ -89,29 +96,31 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
     ]
     note_skipped_files(Path(config.run), skipped, world)
     world.on_main(lambda: fit_stages(model, config, videos, caches, cut, clock, log))
-    found = read_stages(config)
+    found = read_stages(config, videos)
     assert found is not None
     return found
 
 
-def read_stages(config: Config) -> tuple[Config, float] | None:
+def read_stages(config: Config, videos: Data) -> tuple[Config, float] | None:
     """Return the config with what the stages chose, and their frozen baseline; None before they are done.
 
-    Raises ValueError if they were done with other settings.
+    Raises ValueError if they were done with other settings or other videos.
     """
     path = Path(config.run) / STAGES
     if not path.is_file():
         return None
     stages = json.loads(path.read_text())
     check_same_settings(from_dict(Config, stages["asked"]), config)
+    check_same_lists(path, stages, videos, config)
     epochs = stages["epochs"]
+    share = epochs / config.optim.epochs if config.optim.epochs else 0.0
     chosen = replace(
         config,
         model=from_dict(ModelConfig, stages["model"]),
-        optim=replace(config.optim, epochs=epochs, warmup_epochs=epochs / 10),
+        optim=replace(config.optim, epochs=epochs, warmup_epochs=share * config.optim.warmup_epochs),
         augment=config.augment if stages["mirrored"] else replace(config.augment, flip=0.0),
-        eval_every=max(epochs / 10, 0.1),
-        save_every=max(epochs / 10, 0.1),
+        eval_every=share * config.eval_every or 1.0,
+        save_every=share * config.save_every or 1.0,
     )
     return chosen, stages["baseline"]
 
@@ -138,6 +147,8 @@ def fit_stages(
         train = train.without_mirrored()
     head, motion = HEADS[0], False
     for other, with_motion in ((HEADS[0], True), (HEADS[1], None), (HEADS[2], None)):
+        if model.config.norm_after_pool and other.settings["attention_pool"]:
+            continue  # it needs the norm before pooling
         has_motion = motion if with_motion is None else with_motion
         with table.stage(other.name + " + motion" * has_motion) as note:
             found, held_out = cross_validate(model, other, train, motion=has_motion)
@@ -155,7 +166,9 @@ def fit_stages(
             train, best, logits = balanced, found, held_out
     everything = torch.ones(len(videos.labels), dtype=torch.bool)
     fitted = fit_head(model, head, train, everything, motion=motion)
-    doubts = write_doubtful(Path(config.run) / DOUBTFUL, videos, logits, fitted.config, train.rows(everything))
+    doubts = write_doubtful(
+        Path(config.run) / DOUBTFUL, videos, logits, fitted.config, train.rows(everything), train.groups
+    )
     log(f"{doubts} training videos are confidently taken for another class: {Path(config.run) / DOUBTFUL}")
 
     table.title(f"on the {len(videos.val)} validation videos")
@@ -176,10 +189,11 @@ def fit_stages(
     fitted.requires_grad_(True).save_pretrained(Path(config.run) / START)
     stages = {
         "asked": to_dict(config),
+        **hashes(videos),
         "model": to_dict(fitted.config),
         "mirrored": mirrored,
         "epochs": fitting_epochs(clock, config, videos),
-        "baseline": baseline.accuracy,
+        "baseline": baseline.joint,
         "stages": table.rows,
     }
     with atomic_write(Path(config.run) / STAGES) as file:
@@ -225,7 +239,7 @@ def measure_step(tail: Tail, train: Cached, everything: Tensor) -> float:
     return seconds
 
 
-def write_doubtful(path: Path, videos: Data, logits: Tensor, model: ModelConfig, rows: Tensor) -> int:
+def write_doubtful(path: Path, videos: Data, logits: Tensor, model: ModelConfig, rows: Tensor, groups: Tensor) -> int:
     """Write the training videos that heads fitted without them take for another class, the most confident first.
 
     Wrong labels are among the first of them. Returns how many are taken for another class with 90 % or more.
@@ -235,9 +249,11 @@ def write_doubtful(path: Path, videos: Data, logits: Tensor, model: ModelConfig,
     for i, (label_set, names) in enumerate(model.classes.items()):
         sizes = [len(n) for n in model.classes.values()]
         part = parts.split(sizes, dim=1)[i].softmax(1) if len(sizes) > 1 else parts
+        pairs = torch.stack((videos.labels[rows, i], groups[rows]), dim=1).unique(dim=0)
+        recordings = pairs[:, 0].bincount(minlength=len(names))  # a class of one is unknown to the other folds
         for row in rows.tolist():
             truth, p = int(videos.labels[row, i]), part[row]
-            if int(p.argmax()) != truth:
+            if int(p.argmax()) != truth and recordings[truth] > 1:
                 answer = names[int(p.argmax())]
                 line = [videos.train[row].path, label_set, names[truth], answer, f"{p.max():.3f}", f"{p[truth]:.3f}"]
                 found.append((float(p.max()), line))

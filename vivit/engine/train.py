@@ -55,7 +55,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     """Train as one of the processes of `world`."""
     config, data = read_videos(config)
     baseline = None
-    if config.budget and (found := read_stages(config)):
+    if config.budget and (found := read_stages(config, data)):
         config, baseline = found
     check_same_run(config)
     with locked(Path(config.run), world):
