@@ -55,7 +55,7 @@ class TimelineOptions:
     out: str | None = None
     """An .npz file for the scores of one video, or a folder for those of several."""
     batch: int | None = None
-    """Temporal positions that Model 2 encodes together. None: 1 on a CPU, 32 elsewhere."""
+    """Temporal positions that Model 2 encodes together. None: those of a hop on a CPU, at most 8; 32 elsewhere."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -161,10 +161,10 @@ def make_saver(
 
     weights = hash_weights(model)
     device = next(model.parameters()).device
-    batch = asked.batch or default_batch(device)
 
     def save(path: str) -> Timeline:
         target, plan = targets[path], open_plan(model, path, asked)
+        batch = asked.batch or default_batch(device, plan.windows)
         source = made_from(plan, weights, precision=asked.precision, batch=batch, device=device)
         if is_finished(target, source):
             print(f"{printable(str(target))} is finished already", file=sys.stderr)

@@ -1,9 +1,9 @@
 """Classify a stream while it comes: rows as of `timeline`, each as soon as the last frame of its window is there.
 
-A thread reads and resizes frames; the caller computes. Between them wait at most a few positions. A source that
-can wait, a file or a pipe, waits for the computation, and its rows are those of `timeline`, to the bit on equal
-`batch`. From a live source positions that have waited longer than one hop are dropped, oldest first, so that answers
-stay recent; `dropped` counts them, and `start` and `end` of a row say what its window really spans.
+A thread reads and resizes frames; the caller computes. Between them wait at most a few positions. A source that can
+wait, a file or a pipe, waits for the computation, and its rows are those of `timeline`, to the bit. From a live source
+positions that have waited longer than one hop are dropped, oldest first, so that answers stay recent; `dropped` counts
+them, and `start` and `end` of a row say what its window really spans.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from ..data.video.live import Frame, Source, read_frames
 from ..errors import VideoError
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
-from .sliding import SlidingModel, Windows
+from .sliding import SlidingModel, Windows, default_batch
 from .timeline import HOP, check_numbers, frame_preparation, windows_for
 
 FPS = 25.0  # of a live source, to choose the hop; the frames themselves have their own times
@@ -247,13 +248,16 @@ def stream(
     crops: int = 1,
     precision: str = "auto",
     drop: bool | None = None,
+    batch: int | None = None,
     log: Callable[[str], None] = lambda text: None,
     statistics: Statistics | None = None,
     frames: Iterator[Frame] | None = None,
 ) -> Generator[StreamRow, None, None]:
     """Yield a row every `hop` seconds of a stream, until it ends; see `timeline` for the windows and the settings.
 
-    `drop` says whether positions are dropped where computing is too slow; None: from live sources. After a source was
+    `drop` says whether positions are dropped where computing is too slow; None: from live sources. `batch` is how many
+    positions are encoded together; None: one if positions may be dropped, for the shortest latency, else as many as in
+    `timeline`, for the same bits. After a source was
     opened again, windows begin anew. `log` takes what happens to the source; `statistics` is kept up to date.
     `frames` replaces reading the source. The state is bounded: the positions of one window and those that wait. Close
     the generator to stop reading. Raises VideoError for a source that cannot be read.
@@ -265,6 +269,7 @@ def stream(
     stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
     windows, hop = windows_for(model, stride=stride, fps=fps, hop=hop)
     drop = source.is_live if drop is None else drop
+    batch = batch or (1 if drop else default_batch(next(model.parameters()).device, windows))
     queue = PositionQueue(most=2 * windows.hop, max_age=hop if drop else None)
     stop, statistics = threading.Event(), statistics or Statistics()
     statistics.hop = hop
@@ -288,7 +293,7 @@ def stream(
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        yield from _rows(model, windows, queue, statistics, precision=precision)
+        yield from _rows(model, windows, queue, statistics, precision=precision, batch=batch)
     finally:
         stop.set()
         queue.close()
@@ -296,23 +301,61 @@ def stream(
 
 
 def _rows(
-    model: ViViT | TokenReducedViViT, windows: Windows, queue: PositionQueue, statistics: Statistics, *, precision: str
+    model: ViViT | TokenReducedViViT,
+    windows: Windows,
+    queue: PositionQueue,
+    statistics: Statistics,
+    *,
+    precision: str,
+    batch: int,
 ) -> Iterator[StreamRow]:
-    """Compute the positions that come out of the queue, one at a time."""
-    engine, shown, connection = None, deque[Position](maxlen=windows.span), -1
+    """Compute the positions that come out of the queue."""
+    current = None
     while (position := queue.get()) is not None:
-        if engine is None or position.connection != connection:
-            connection = position.connection
-            engine = SlidingModel(model, windows, precision=precision, batch=1)
-            shown.clear()
-        shown.append(position)
-        for _, logits in engine.push(position.key, position.frames):
-            statistics.rows, statistics.dropped = statistics.rows + 1, queue.dropped
-            statistics.latencies.append(time.monotonic() - position.captured)
-            yield make_row(shown, logits, dropped=queue.dropped, latency=statistics.latencies[-1])
+        if current is None or position.connection != current.connection:
+            if current is not None:
+                yield from current.finish(queue, statistics)
+            engine = SlidingModel(model, windows, precision=precision, batch=batch)
+            current = Connection(position.connection, engine)
+        yield from current.push(position, queue, statistics)
+    if current is not None:
+        yield from current.finish(queue, statistics)
 
 
-def make_row(shown: deque[Position], logits: Tensor, *, dropped: int, latency: float) -> StreamRow:
+@dataclass
+class Connection:
+    """The windows of one connection: the engine, and the times of the positions since the start of the next window."""
+
+    connection: int
+    engine: SlidingModel
+    shown: deque[Position] = field(default_factory=deque)
+    first: int = 0
+    """The number of the first position in `shown`."""
+
+    def push(self, position: Position, queue: PositionQueue, statistics: Statistics) -> Iterator[StreamRow]:
+        """Compute a position; yield the rows that this finishes."""
+        self.shown.append(replace(position, frames=torch.empty(0)))
+        yield from self._rows(self.engine.push(position.key, position.frames), queue, statistics)
+
+    def finish(self, queue: PositionQueue, statistics: Statistics) -> Iterator[StreamRow]:
+        """Yield the rows that wait for a full batch."""
+        yield from self._rows(self.engine.flush(), queue, statistics)
+
+    def _rows(
+        self, finished: list[tuple[int, Tensor]], queue: PositionQueue, statistics: Statistics
+    ) -> Iterator[StreamRow]:
+        windows = self.engine.windows
+        for window, logits in finished:
+            while self.first < window * windows.hop:
+                self.shown.popleft()
+                self.first += 1
+            row = make_row(list(islice(self.shown, windows.span)), logits, dropped=queue.dropped)
+            statistics.rows, statistics.dropped = statistics.rows + 1, row.dropped
+            statistics.latencies.append(row.latency)
+            yield row
+
+
+def make_row(shown: list[Position], logits: Tensor, *, dropped: int) -> StreamRow:
     """Make the row of a window from its positions."""
     times = [seconds for position in shown for seconds in position.shown]
     begin, end = times[len(times) // 2]
@@ -324,5 +367,5 @@ def make_row(shown: deque[Position], logits: Tensor, *, dropped: int, latency: f
         logits=logits.numpy(),
         dropped=dropped,
         connection=shown[-1].connection,
-        latency=latency,
+        latency=time.monotonic() - shown[-1].captured,
     )

@@ -110,9 +110,9 @@ def timeline(
     their centers, in seconds; their windows still see the frames around. `crops` is 1 (center) or 3 along the longer
     side, whose logits are averaged. With Model 2 each temporal position goes through the spatial encoder once.
 
-    `batch` is how many positions go through the encoder together; None: 1 on a CPU, 32 elsewhere. The same batch gives
-    the same bits. `model` and `precision` are those of `predict`. Raises VideoError for an unreadable file and
-    WeightsError for logits that are not finite.
+    `batch` is how many positions go through the encoder together; None: on a CPU those of a hop, at most 8, elsewhere
+    32. The same batch gives the same bits. `model` and `precision` are those of `predict`. Raises VideoError for an
+    unreadable file and WeightsError for logits that are not finite.
     """
     if isinstance(model, str | os.PathLike):
         model = from_pretrained(model).to(pick_device())
@@ -251,7 +251,7 @@ def compute_rows(
     rows = plan.rows if rows is None else rows
     if not rows:
         return
-    batch = batch or default_batch(next(model.parameters()).device)
+    batch = batch or default_batch(next(model.parameters()).device, plan.windows)
     first = restart(plan.windows, rows.start, batch=batch, key=plan.frame_ids)
     sliding = SlidingModel(model, plan.windows, precision=precision, batch=batch, first=first, first_window=rows.start)
     stop = (rows.stop - 1) * plan.windows.hop + plan.windows.span

@@ -37,20 +37,27 @@ class Tokenizer(nn.Module):
         pattern = "B (t dt) C (h dh) (w dw) -> B t (h w) (C dt dh dw)"
         return rearrange(frames, pattern, dt=self.t, dh=self.h, dw=self.w)
 
-    def embed_uint8(self, tubelets: Tensor, *, scale: Tensor, shift: Tensor) -> Tensor:
-        """Embed pixels · scale + shift, with scale and shift (3, 1, 1) folded into kernel and bias: → (B, t, s, D).
+    def fold(self, *, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Return kernel and bias that embed uint8 pixels as `proj` embeds pixels · scale + shift, both (3, 1, 1).
 
-        The tubelets are uint8 and stay so until the product. They are taken as pixel − 128, which each float type holds
-        exactly, so that no large bias has to cancel. For inference: in training each step would fold the kernel again.
+        For `embed_uint8`. For inference: in training each step would fold the kernel again.
         """
         weight, bias = self.proj.weight, self.proj.bias
         assert bias is not None
         wide_weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
         kernel = wide_weight * scale[:, None]
         offset = (wide_weight * (shift.to(wide_weight.dtype) + 128 * scale)[:, None]).sum(dim=(1, 2, 3, 4))
+        return kernel.flatten(1).to(weight.dtype), (bias + offset).to(weight.dtype)
+
+    def embed_uint8(self, tubelets: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        """Embed tubelets of uint8 pixels (B, t, s, C·dt·dh·dw) with a folded kernel: → (B, t, s, D).
+
+        They stay uint8 until the product. They are taken as pixel − 128, which each float type holds exactly, so that
+        no large bias has to cancel.
+        """
         # pixel ^ 128, its bits read as int8, is pixel − 128
-        centered = (tubelets ^ 128).view(torch.int8).to(weight.dtype)
-        return F.linear(centered, kernel.flatten(1).to(weight.dtype), (bias + offset).to(weight.dtype))
+        centered = (tubelets ^ 128).view(torch.int8).to(kernel.dtype)
+        return F.linear(centered, kernel, bias)
 
 
 def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:

@@ -69,20 +69,21 @@ class ViViT(nn.Module):
     def tokenize(self, video: Tensor) -> Tensor:
         """Normalise the pixels of a video (B, T, C, H, W) and embed its tubelets: → (B, t, s, D)."""
         if video.dtype == torch.uint8 and not (torch.is_grad_enabled() or is_jit_tracing()):
-            return self.embed_uint8(self.tokenizer.tubelets(video))
+            return self.tokenizer.embed_uint8(self.tokenizer.tubelets(video), *self.fold_normalization())
         return self.tokenizer(self.normalize(video))
 
-    def embed_uint8(self, tubelets: Tensor) -> Tensor:
-        """Normalise and embed tubelets of uint8 pixels (B, t, s, C·dt·dh·dw): → (B, t, s, D). For inference."""
-        return self.tokenizer.embed_uint8(tubelets, scale=self.normalization.scale, shift=self.normalization.shift)
+    def fold_normalization(self) -> tuple[Tensor, Tensor]:
+        """Return kernel and bias of the tokenizer for uint8 pixels, with the normalisation folded in."""
+        return self.tokenizer.fold(scale=self.normalization.scale, shift=self.normalization.shift)
 
-    def encode_positions(self, frames: Tensor) -> Tensor:
+    def encode_positions(self, frames: Tensor, embedding: tuple[Tensor, Tensor]) -> Tensor:
         """Map the frames of single temporal positions (n, dt, C, H, W) uint8 to features (n, D); Model 2, no gradients.
 
-        `classify_positions` maps t consecutive ones to logits, the same as of the clip that these frames make.
+        `embedding` is what `fold_normalization` returns. `classify_positions` maps t consecutive positions to logits,
+        the same as of the clip that their frames make.
         """
         assert isinstance(self.encoder, FactorisedEncoder)
-        return self.encoder.spatial(self.embed_uint8(self.tokenizer.cut(frames))[:, 0])
+        return self.encoder.spatial(self.tokenizer.embed_uint8(self.tokenizer.cut(frames), *embedding)[:, 0])
 
     def classify_positions(self, features: Tensor) -> Tensor:
         """Map the features of the temporal positions of clips (B, t, D) to logits (B, K); Model 2."""
