@@ -51,7 +51,7 @@ def text(folder, name, data):
     return folder / name
 
 
-# name → (how to make the file, the seconds at which it starts and ends, or what the error says; None: a warning)
+# name → (function that writes the file, its expected start and end in seconds or the expected error; None: a warning)
 FILES = {
     "variable rate": (
         lambda d: write_video(d / "v.mp4", counter_frames(40), pts=[*range(20), *range(20, 60, 2)]),

@@ -87,4 +87,4 @@ class Webhook:
             except OSError as error:
                 self.failed += 1
                 if self.failed == 1:
-                    self.log(f"webhook {self.url}: {error}; the stream goes on, more failures are counted")
+                    self.log(f"webhook {self.url}: {error}; the stream continues; further failures are counted")
