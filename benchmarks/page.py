@@ -85,7 +85,7 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made by `python -m benchmarks`: every table names the command that measured it.",
+        "Written by `python -m benchmarks`: every table names the command that measured it.",
         "",
         *GENERAL,
     ]

@@ -133,11 +133,12 @@ def test_the_middle_window_is_the_single_view_of_predict(tmp_path):
         assert scores == pytest.approx(expected, rel=1e-5)
 
 
-def test_start_and_end_choose_rows_of_the_complete_timeline_to_the_bit(file):
+@pytest.mark.parametrize("batch", [None, 1, 3, 32])
+def test_start_and_end_choose_rows_of_the_complete_timeline_to_the_bit(file, batch):
     model = tiny.model(num_frames=8)
-    everything = timeline(model, file, hop=0.16)
+    everything = timeline(model, file, hop=0.16, batch=batch)
     for start, end in ((1.0, 2.0), (None, 0.5), (3.2, None), (0.0, 0.01), (1.7, 1.71)):
-        part = timeline(model, file, hop=0.16, start=start, end=end)
+        part = timeline(model, file, hop=0.16, start=start, end=end, batch=batch)
         low, high = start or 0, math.inf if end is None else end
         rows = np.flatnonzero((everything.center >= low - 1e-6) & (everything.center < high - 1e-6))
         if not len(rows):  # between two centers: the row before

@@ -55,7 +55,7 @@ class TimelineOptions:
     out: str | None = None
     """An .npz file for the scores of one video, or a folder for those of several."""
     batch: int | None = None
-    """Temporal positions that Model 2 encodes together. None: those of a hop on a CPU, at most 8; 32 elsewhere."""
+    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 32 elsewhere."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -155,7 +155,7 @@ def make_saver(
 ) -> Callable[[str], Timeline]:
     """Return a function that writes the timeline of a video to its file, and resumes where a run was stopped."""
     from ..inference.resume import PartialRows, is_finished, made_from
-    from ..inference.sliding import default_batch
+    from ..inference.sliding import choose_batch
     from ..inference.timeline import Timeline
     from ..weights.save import hash_weights
 
@@ -164,7 +164,7 @@ def make_saver(
 
     def save(path: str) -> Timeline:
         target, plan = targets[path], open_plan(model, path, asked)
-        batch = asked.batch or default_batch(device, plan.windows)
+        batch = choose_batch(model, asked.batch)
         source = made_from(plan, weights, precision=asked.precision, batch=batch, device=device)
         if is_finished(target, source):
             print(f"{printable(str(target))} is finished already", file=sys.stderr)

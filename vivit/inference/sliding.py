@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.device import autocast, in_precision
 from ..errors import WeightsError
@@ -32,7 +32,7 @@ from ..model.tokenizer import uniform_frame_indices
 from ..model.vivit import ViViT
 from .predict import describe_source
 
-CPU_BATCH, GPU_BATCH = 8, 32  # positions in one forward pass, at most
+CPU_BATCH, GPU_BATCH = 4, 32  # positions in one forward pass
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SlidingModel:
         self.device = next(model.parameters()).device
         self.precision = precision
         self.windows, self.next, self.first_window = windows, first, first_window
-        self.batch = batch or default_batch(self.device, windows)
+        self.batch = choose_batch(model, batch)
         self.shares = shares_positions(model)
         model = copy_sharing_weights(model) if model.training else model
         # in_precision returns a copy of the model for bfloat16 on a CPU; elsewhere `_autocast` does its work
@@ -183,15 +183,15 @@ class SlidingModel:
         return autocast(self.device, "float32" if self.device.type == "cpu" else self.precision)
 
 
-def default_batch(device: torch.device, windows: Windows) -> int:
-    """Return how many positions go through the encoder in one forward pass.
+def choose_batch(model: nn.Module, batch: int | None = None) -> int:
+    """Return how many positions go through the encoder in one forward pass: `batch`, or what the device prefers.
 
-    On a CPU those of a hop, or an equal part of them, so that each row is there with its last position. Reading the
-    weights once for several positions saves a tenth of the time; more than CPU_BATCH no longer fit the caches.
+    On a CPU reading the weights once for CPU_BATCH positions saves a tenth of the time, and more gain nothing. Models
+    that encode no single positions take one, so that a row waits for no position behind its window.
     """
-    if device.type != "cpu":
-        return GPU_BATCH
-    return max(n for n in range(1, CPU_BATCH + 1) if windows.hop % n == 0)
+    if not shares_positions(model):
+        return 1
+    return batch or (CPU_BATCH if next(model.parameters()).device.type == "cpu" else GPU_BATCH)
 
 
 def restart(windows: Windows, window: int, *, batch: int, key: Callable[[int], Hashable]) -> int:
@@ -203,3 +203,8 @@ def restart(windows: Windows, window: int, *, batch: int, key: Callable[[int], H
     while position > 0 and ((position - windows.span) % batch or key(position) == key(position - 1)):
         position -= 1
     return position
+
+
+def batch_end(windows: Windows, position: int, *, batch: int, total: int) -> int:
+    """Return where the batch ends that encodes the position before `position`; a video has `total` positions."""
+    return min(position + (windows.span - position) % batch, total)

@@ -26,7 +26,7 @@ from ..data.video.live import Frame, Source, read_frames
 from ..errors import VideoError
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
-from .sliding import SlidingModel, Windows, default_batch
+from .sliding import SlidingModel, Windows, choose_batch
 from .timeline import HOP, check_numbers, frame_preparation, windows_for
 
 FPS = 25.0  # of a live source, to choose the hop; the frames themselves have their own times
@@ -269,7 +269,7 @@ def stream(
     stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
     windows, hop = windows_for(model, stride=stride, fps=fps, hop=hop)
     drop = source.is_live if drop is None else drop
-    batch = batch or (1 if drop else default_batch(next(model.parameters()).device, windows))
+    batch = choose_batch(model, batch or (1 if drop else None))
     queue = PositionQueue(most=2 * windows.hop, max_age=hop if drop else None)
     stop, statistics = threading.Event(), statistics or Statistics()
     statistics.hop = hop
@@ -311,13 +311,18 @@ def _rows(
 ) -> Iterator[StreamRow]:
     """Compute the positions that come out of the queue."""
     current = None
-    while (position := queue.get()) is not None:
-        if current is None or position.connection != current.connection:
-            if current is not None:
-                yield from current.finish(queue, statistics)
-            engine = SlidingModel(model, windows, precision=precision, batch=batch)
-            current = Connection(position.connection, engine)
-        yield from current.push(position, queue, statistics)
+    try:
+        while (position := queue.get()) is not None:
+            if current is None or position.connection != current.connection:
+                if current is not None:
+                    yield from current.finish(queue, statistics)
+                engine = SlidingModel(model, windows, precision=precision, batch=batch)
+                current = Connection(position.connection, engine)
+            yield from current.push(position, queue, statistics)
+    except VideoError:
+        if current is not None:
+            yield from current.finish(queue, statistics)
+        raise
     if current is not None:
         yield from current.finish(queue, statistics)
 

@@ -26,7 +26,7 @@ from ..files import atomic_write
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
-from .sliding import SlidingModel, Windows, default_batch, make_windows, restart
+from .sliding import SlidingModel, Windows, batch_end, choose_batch, make_windows, restart
 
 HOP = 0.5  # seconds, if no other is asked for
 CROPS = (1, 3)
@@ -110,8 +110,8 @@ def timeline(
     their centers, in seconds; their windows still see the frames around. `crops` is 1 (center) or 3 along the longer
     side, whose logits are averaged. With Model 2 each temporal position goes through the spatial encoder once.
 
-    `batch` is how many positions go through the encoder together; None: on a CPU those of a hop, at most 8, elsewhere
-    32. The same batch gives the same bits. `model` and `precision` are those of `predict`. Raises VideoError for an
+    `batch` is how many positions go through the encoder together; None: 4 on a CPU, 32 elsewhere. The same batch
+    gives the same bits. `model` and `precision` are those of `predict`. Raises VideoError for an
     unreadable file and WeightsError for logits that are not finite.
     """
     if isinstance(model, str | os.PathLike):
@@ -251,13 +251,15 @@ def compute_rows(
     rows = plan.rows if rows is None else rows
     if not rows:
         return
-    batch = batch or default_batch(next(model.parameters()).device, plan.windows)
+    batch = choose_batch(model, batch)
     first = restart(plan.windows, rows.start, batch=batch, key=plan.frame_ids)
     sliding = SlidingModel(model, plan.windows, precision=precision, batch=batch, first=first, first_window=rows.start)
     stop = (rows.stop - 1) * plan.windows.hop + plan.windows.span
+    total = plan.windows.total(-(-len(plan.sampled) // plan.windows.depth))
+    stop = batch_end(plan.windows, stop, batch=batch, total=total)  # the last rows are from a whole batch too
     for ids, frames in read_positions(plan, range(first, stop)):
-        yield from sliding.push(ids, frames)
-    yield from sliding.flush()
+        yield from (row for row in sliding.push(ids, frames) if row[0] < rows.stop)
+    yield from (row for row in sliding.flush() if row[0] < rows.stop)
 
 
 def read_positions(plan: Plan, positions: range) -> Iterator[tuple[tuple[int, ...], Tensor]]:
