@@ -14,6 +14,7 @@ MODULES = {
 ORDER = [
     {"errors"},
     {"files", "text", "settings", "install_check", "torch_private"},
+    {"model_config"},
     {"config"},
     {"presets"},
     {"data", "model"},
@@ -24,6 +25,9 @@ ORDER = [
     {"report"},
     {"recipes"},
     {"studies"},
+    {"export"},
+    {"serve"},
+    {"corpus"},
     {"cli"},
     {"__main__"},
 ]

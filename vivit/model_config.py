@@ -1,0 +1,164 @@
+"""The settings of a model: its architecture, its classes and how a video becomes its input."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .settings import check, divides, one_of, positive, short_repr
+
+EncoderName = Literal[
+    "spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
+]  # Models 1, 2, 3, 4 of the paper
+ENCODERS: dict[str, Callable[[ModelConfig], Any]] = {}
+"""The table of encoders, which vivit.model.encoders fills."""
+ALL = "all"  # names all label sets of a video together in results, so no label set may have this name
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a video becomes the input of the model. Weights are saved with these settings."""
+
+    frame_stride: float = 2
+    """Distance between two frames of a clip, in frames of the video."""
+    clip_seconds: float | None = None
+    """Seconds that a clip covers at any frame rate; replaces frame_stride. None: frame_stride applies."""
+    crop_fraction: float = 0.875
+    """Fraction of the resized short side that a test crop covers, such as 224 of 256 pixels."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean of each color channel, on the scale 0..1."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Standard deviation of each color channel, on the scale 0..1: pixels become (x / 255 - mean) / std."""
+
+    def __post_init__(self):
+        positive(self, "frame_stride", "clip_seconds")
+        check(0 < self.crop_fraction <= 1, f"crop_fraction is {self.crop_fraction}; it must be in (0, 1]")
+        check(min(self.std) > 0, f"std is {self.std}; every channel needs a value above 0")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture of a model. `vivit.presets` has the usual ones by name."""
+
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label sets by name, each with its class names in the order of the logits. Training fills them from the data."""
+    encoder: EncoderName = "factorised_encoder"
+    """The encoder of Model 1, 2, 3 or 4 of the paper, in this order of the names."""
+    tokenizer: Literal["tubelet", "uniform_frames"] = "tubelet"
+    """tubelet: a token is a tubelet of several frames; uniform_frames: a token is a patch of one sampled frame."""
+    tubelet_size: tuple[int, int, int] = (2, 16, 16)
+    """Frames, height and width of one token, in frames and pixels; uniform_frames needs 1 frame."""
+    sampled_frames: int | None = None
+    """uniform_frames only: number of frames of the clip that become tokens."""
+    num_frames: int = 32
+    """Frames of a clip."""
+    image_size: tuple[int, int] = (224, 224)
+    """Height and width of a frame, in pixels."""
+    embed_dim: int = 768
+    """Width of a token inside the encoder."""
+    depth: int = 12
+    """Transformer layers; for factorised_encoder the layers over space."""
+    temporal_depth: int = 4
+    """factorised_encoder only: layers over time; 0 averages the frames (the baseline in the paper)."""
+    temporal_skip: bool = False
+    """factorised_encoder only: add the average of the frames to the output of the layers over time, which starts at
+    zero. A model inflated from an image model then starts as the average of its frames."""
+    attention_pool: bool = False
+    """Pool by attention with a learned query, not as `pool` says, which the layers over space of Model 2 still do."""
+    motion_pool: bool = False
+    """The head also reads how much the patches change between neighbouring frames, as filters of the patch see it."""
+    num_heads: int = 12
+    """Attention heads of each layer."""
+    mlp_ratio: float = 4.0
+    """Width of the hidden layer of each MLP, as a multiple of embed_dim."""
+    pool: Literal["cls", "mean"] = "cls"
+    """What the head reads: the class token (cls) or the mean of all tokens (mean)."""
+    norm_after_pool: bool = False
+    """pool mean only: normalize the mean of the tokens instead of every token (fc_norm of VideoMAE)."""
+    attention_order: Literal["time_space", "space_time"] = "time_space"
+    """factorised_self_attention only: which attention of a block comes first."""
+    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    """Activation of the MLPs: GELU by its tanh approximation, or exact."""
+    norm_eps: float = 1e-6
+    """Epsilon of the layer norms."""
+    drop_path: float = 0.0
+    """Stochastic depth: probability to skip the last layer; it grows linearly from 0 at the first layer."""
+    dropout: float = 0.0
+    """Dropout probability of tokens and of layer outputs."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """How a video becomes the input of the model."""
+
+    def __post_init__(self):
+        if self.encoder not in ENCODERS:  # an encoder of one's own need not be in the annotation
+            one_of(self, "encoder")
+        one_of(self, "tokenizer", "pool", "attention_order", "activation")
+        positive(self, "num_frames", "embed_dim", "depth", "num_heads", "mlp_ratio", "sampled_frames")
+        check(min(*self.tubelet_size, *self.image_size) > 0, "tubelet_size and image_size take sizes above 0")
+        for name, labels in self.classes.items():
+            repeated = [label for label, times in Counter(labels).items() if times > 1]
+            check(len(labels) > 0, f"classes: label set {name!r} has no class")
+            check(not repeated, f"classes: label set {name!r} has {', '.join(map(repr, repeated))} more than once")
+        check(ALL not in self.classes, f"classes: {ALL!r} is the name of all label sets together; take another")
+        for name in ("drop_path", "dropout"):
+            check(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        check(self.temporal_depth >= 0, f"temporal_depth is {self.temporal_depth}; it is 0 or more")
+        check(
+            self.embed_dim % self.num_heads == 0,
+            f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}",
+        )
+        if self.encoder in ("factorised_self_attention", "factorised_dot_product"):
+            check(self.pool == "mean", f"{self.encoder} has no class token (paper, section 3.3); use pool='mean'")
+        check(
+            not self.temporal_skip
+            or (self.encoder == "factorised_encoder" and (self.temporal_depth > 0 or self.attention_pool)),
+            "temporal_skip bypasses the layers over time of a factorised_encoder; this model has none",
+        )
+        if self.encoder == "factorised_dot_product":
+            check(
+                self.num_heads % 2 == 0,
+                f"factorised_dot_product splits the heads in two halves; num_heads {self.num_heads} is odd",
+            )
+        check(
+            not (self.norm_after_pool and self.attention_pool), "norm_after_pool and attention_pool exclude each other"
+        )
+        check(
+            self.pool == "mean" or not self.norm_after_pool,
+            "norm_after_pool changes nothing with a class token; it belongs to pool='mean'",
+        )
+        if self.tokenizer == "uniform_frames":
+            check(
+                self.sampled_frames is not None and self.sampled_frames <= self.num_frames,
+                f"uniform_frames needs sampled_frames between 1 and num_frames={self.num_frames}, "
+                f"got {self.sampled_frames}",
+            )
+            check(
+                self.tubelet_size[0] == 1,
+                f"uniform_frames embeds single frames; use tubelet_size=(1, {self.tubelet_size[1]}, "
+                f"{self.tubelet_size[2]}), got {self.tubelet_size}",
+            )
+        else:
+            check(self.sampled_frames is None, "sampled_frames belongs to tokenizer='uniform_frames'")
+        divides(self.num_frames, self.tubelet_size[0], "num_frames", "tubelet depth")
+        divides(self.image_size[0], self.tubelet_size[1], "image height", "tubelet height")
+        divides(self.image_size[1], self.tubelet_size[2], "image width", "tubelet width")
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The token grid (t, h, w)."""
+        t = self.sampled_frames or self.num_frames // self.tubelet_size[0]
+        return t, self.image_size[0] // self.tubelet_size[1], self.image_size[1] // self.tubelet_size[2]
+
+    @property
+    def num_features(self) -> int:
+        """The width of the features that the head reads."""
+        return self.embed_dim * (3 if self.motion_pool else 1)
+
+    @property
+    def num_classes(self) -> int:
+        """K: the number of classes of all label sets together."""
+        return sum(len(names) for names in self.classes.values())
+
+    def __repr__(self) -> str:
+        return short_repr(self)
