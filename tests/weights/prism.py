@@ -43,6 +43,15 @@ KINDS = {
     "video-text": transformers.VideoPrismVideoModel,
     "classification": transformers.VideoPrismForVideoClassification,
 }
+TEXT = {
+    "vocab_size": 60,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 9,
+    "attn_logit_softcapping": 2.0,
+}
 
 
 def their_model(kind, **changes):
@@ -50,17 +59,25 @@ def their_model(kind, **changes):
     return randomise(KINDS[kind](transformers.VideoPrismVisionConfig(**NARROW | changes)))
 
 
+def their_clip(text=None, **changes):
+    """A video-text model of transformers in which every parameter has an effect."""
+    config = transformers.VideoPrismConfig(vision_config=NARROW | changes, text_config=TEXT | (text or {}))
+    return randomise(transformers.VideoPrismClipModel(config))
+
+
 def official_arrays(model):
     """The parameters of a model of transformers as the official .npz holds them: one array for all layers of a stack.
 
     The official mapping, the other way round; see convert_videoprism_weights_to_hf.py of transformers' history.
     """
-    c, state = model.config, {name: x.detach().numpy() for name, x in model.state_dict().items()}
+    state = {name.removeprefix("video_model."): x.detach().numpy() for name, x in model.state_dict().items()}
     state = {name.removeprefix("vision_model."): x for name, x in state.items()}
     kind = type(model).__name__
+    c = model.config.vision_config if "Clip" in kind else model.config
     vision = {
         "VideoPrismVisionModel": "params",
         "VideoPrismVideoModel": "params/vision_encoder",
+        "VideoPrismClipModel": "params/vision_encoder",
         "VideoPrismForVideoClassification": "params/encoder",
     }[kind]
     pool = "params/atten_pooler" if "Classification" in kind else "params/contrastive_vision_pooler"
@@ -80,7 +97,7 @@ def official_arrays(model):
     def norm(theirs, ours, out):
         out[f"{ours}/scale"], out[f"{ours}/bias"] = state[f"{theirs}.weight"], state[f"{theirs}.bias"]
 
-    def stack(theirs, ours, depth):
+    def stack(theirs, ours, depth, inner="transformers_stack"):
         layers = []
         for i in range(depth):
             start, layer = f"{theirs}.{i}.", {}
@@ -92,7 +109,7 @@ def official_arrays(model):
                 layer[f"ff_layer/ffn_layer{n}/linear/bias"] = state[f"{start}mlp.fc{n}.bias"]
             layers.append(layer)
         for name in layers[0]:
-            arrays[f"{ours}/transformers_stack/x_layers/{name}"] = np.stack([layer[name] for layer in layers])
+            arrays[f"{ours}/{inner}/x_layers/{name}"] = np.stack([layer[name] for layer in layers])
 
     kernel = state["spatial_embeddings.patch_embeddings.projection.weight"]  # (D, 3, 1, p, p)
     arrays = {
@@ -105,7 +122,7 @@ def official_arrays(model):
     norm("layernorm2", f"{vision}/temporal_ln", arrays)
     stack("spatial_layers", f"{vision}/spatial_encoder", c.num_spatial_layers)
     stack("temporal_layers", f"{vision}/temporal_encoder", c.num_temporal_layers)
-    if "VideoModel" in kind and c.num_auxiliary_layers:
+    if kind in ("VideoPrismVideoModel", "VideoPrismClipModel") and c.num_auxiliary_layers:
         stack("auxiliary_layers", "params/auxiliary_encoder", c.num_auxiliary_layers)
     if "head.per_dim_scale" in state:
         attention("head", f"{pool}/pooling_attention", "", arrays)
@@ -115,6 +132,12 @@ def official_arrays(model):
     if "classifier.weight" in state:
         arrays["params/projection/linear/kernel"] = state["classifier.weight"].T
         arrays["params/projection/linear/bias"] = state["classifier.bias"]
+    if "Clip" in kind:
+        embeddings, text = "text_model.embeddings", "params/text_encoder"
+        arrays[f"{text}/cls_emb"] = state[f"{embeddings}.cls_emb"]
+        arrays[f"{text}/token_emb/emb_var"] = state[f"{embeddings}.token_embedding.weight"]
+        norm("text_model.layernorm", f"{text}/unimodal_ln", arrays)
+        stack("text_model.layers", text, model.config.text_config.num_hidden_layers, "unimodal_transformer")
     return arrays
 
 

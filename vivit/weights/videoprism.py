@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .assemble import Checkpoint, MappedTensor, apply_rules, fuse_qkv, map_names
+from .assemble import Checkpoint, MappedTensor, Rules, apply_rules, fuse_qkv, map_names
 from .huggingface import class_names, json_object, parse_size, read_processor
 
 # Module of a block, and of the attention pooling → (its name in transformers, that in the Flax file)
@@ -63,7 +63,7 @@ HUGGINGFACE: dict[str, str] = {
     r"classifier" + LEAF: r"head.\1",
 }
 
-FLAX_LEAF = r"/(weight|bias)"  # after `_flax_leaf`
+FLAX_LEAF = r"/(weight|bias)"  # after `flax_leaf`
 FLAX_VISION = r"params/(?:vision_encoder/|encoder/)?"
 FLAX_POOL = r"params/(?:contrastive_vision_pooler|atten_pooler)/pooling_attention"
 LAYERS = "*"  # stands for the number of a layer: all layers of a stack are one array
@@ -128,7 +128,7 @@ def is_videoprism(tensors: Mapping[str, Tensor]) -> bool:
 def parse_videoprism(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
     """Turn the tensors of a VideoPrism model into a Checkpoint. Raises ValueError for what it does not know."""
     if any(name.startswith("params/") for name in tensors):
-        mapped, ignored = map_flax(tensors)
+        mapped, ignored = map_flax(tensors, FLAX, TEXT)
         prism = Checkpoint(path, "Flax VideoPrism", mapped, ignored, flax_settings(tensors))
         prism.notes.append("score cap 50 and norm epsilon 1e-6, as in the official code; the file does not say")
     else:
@@ -266,12 +266,14 @@ def fold_pool(mapped: dict[str, MappedTensor], num_heads: int) -> None:
 R_SOFTPLUS_0 = 1.442695041  # 1 / softplus(0), to the digits of the official code
 
 
-def map_flax(tensors: Mapping[str, Tensor]) -> tuple[dict[str, MappedTensor], dict[str, str]]:
+def map_flax(
+    tensors: Mapping[str, Tensor], rules: Rules, ignore: Rules
+) -> tuple[dict[str, MappedTensor], dict[str, str]]:
     """Return (tensors by our names, ignored names with their reasons) of the official .npz. Raises ValueError."""
-    renamed = {_flax_leaf(name): name for name in tensors}
+    renamed = {flax_leaf(name): name for name in tensors}
     if len(renamed) < len(tensors):
         raise ValueError("two arrays of the file have names that mean the same")
-    stacked, ignored = map_names({name: tensors[old] for name, old in renamed.items()}, FLAX, TEXT)
+    stacked, ignored = map_names({name: tensors[old] for name, old in renamed.items()}, rules, ignore)
     mapped: dict[str, MappedTensor] = {}
     for name, entry in stacked.items():
         sources = (renamed[entry.sources[0]],)
@@ -281,7 +283,8 @@ def map_flax(tensors: Mapping[str, Tensor]) -> tuple[dict[str, MappedTensor], di
     return mapped, {renamed[name]: why for name, why in ignored.items()}
 
 
-def _flax_leaf(name: str) -> str:
+def flax_leaf(name: str) -> str:
+    """Rename the last part of a name of the Flax file to weight or bias."""
     return re.sub(r"/b$", "/bias", re.sub(r"/(scale|kernel|w)$", "/weight", name))
 
 
@@ -294,9 +297,11 @@ def from_flax(name: str, x: Tensor) -> Tensor:
         return x.reshape(side, side, 3, -1).permute(3, 2, 0, 1).unsqueeze(2)
     if name.endswith("pos_embed"):
         return x[None]
-    if name == f"{POOL}query":
+    if name in (f"{POOL}query", "cls_token"):
         return x.reshape(1, 1, -1)
-    if re.search(r"\.proj\.weight$", name):  # (D, a, k), from the heads to D
+    if name == "token_embed.weight":
+        return x
+    if re.search(r"\.proj\.weight$", name):  # (D, a, k), from heads to D
         return x.flatten(1)
     if re.search(r"[.][qkv]\.weight$", name):  # (D, a, k), from D to the heads
         return x.flatten(1).T
@@ -307,7 +312,7 @@ def from_flax(name: str, x: Tensor) -> Tensor:
 
 def flax_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return fields of ModelConfig that the shapes of the official .npz and the official code say."""
-    shapes = {ours: x.shape for name, x in tensors.items() if (ours := apply_rules(_flax_leaf(name), FLAX))}
+    shapes = {ours: x.shape for name, x in tensors.items() if (ours := apply_rules(flax_leaf(name), FLAX))}
     needed = (f"encoder.spatial.blocks.{LAYERS}.attn.q.weight", "encoder.spatial.pos_embed", "tokenizer.proj.weight")
     if missing := [name for name in needed if name not in shapes]:
         raise ValueError(f"no {missing[0]} in the file; it is not a complete VideoPrism")
