@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from .page import page, table
 from .pipeline import evaluation, input_speed
 from .startup import startup
 from .timeline import sliding, streaming
+from .videoprism import videoprism
 
 Case = Literal[
     "forward",
@@ -32,6 +34,7 @@ Case = Literal[
     "input",
     "evaluation",
     "startup",
+    "videoprism",
 ]
 QUICK: tuple[Case, ...] = ("startup", "evaluation", "input", "forward")
 
@@ -61,9 +64,9 @@ def bench(
         cases: forward and train: each preset, with its peer where one is installed; attention: its attentions, by the
             kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
             predict: a video from file to classes, as by default; timeline: rows of a Model 2 over a long video at
-            several hops, and each window as a clip; stream: the same from a camera's frames on; peers: the presets
-            and other video models; input: from files to clips; evaluation: the views of a test video; startup: imports
-            and help.
+            several hops, and each window as a clip; stream: the same from a camera's frames on; peers: the presets and
+            other video models; videoprism: VideoPrism-B and transformers' own; input: from files to clips; evaluation:
+            the views of a test video; startup: imports and help.
         preset: Models to time.
         precision: float32, bfloat16 or both.
         batch_size: Clips in a forward pass or training step.
@@ -122,9 +125,10 @@ def bench(
             for name in [n for n in preset if models.preset(n).encoder == "factorised_encoder"]:
                 for one in precision:
                     add(results, measure(name, precision=one, clock=clock), out)
-        elif case == "peers":
+        elif case in ("peers", "videoprism"):
+            measure = partial(models.peers, preset) if case == "peers" else videoprism
             for one in precision:
-                add(results, models.peers(preset, precision=one, clock=clock), out)
+                add(results, measure(precision=one, clock=clock), out)
         elif case == "input":
             add(results, input_speed(videos=videos, workers=workers, clock=clock), out)
         else:

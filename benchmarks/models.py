@@ -285,12 +285,12 @@ def step(model: nn.Module, video: Tensor, precision: Precision) -> Callable[[], 
 class Logits(nn.Module):
     """A model of transformers, on pixels as ours has them, as a function to logits."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, video: str = "pixel_values"):
         super().__init__()
-        self.model = model
+        self.model, self.video = model, video  # the name of its argument
 
     def forward(self, video: Tensor) -> Tensor:
-        return self.model(pixel_values=video).logits
+        return self.model(**{self.video: video}).logits
 
 
 def transformers_vivit(model: ViViT) -> Logits | None:

@@ -12,6 +12,7 @@ from torch import nn
 from benchmarks import attention, bench, models, pipeline
 from benchmarks.measure import Clock, Times, interleave, spread
 from benchmarks.page import page, table
+from benchmarks.videoprism import videoprism
 from vivit.config import Config, EvalConfig, ModelConfig
 from vivit.engine.memory import saved_bytes
 from vivit.model import layers
@@ -203,3 +204,12 @@ def test_a_prediction_is_timed_beside_the_same_views_through_transformers(monkey
     assert [row["name"] for row in rows] == ["vivit.predict, ViViT-Ti/16x2", "transformers ViViT-Ti/16x2"]
     assert rows[1]["time / ours"] > 0
     assert len(models.prediction("ViViT-Ti/16x2 FE", clock=ONCE)) == 1
+
+
+def test_videoprism_gives_the_logits_of_transformers():
+    small = {"image_size": 32, "num_frames": 2, "tubelet_size": (1, 8, 8), "hidden_size": 48, "intermediate_size": 96}
+    small |= {"num_attention_heads": 4, "num_spatial_layers": 2, "num_temporal_layers": 1}
+    ours, theirs = videoprism(precision="float32", clock=ONCE, **small)
+    assert theirs["name"] == "transformers VideoPrism-B"
+    assert theirs["differs by"] < 1e-5
+    assert ours["clips/s"] > 0

@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .model.token_reduction import reduce_tokens
     from .model.vivit import ViViT as ViViT
     from .weights.load import create, from_pretrained
+    from .weights.text_tower import zero_shot
 
     __version__: str
 
@@ -72,6 +73,7 @@ __all__ = [
     "reduce_tokens",
     "timeline",
     "train",
+    "zero_shot",
 ]
 
 # The module of each public name, imported at first use: `import vivit` and `vivit --help` do not import PyTorch.
@@ -104,6 +106,7 @@ _MODULES = {
     "reduce_tokens": "model.token_reduction",
     "timeline": "inference.timeline",
     "train": "engine.train",
+    "zero_shot": "weights.text_tower",
 }
 _SUBMODULES = ("config", "errors", "recipes")
 

@@ -65,8 +65,17 @@ class ModelConfig:
     temporal_skip: bool = False
     """factorised_encoder only: add the average of the frames to the output of the layers over time, which starts at
     zero. A model inflated from an image model then starts as the average of its frames."""
+    pool_space: bool = True
+    """factorised_encoder only: pool each frame to one token before the layers over time. False, as in VideoPrism: these
+    layers run at every place of the frame on its own, and the features pool all tokens of the clip; no class token."""
+    joint_depth: int = 0
+    """pool_space=False only: layers over all tokens of the clip, after the layers over time and their norm."""
     attention_pool: bool = False
     """Pool by attention with a learned query, not as `pool` says, which the layers over space of Model 2 still do."""
+    attention_pool_ratio: float = 1.0
+    """attention_pool only: width of its queries, keys and values, as a multiple of embed_dim."""
+    unit_features: bool = False
+    """attention_pool only: divide the pooled features by their length, as video-text models do."""
     motion_pool: bool = False
     """The head also reads how much the patches change between neighbouring frames, as filters of the patch see it."""
     num_heads: int = 12
@@ -77,6 +86,11 @@ class ModelConfig:
     """What the head reads: the class token (cls) or the mean of all tokens (mean)."""
     norm_after_pool: bool = False
     """pool mean only: normalize the mean of the tokens instead of every token (fc_norm of VideoMAE)."""
+    attn_logit_cap: float | None = None
+    """Soft cap c of the attention scores, c · tanh(score / c); None: no cap."""
+    interpolation: Literal["bicubic", "linear"] = "bicubic"
+    """How positions change to another grid: bicubic in space and linear in time; or linear in both with antialiasing,
+    as in VideoPrism."""
     attention_order: Literal["time_space", "space_time"] = "time_space"
     """factorised_self_attention only: which attention of a block comes first."""
     activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
@@ -93,8 +107,9 @@ class ModelConfig:
     def __post_init__(self):
         if self.encoder not in ENCODERS:  # an encoder of one's own need not be in the annotation
             one_of(self, "encoder")
-        one_of(self, "tokenizer", "pool", "attention_order", "activation")
+        one_of(self, "tokenizer", "pool", "attention_order", "activation", "interpolation")
         positive(self, "num_frames", "embed_dim", "depth", "num_heads", "mlp_ratio", "sampled_frames")
+        positive(self, "attn_logit_cap", "attention_pool_ratio")
         check(min(*self.tubelet_size, *self.image_size) > 0, "tubelet_size and image_size take sizes above 0")
         for name, labels in self.classes.items():
             repeated = [label for label, times in Counter(labels).items() if times > 1]
@@ -115,6 +130,7 @@ class ModelConfig:
             or (self.encoder == "factorised_encoder" and (self.temporal_depth > 0 or self.attention_pool)),
             "temporal_skip bypasses the layers over time of a factorised_encoder; this model has none",
         )
+        self._check_tokens_over_time()
         if self.encoder == "factorised_dot_product":
             check(
                 self.num_heads % 2 == 0,
@@ -143,6 +159,29 @@ class ModelConfig:
         divides(self.num_frames, self.tubelet_size[0], "num_frames", "tubelet depth")
         divides(self.image_size[0], self.tubelet_size[1], "image height", "tubelet height")
         divides(self.image_size[1], self.tubelet_size[2], "image width", "tubelet width")
+
+    def _check_tokens_over_time(self) -> None:
+        """Check the fields of a Model 2 whose layers over time see all places of the frames."""
+        inner = self.embed_dim * self.attention_pool_ratio
+        check(
+            inner % self.num_heads == 0,
+            f"attention_pool_ratio {self.attention_pool_ratio} gives {inner:g} features for {self.num_heads} heads; "
+            "it must give each head an equal number",
+        )
+        check(self.attention_pool or self.attention_pool_ratio == 1, "attention_pool_ratio belongs to attention_pool")
+        check(self.attention_pool or not self.unit_features, "unit_features belongs to attention_pool")
+        if self.pool_space:
+            check(self.joint_depth == 0, "joint_depth belongs to pool_space=False")
+            return
+        check(
+            self.encoder == "factorised_encoder" and self.temporal_depth > 0,
+            "pool_space=False belongs to a factorised_encoder with layers over time",
+        )
+        check(self.joint_depth >= 0, f"joint_depth is {self.joint_depth}; it is 0 or more")
+        check(
+            self.pool == "mean" and not self.norm_after_pool and not self.temporal_skip,
+            "pool_space=False keeps all tokens of a frame: it takes pool='mean', no norm_after_pool, no temporal_skip",
+        )
 
     @property
     def grid(self) -> tuple[int, int, int]:

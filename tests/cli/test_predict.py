@@ -13,6 +13,8 @@ from vivit.cli.predict import is_demo
 from vivit.data.tools.synthetic import NOUNS, VERBS, render, write_video
 
 from ..model import tiny
+from ..weights.prism import save, their_clip
+from ..weights.test_text_tower import save_tokenizer
 
 QUICK = ["--temporal-views", 1, "--spatial-views", 1, "--device", "cpu"]
 
@@ -138,3 +140,19 @@ def test_a_terminal_gets_a_bar_and_a_file_only_results(vivit, weights, videos, m
     code, out, err = vivit("predict", weights, videos, *QUICK)
     assert (code, out) == (0, answers)
     assert "predicting" in err
+
+
+def test_classes_in_words_need_no_training(vivit, videos, tmp_path):
+    folder = save_tokenizer(save(their_clip({"max_position_embeddings": 12}), tmp_path / "prism", "Hugging Face"))
+    classes = ["a person runs", "a person jumps"]
+    code, out, _ = vivit("predict", folder, videos / "a.mp4", "--classes", *classes, "--json", *QUICK)
+    assert code == 0
+    answer = json.loads(out)["classes"]["label"]
+    assert {row["name"] for row in answer} == set(classes)
+    model = package.zero_shot(folder, classes)
+    expected = package.predict(model, videos / "a.mp4", temporal_views=1, spatial_views=1).classes["label"]
+    assert [(row["name"], row["probability"]) for row in answer] == expected
+    other = tiny.model().save_pretrained(tmp_path / "other")
+    code, _, err = vivit("predict", other, videos / "a.mp4", "--classes", *classes)
+    assert code == 2
+    assert "no text tower" in err

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from vivit.config import replace
+from vivit.model import cpu_kernels
 from vivit.model.encoders import drop_path_rates
 from vivit.model.layers import (
     Attention,
@@ -37,6 +39,54 @@ def attend_with_loops(q, k, v, sees):
                 scores = [math.exp(q[b, i, a] @ k[b, j, a] / math.sqrt(width)) for j in seen]
                 out[b, i, a] = sum(score / sum(scores) * v[b, j, a] for score, j in zip(scores, seen))
     return out
+
+
+def attend_naively(q, k, v, bias, cap):
+    """Capped attention of (B, a, n, k), from its formula."""
+    scores = torch.einsum("Bank,Bamk->Banm", q, k) / math.sqrt(q.shape[3])
+    scores = cap * torch.tanh(scores / cap) + (0 if bias is None else bias[:, None, None])
+    return scores.exp() / scores.exp().sum(dim=3, keepdim=True) @ v
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 7, 6), (1, 2, 40, 8), (5, 1, 1, 4)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_capped_attention_is_its_formula_with_and_without_gradients_and_in_chunks(shape, has_bias, monkeypatch):
+    q, k, v = (3 * torch.randn(shape, dtype=torch.float64) for _ in range(3))
+    bias = torch.randn(shape[0], shape[2], dtype=torch.float64) if has_bias else None
+    expected = attend_naively(q, k, v, bias, 1.5)
+    assert not torch.allclose(expected, attend_naively(q, k, v, bias, 1e6), atol=1e-2) or shape[2] == 1
+    for chunk in (1, 50, 10**6):
+        monkeypatch.setattr(cpu_kernels, "CHUNK_SCORES", chunk)
+        with torch.no_grad():
+            torch.testing.assert_close(cpu_kernels.attention(q, k, v, bias, 1.5), expected)
+    torch.testing.assert_close(cpu_kernels.attention(q.requires_grad_(), k, v, bias, 1.5), expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # FlexAttention says that it is slow when not compiled
+def test_the_soft_cap_for_flex_attention_is_the_same():
+    """On CUDA, where it is compiled; here in eager mode, since no CUDA device was there."""
+    q, k, v = (3 * torch.randn(2, 3, 70, 8) for _ in range(3))
+    attend = cpu_kernels.flex_attention(compiled=False)
+    found = attend(q, k, v, score_mod=cpu_kernels.soft_cap(1.5))
+    torch.testing.assert_close(found, attend_naively(q, k, v, None, 1.5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_every_encoder_has_the_cap(name):
+    """At a cap near 0 every score is 0: attention is a mean of the values."""
+    model = tiny.model(name)
+    capped = ViViT(replace(model.config, attn_logit_cap=1e-9)).eval()
+    capped.load_state_dict(model.state_dict())
+    video = tiny.video(model)
+    for attention in (m for m in model.modules() if isinstance(m, Attention)):
+        queries, keys, _ = attention.qkv.weight.chunk(3)
+        torch.nn.init.zeros_(attention.qkv.bias)
+        torch.nn.init.zeros_(queries)
+        torch.nn.init.zeros_(keys)
+    with torch.no_grad():
+        for attention in (m for m in capped.modules() if isinstance(m, Attention)):
+            torch.nn.init.zeros_(attention.qkv.bias)
+        torch.testing.assert_close(capped.features(video), model.features(video), rtol=1e-4, atol=1e-5)
 
 
 def same_time(i, j, _=0):

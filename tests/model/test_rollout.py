@@ -4,6 +4,7 @@ from einops import rearrange
 
 from vivit.config import ModelConfig
 from vivit.model.encoders import FactorisedEncoder, Transformer
+from vivit.model.gradient_attention import gradient_attention_maps
 from vivit.model.layers import Attention, TimeSpaceBlock
 from vivit.model.rollout import attention_maps, attention_weights, middle_frames, overlay
 from vivit.model.vivit import ViViT
@@ -170,3 +171,11 @@ def test_heat_is_brightest_where_the_map_is_largest():
     assert light.shape == (2, 16, 32)
     assert light[0, :8, :8].float().mean() > 1.5 * light[0, 8:, 16:].float().mean()
     assert light[1, 8:, 24:].float().mean() > 1.5 * light[1, :8, :16].float().mean()
+
+
+def test_a_model_that_keeps_the_tokens_of_frames_is_refused():
+    model = build(encoder="factorised_encoder", pool="mean", pool_space=False)
+    video = torch.zeros(6, 3, 16, 32, dtype=torch.uint8)
+    for maps in (attention_maps, lambda model, video: gradient_attention_maps(model, video, 0)):
+        with pytest.raises(ValueError, match="use occlusion"):
+            maps(model, video)

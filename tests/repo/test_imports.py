@@ -44,6 +44,8 @@ OPTIONAL = [
     "onnx",
     "pandas",
     "pyarrow",
+    "sentencepiece",
+    "tokenizers",
 ]
 
 

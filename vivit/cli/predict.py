@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     from ..model.vivit import ViViT
 
 USAGE = "vivit predict WEIGHTS VIDEO [VIDEO ...] [options]"
-USUAL = ("json", "csv", "threshold", "start", "end", "temporal_views", "spatial_views", "top_k", "device", "precision")
+USUAL = (
+    "classes",
+    "json",
+    "csv",
+    "threshold",
+    "start",
+    "end",
+    "temporal_views",
+    "spatial_views",
+    "top_k",
+    "device",
+    "precision",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class Predict:
     """A run folder, a folder with model.safetensors, a file or a hub id."""
     videos: Positional[tuple[str, ...]] = ()
     """Video files, folders of images, or folders that are searched for both."""
+    classes: tuple[str, ...] = ()
+    """Classes in words, for weights with a text tower (VideoPrism's video-text models); nothing is trained."""
     json: bool = False
     """Print one JSON object per line."""
     csv: str | None = None
@@ -143,10 +157,11 @@ def load_model(asked: Predict) -> ViViT | TokenReducedViViT:
     from ..engine.device import choose_attention, pick_device, uses_bfloat16
     from ..engine.evaluate import load_weights
     from ..model.token_reduction import reduce_tokens
+    from ..weights.text_tower import zero_shot
 
     device = pick_device(asked.device)
     choose_attention(device)
-    model = load_weights(asked.weights).to(device)
+    model = (zero_shot(asked.weights, asked.classes) if asked.classes else load_weights(asked.weights)).to(device)
     if is_demo(model.config.classes):
         print("note: these are the classes of the demo's synthetic videos, not of your own videos", file=sys.stderr)
     if uses_bfloat16(device, asked.precision):

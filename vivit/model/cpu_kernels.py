@@ -8,9 +8,15 @@
 |                                     | PyTorch's kernel is less than half as fast       |
 | other CPUs                          | PyTorch's; heads of long sequences are first     |
 |                                     | made contiguous                                  |
+
+Scores with a soft cap, for which PyTorch has no ready kernel, are in memory a chunk at a time on a CPU without
+gradients, and not at all on CUDA (FlexAttention, for sequences longer than FLEX_ABOVE_TOKENS).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +24,18 @@ from torch import Tensor, nn
 
 from ..torch_private import cpu_supports, linear_gelu_bf16
 
+FLEX_ABOVE_TOKENS = 64  # FlexAttention computes blocks of 128 x 128 scores
 COPY_ABOVE_TOKENS = 512  # in longer sequences, copying the heads costs less than the cache misses of strided rows
 CHUNK_SCORES = 3 * 2**19  # 3 MiB in bfloat16, which stay in the caches from one product to the next
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute softmax(q kᵀ / √width + bias) v; q, k, v and the result are (B, a, n, width), bias of the keys (B, n)."""
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, logit_cap: float | None = None) -> Tensor:
+    """Compute softmax(q kᵀ / √width + bias) v; q, k, v and the result are (B, a, n, width), bias of the keys (B, n).
+
+    With a `logit_cap` c, q kᵀ / √width becomes c · tanh(q kᵀ / √width / c) first.
+    """
+    if logit_cap is not None:
+        return capped_attention(q, k, v, bias, logit_cap)
     if use_bf16_cpu_kernel(q):
         return chunked_attention(q, k, v, bias)
     if q.device.type == "cpu" and k.shape[2] > COPY_ABOVE_TOKENS:
@@ -50,6 +62,51 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
                     scores += bias[i]
                 out[i, rows, h] = (scores.softmax(dim=-1) @ v[i, h]).transpose(0, 1)
     return out.transpose(1, 2)
+
+
+def capped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, logit_cap: float) -> Tensor:
+    """Compute `attention` with a soft cap of the scores."""
+    records_graph = torch.compiler.is_compiling() or is_jit_tracing()
+    if q.device.type == "cuda" and k.shape[2] > FLEX_ABOVE_TOKENS and bias is None and not is_jit_tracing():
+        return flex_attention(compiled=not records_graph)(q, k, v, score_mod=soft_cap(logit_cap))
+    if q.device.type == "cpu" and not (torch.is_grad_enabled() or records_graph):
+        return chunked_capped_attention(q, k, v, bias, logit_cap)
+    scores = torch.tanh(q @ k.mT * (q.shape[3] ** -0.5 / logit_cap)) * logit_cap
+    if bias is not None:
+        scores = scores + bias[:, None, None].to(scores.dtype)
+    return scores.softmax(dim=-1) @ v
+
+
+def soft_cap(logit_cap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return the soft cap of scores as FlexAttention takes it."""
+    return lambda score, batch, head, query, key: logit_cap * torch.tanh(score / logit_cap)
+
+
+@cache
+def flex_attention(*, compiled: bool) -> Callable[..., Tensor]:
+    """Return FlexAttention; `compiled` to one kernel, when it is first called with a shape."""
+    from torch.nn.attention import flex_attention as flex  # here, because it imports PyTorch's compiler for seconds
+
+    return torch.compile(flex.flex_attention) if compiled else flex.flex_attention
+
+
+def chunked_capped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, logit_cap: float) -> Tensor:
+    """Compute `capped_attention` without gradients, a chunk of sequences, heads and queries at a time."""
+    batch, heads, n, width = q.shape
+    keys, rows = k.shape[2], batch * heads
+    q = (q * (width**-0.5 / logit_cap)).reshape(rows, n, width)
+    k, v = k.reshape(rows, keys, width), v.reshape(rows, keys, -1)
+    biases = None if bias is None else bias.to(q.dtype).repeat_interleave(heads, dim=0)[:, None]
+    out = q.new_empty(rows, n, v.shape[2])
+    chunk_rows = max(CHUNK_SCORES // (n * keys), 1)
+    chunk_queries = max(CHUNK_SCORES // (chunk_rows * keys), 1)
+    for r in (slice(i, i + chunk_rows) for i in range(0, rows, chunk_rows)):
+        for j in (slice(i, i + chunk_queries) for i in range(0, n, chunk_queries)):
+            scores = (q[r, j] @ k[r].mT).tanh_().mul_(logit_cap)
+            if biases is not None:
+                scores += biases[r]
+            out[r, j] = scores.softmax(dim=-1) @ v[r]
+    return out.unflatten(0, (batch, heads))
 
 
 def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:

@@ -24,14 +24,14 @@ from .layers import (
     temporal_attention,
 )
 
-Pool = Literal["cls", "mean", "attention"]
+Pool = Literal["cls", "mean", "attention", "none"]
 
 
 class Transformer(nn.Module):
     """A ViT between patch embedding and head: class token, learned positions, blocks, norm, pooling.
 
     `grid` (t, h, w) is how the tokens of one sequence are arranged. After construction only `resize` reads it. `pool`
-    is cls, mean or attention, by default as the config says.
+    is cls, mean, attention or none, which keeps all tokens, by default as the config says.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Transformer(nn.Module):
         pool: Pool | None = None,
     ):
         super().__init__()
-        self.grid = grid
+        self.grid, self.interpolation = grid, config.interpolation
         self.pool = pool or ("attention" if config.attention_pool else config.pool)
         has_cls = config.pool == "cls"
         tokens = grid[0] * grid[1] * grid[2] + has_cls
@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         self.attention_pool = AttentionPool(config) if self.pool == "attention" else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """Map (B, …, D) to (B, D). With `seeds` (B,), dropout and stochastic depth are on."""
+        """Map (B, …, D) to (B, D), or to (B, n, D) without pooling; dropout and stochastic depth need `seeds` (B,)."""
         bits: list[Tensor | None] = [None] * (len(self.blocks) + 1)  # one per block, and one for the tokens
         if seeds is not None:
             bits = [*random_bits(seeds, len(bits), 2 * MAX_BRANCHES).unbind(1)]
@@ -85,6 +85,8 @@ class Transformer(nn.Module):
         """Map (B, n, D) to (B, D): the class token, or the mean of the tokens weighted by `weights` (B, n)."""
         if not self.norm_after_pool:
             x = self.norm(x)
+        if self.pool == "none":
+            return x
         if self.attention_pool is not None:
             return self.attention_pool(x)
         x = x[:, 0] if self.pool == "cls" else mean_over_tokens(x, weights)
@@ -92,7 +94,7 @@ class Transformer(nn.Module):
 
     def resize(self, grid: tuple[int, int, int]) -> None:
         """Interpolate the positions to another grid (t, h, w); the position of the class token stays."""
-        self.pos_embed = nn.Parameter(resize_positions(self.pos_embed.detach(), self.grid, grid))
+        self.pos_embed = nn.Parameter(resize_positions(self.pos_embed.detach(), self.grid, grid, self.interpolation))
         self.grid = grid
 
 
@@ -116,7 +118,7 @@ class FactorisedEncoder(nn.Module):
 
     With `temporal_depth=0` the features are averaged over time instead, the paper's baseline, or pooled by attention.
     With `temporal_skip` the average over time is added to the features, which start at zero without it (see
-    `init_weights`).
+    `init_weights`). Without `pool_space`, frames keep their tokens: features of a frame are (s, D) instead of (D).
     """
 
     def __init__(self, config: ModelConfig):
@@ -124,11 +126,13 @@ class FactorisedEncoder(nn.Module):
         t, h, w = config.grid
         self.deduplicate = True
         spatial = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
-        self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial], pool=config.pool)
+        pool = config.pool if config.pool_space else "none"
+        self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial], pool=pool)
         self.temporal: nn.Module = AttentionPool(config) if config.attention_pool else TemporalMeanPool()
         if config.temporal_depth:
             temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
-            self.temporal = Transformer(config, grid=(t, 1, 1), blocks=[*temporal])
+            build = Transformer if config.pool_space else PlacewiseTransformer
+            self.temporal = build(config, grid=(t, 1, 1), blocks=[*temporal])
         self.skip = TemporalMeanPool() if config.temporal_skip else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -136,17 +140,17 @@ class FactorisedEncoder(nn.Module):
         return self.encode_time(self.encode_space(tokens, seeds), seeds)
 
     def encode_space(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """Encode each temporal position on its own: (B, t, s, D) → (B, t, D)."""
+        """Encode each temporal position on its own: (B, t, s, D) → (B, t, D), or (B, t, s, D) without `pool_space`."""
         t = tokens.shape[1]
         x = rearrange(tokens, "B t s D -> (B t) s D")
         if self.deduplicate and seeds is None:
             x = encode_unique(self.spatial, x)
         else:
             x = self.spatial(x, None if seeds is None else random_bits(seeds, t).flatten())
-        return rearrange(x, "(B t) D -> B t D", t=t)
+        return x.unflatten(0, (-1, t))
 
     def encode_time(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """Map the temporal positions of a clip, (B, t, D), to features (B, D)."""
+        """Map the temporal positions of a clip, as `encode_space` returns them, to features (B, D)."""
         out = self.temporal(x, seeds)
         return out if self.skip is None else out + self.skip(x)
 
@@ -193,6 +197,35 @@ def unique_rows(x: Tensor) -> tuple[Tensor, Tensor] | None:
     return (index, inverse) if torch.equal(x[index][inverse], x) else None
 
 
+class PlacewiseTransformer(Transformer):
+    """Transformer over time at every place of the frame on its own, and pooling of all tokens: VideoPrism's Model 2.
+
+    With `joint_depth`, layers over all tokens of the clip come before the pooling.
+    """
+
+    def __init__(self, config: ModelConfig, *, grid: tuple[int, int, int], blocks: list[nn.Module]):
+        super().__init__(config, grid=grid, blocks=blocks, pool="none")
+        rates = drop_path_rates(config, config.joint_depth)
+        self.joint = nn.ModuleList([Block(config, drop_path=p) for p in rates])
+        self.attention_pool = AttentionPool(config) if config.attention_pool else None
+
+    def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map (B, t, s, D) to (B, D). With `seeds` (B,), dropout and stochastic depth are on."""
+        x = self.encode_tokens(tokens, seeds).flatten(1, 2)
+        return x.mean(dim=1) if self.attention_pool is None else self.attention_pool(x)
+
+    def encode_tokens(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map (B, t, s, D) to features of each token (B, t, s, D)."""
+        t, s = tokens.shape[1:3]
+        place_seeds = None if seeds is None else random_bits(seeds, s).flatten()
+        x = super().forward(rearrange(tokens, "B t s D -> (B s) t D"), place_seeds)
+        x = rearrange(x, "(B s) t D -> B (t s) D", s=s)
+        bits = [None] * len(self.joint) if seeds is None else random_bits(~seeds, len(self.joint), 2 * MAX_BRANCHES)
+        for i, block in enumerate(self.joint):
+            x = block(x, bits[i] if seeds is None else bits[:, i])
+        return x.unflatten(1, (t, s))
+
+
 class TemporalMeanPool(nn.Module):
     """Mean over time, called like the temporal transformer that it replaces."""
 
@@ -208,7 +241,8 @@ def factorised_self_attention(config: ModelConfig) -> Transformer:
 
 def factorised_dot_product(config: ModelConfig) -> Transformer:
     """Build Model 4: in every block, half of the heads attend over time and the other half over space."""
-    attention_fns = [partial(attend, t=config.grid[0]) for attend in (temporal_attention, spatial_attention)]
+    over = {"t": config.grid[0], "logit_cap": config.attn_logit_cap}
+    attention_fns = [partial(attend, **over) for attend in (temporal_attention, spatial_attention)]
     blocks = [Block(config, *attention_fns, drop_path=p) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
@@ -226,24 +260,37 @@ ENCODERS.update(
 )
 
 
+SPATIAL_MODES = {"bicubic": "bicubic", "linear": "bilinear"}  # config.interpolation → PyTorch's name
+
+
 def drop_path_rates(config: ModelConfig, depth: int) -> list[float]:
     """Return the probability to skip each layer: rate · i / (L − 1) for layer i of L (paper, section 4.1)."""
     return [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int, int], new: tuple[int, int, int]) -> Tensor:
+def resize_positions(
+    positions: Tensor,
+    old: tuple[int, int, int],
+    new: tuple[int, int, int],
+    interpolation: Literal["bicubic", "linear"] = "bicubic",
+) -> Tensor:
     """Interpolate positions (1, [1 +] t·h·w, D) from grid `old` to grid `new`: bicubic in (h, w), linear in t.
 
-    A leading class-token position is kept. If the grids are equal, the result is an exact copy.
+    With `interpolation` linear, linear in all three with antialiasing. A leading class-token position is kept. If the
+    grids are equal, the result is an exact copy.
     """
     if old == new:
         return positions.clone()
     cls, patches = positions.split((positions.shape[1] - old[0] * old[1] * old[2], old[0] * old[1] * old[2]), dim=1)
     x = rearrange(patches, "1 (t h w) D -> t D h w", t=old[0], h=old[1])
     if old[1:] != new[1:]:
-        x = F.interpolate(x.float(), size=new[1:], mode="bicubic", antialias=True)
+        x = F.interpolate(x.float(), size=new[1:], mode=SPATIAL_MODES[interpolation], antialias=True)
     if old[0] != new[0]:
         x = rearrange(x, "t D h w -> (h w) D t")
-        x = F.interpolate(x.float(), size=new[0], mode="linear", align_corners=False)
+        if interpolation == "linear":  # PyTorch has antialiasing in two dimensions only
+            size = (new[0], x.shape[1])
+            x = F.interpolate(x.float().mT[:, None], size=size, mode="bilinear", antialias=True)[:, 0].mT
+        else:
+            x = F.interpolate(x.float(), size=new[0], mode="linear", align_corners=False)
         x = rearrange(x, "(h w) D t -> t D h w", h=new[1])
     return torch.cat((cls, rearrange(x, "t D h w -> 1 (t h w) D").to(positions.dtype)), dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .encoders import FactorisedEncoder, TemporalMeanPool, Transformer
 from .layers import Attention, AttentionPool
 from .modes import copy_sharing_weights
-from .rollout import AttentionMaps, attention_weights, middle_frames
+from .rollout import AttentionMaps, attention_weights, check_pools_space, middle_frames
 from .vivit import ViViT
 
 
@@ -39,6 +39,7 @@ def gradient_attention_maps(model: ViViT, video: Tensor, logit: int) -> Attentio
         raise ValueError(f"maps are of one clip, (T, C, H, W) or (1, T, C, H, W); got {tuple(video.shape)}")
     if not isinstance(encoder, Transformer | FactorisedEncoder):
         raise ValueError(f"gradient x attention knows the four encoders, not {type(encoder).__name__}; use occlusion")
+    check_pools_space(model)
     model = copy_sharing_weights(model)  # gets the hooks, so that other threads can use the model at the same time
     encoder = model.encoder
     with torch.inference_mode(False), torch.enable_grad():

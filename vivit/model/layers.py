@@ -26,29 +26,31 @@ from .cpu_kernels import attention, linear_gelu
 
 UINT32_MAX = 2**32 - 1
 MAX_BRANCHES = 3  # residual branches of a block: attention, in Model 3 a second attention, MLP
-AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values and result are (B, n, a, k)
+AttentionFn = Callable[..., Tensor]  # of queries, keys and values; these and the result are (B, n, a, k)
 
 # config.activation → the argument `approximate` of PyTorch's GELU. The official code has tanh, timm has none.
 GELU_APPROXIMATION = {"gelu_tanh": "tanh", "gelu": "none"}
 
 
-def full_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def full_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, logit_cap: float | None = None
+) -> Tensor:
     """Attend from every token to every token of its sequence.
 
     `bias` (B, n) is added to the scores of each key. It is for inference only: cuDNN's backward pass fails with some
-    masks.
+    masks. Scores have the soft cap `logit_cap`, as in the other attention functions.
     """
     q, k, v = (rearrange(x, "B n a k -> B a n k") for x in (q, k, v))
-    return rearrange(attention(q, k, v, bias), "B a n k -> B n a k")
+    return rearrange(attention(q, k, v, bias, logit_cap), "B a n k -> B n a k")
 
 
-def spatial_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
+def spatial_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int, logit_cap: float | None = None) -> Tensor:
     """Attend from every token to the tokens of its own temporal position."""
     q, k, v = (rearrange(x, "B (t s) a k -> (B t) s a k", t=t) for x in (q, k, v))
-    return rearrange(full_attention(q, k, v), "(B t) s a k -> B (t s) a k", t=t)
+    return rearrange(full_attention(q, k, v, logit_cap=logit_cap), "(B t) s a k -> B (t s) a k", t=t)
 
 
-def temporal_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
+def temporal_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int, logit_cap: float | None = None) -> Tensor:
     """Attend from every token to the tokens of its own spatial position.
 
     Spatial positions are merged into the heads, not into the batch: from contiguous (B, t, s, a, k) to (B, s·a, t, k)
@@ -56,7 +58,7 @@ def temporal_attention(q: Tensor, k: Tensor, v: Tensor, *, t: int) -> Tensor:
     """
     heads = q.shape[2]
     q, k, v = (rearrange(x, "B (t s) a k -> B (s a) t k", t=t) for x in (q, k, v))
-    return rearrange(attention(q, k, v), "B (s a) t k -> B (t s) a k", a=heads)
+    return rearrange(attention(q, k, v, None, logit_cap), "B (s a) t k -> B (t s) a k", a=heads)
 
 
 def random_bits(seeds: Tensor, *shape: int) -> Tensor:
@@ -177,7 +179,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, *attention_fns: AttentionFn, drop_path: float = 0.0):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn = Attention(config, *attention_fns or (full_attention,))
+        self.attn = Attention(config, *attention_fns or (partial(full_attention, logit_cap=config.attn_logit_cap),))
         self.drop_path1 = DropPath(drop_path, branch=0)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config)
@@ -199,11 +201,12 @@ class TimeSpaceBlock(nn.Module):
         super().__init__()
         self.time_first = config.attention_order == "time_space"
         time, space = (0, 1) if self.time_first else (1, 0)
+        over = {"t": t, "logit_cap": config.attn_logit_cap}
         self.norm_time = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn_time = Attention(config, partial(temporal_attention, t=t), branch=time, separate_qkv=True)
+        self.attn_time = Attention(config, partial(temporal_attention, **over), branch=time, separate_qkv=True)
         self.drop_path_time = DropPath(drop_path, branch=time)
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn = Attention(config, partial(spatial_attention, t=t), branch=space)
+        self.attn = Attention(config, partial(spatial_attention, **over), branch=space)
         self.drop_path1 = DropPath(drop_path, branch=space)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config, branch=2)
@@ -224,20 +227,23 @@ class TimeSpaceBlock(nn.Module):
 class AttentionPool(nn.Module):
     """Attention of one learned query to all tokens, then a norm: (B, n, D) → (B, D).
 
-    This is the pooling head of VideoPrism, its query projected already.
+    This is the pooling head of VideoPrism. The query is projected and scaled already, and its scores have no cap.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.num_heads = config.num_heads
-        self.query = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
-        self.kv = nn.Linear(config.embed_dim, 2 * config.embed_dim)
-        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        width = round(config.embed_dim * config.attention_pool_ratio)
+        self.query = nn.Parameter(torch.zeros(1, 1, width))
+        self.kv = nn.Linear(config.embed_dim, 2 * width)
+        self.proj = nn.Linear(width, config.embed_dim)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.unit_length = config.unit_features
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, n, D) → (B, D); it drops nothing
         q, k, v = self.project_qkv(x)
-        return self.norm(self.proj(full_attention(q, k, v).flatten(2)).squeeze(1))
+        pooled = self.norm(self.proj(full_attention(q, k, v).flatten(2)).squeeze(1))
+        return F.normalize(pooled, dim=1) if self.unit_length else pooled
 
     def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the query (B, 1, a, k), and the keys and values (B, n, a, k) of the tokens."""

@@ -42,11 +42,12 @@ def attention_maps(model: ViViT, video: Tensor) -> AttentionMaps:
 
     The factorised encoder has such weights within each temporal position and over the temporal positions (equal ones
     where it averages the frames). The weights of the other models are split in the same way. Raises ValueError for more
-    than one clip.
+    than one clip and for a model without `pool_space`.
     """
     video = video if video.ndim == 5 else video[None]
     if len(video) != 1:
         raise ValueError(f"attention maps are of one clip, (T, C, H, W) or (1, T, C, H, W); got {tuple(video.shape)}")
+    check_pools_space(model)
     model = copy_sharing_weights(model)  # gets the hooks, so that other threads can use the model at the same time
     weights = register_rollout_hooks(model)
     model.features(video.to(model.head.weight.device))
@@ -59,6 +60,15 @@ def attention_maps(model: ViViT, video: Tensor) -> AttentionMaps:
         time = space.sum(dim=1)[None]
     space, time = (x.float().cpu() / x.float().cpu().sum(dim=1, keepdim=True) for x in (space, time))
     return AttentionMaps(rearrange(space, "t (h w) -> t h w", h=h), time[0], middle_frames(model))
+
+
+def check_pools_space(model: ViViT) -> None:
+    """Raise ValueError for a Model 2 whose layers over time see all tokens of the frames."""
+    if not model.config.pool_space:
+        raise ValueError(
+            "attention maps are of models that pool each frame before the layers over time; this one keeps all tokens "
+            "(pool_space=False); use occlusion"
+        )
 
 
 def middle_frames(model: ViViT) -> list[int]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..config import EvalConfig, ModelConfig
 from .encoders import Transformer
-from .layers import Block, full_attention
+from .layers import Block
 from .vivit import ViViT
 
 
@@ -101,7 +101,8 @@ def encode_tokens(encoder: Transformer, x: Tensor, size: Tensor | None, merge_to
         assert isinstance(block, Block)
         num_queries = 1 if has_cls and block is last else None  # as in Transformer.forward_last_block
         q, k, v = block.attn.project_qkv(block.norm1(x), num_queries)
-        out = full_attention(q, k, v, None if size is None else size.log())
+        [attend] = block.attn.attention_fns  # full attention, with the model's cap of the scores
+        out = attend(q, k, v, None if size is None else size.log())
         x = x[:, :num_queries] + block.attn.proj(rearrange(out, "B n a k -> B n (a k)"))
         if num_queries is None:
             x, size = merge_similar(x, k.mean(dim=2), size, merge_tokens, protected=int(has_cls))

@@ -25,7 +25,7 @@ def adapt(checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig) -> 
     for name, grid in position_grids(trained).items():
         if name in tensors and new.get(name, grid) != grid:
             entry, why = tensors[name], f"grid {_format_grid(grid)} to {_format_grid(new[name])}"
-            resized = resize_positions(entry.tensor.float(), grid, new[name])
+            resized = resize_positions(entry.tensor.float(), grid, new[name], config.interpolation)
             tensors[name] = MappedTensor(resized, entry.sources, "interpolated", _add_reason(entry, why))
     rows = head_rows(trained.classes, config.classes, named=bool(checkpoint.config.get("classes")))
     if "head.weight" not in tensors:

@@ -28,6 +28,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+NO_WEIGHTS = (".json", ".md", ".txt", ".model")  # .model: a SentencePiece tokenizer
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 FORMATS = "safetensors, PyTorch (.pt, .pth, .bin), NumPy (.npz) or Flax msgpack"
 
@@ -52,16 +53,25 @@ def read_files(source: str | os.PathLike) -> CheckpointFiles:
     safetensors and current PyTorch files are mapped: their tensors take memory only when they are read. Raises
     FileNotFoundError for a missing file and WeightsError for a broken file or one that is no checkpoint.
     """
-    path, notes = Path(source), []
-    if not path.exists():
-        if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-            raise FileNotFoundError(f"{source}: no such file or folder, and not a hub id of the form owner/name")
-        path = _download(str(source))
+    path, notes = local_path(source), []
     if path.is_dir():
         path = find_run_weights(path)
         return CheckpointFiles(str(source), _read_folder(path, notes), _read_configs(path), notes)
     configs = _read_configs(path.parent) if path.name in WEIGHT_FILES else {}
     return CheckpointFiles(str(source), read_file(path, notes), configs, notes)
+
+
+def local_path(source: str | os.PathLike) -> Path:
+    """Return the path of a file or folder or, of a hub id, of the folder to which it is downloaded.
+
+    Raises FileNotFoundError.
+    """
+    path = Path(source)
+    if path.exists():
+        return path
+    if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        raise FileNotFoundError(f"{source}: no such file or folder, and not a hub id of the form owner/name")
+    return _download(str(source))
 
 
 def find_run_weights(folder: Path) -> Path:
@@ -142,7 +152,7 @@ def _read_folder(folder: Path, notes: list[str]) -> dict[str, Tensor]:
             path = folder / name
             break
     else:
-        files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix not in (".json", ".md", ".txt")]
+        files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix not in NO_WEIGHTS]
         files = [p for p in files if not p.name.startswith(".")]
         if len(files) != 1:
             found = ", ".join(p.name for p in sorted(folder.iterdir())[:8]) or "nothing"
@@ -247,10 +257,10 @@ def _download(repo: str) -> Path:
         f"preprocessor_config.json of {repo} in one folder, and pass the folder"
     )
     try:
-        patterns = ["*.json", "*.safetensors"]
-        folder = Path(snapshot_download(repo, allow_patterns=patterns))
+        patterns = ["*.json", "*.model"]
+        folder = Path(snapshot_download(repo, allow_patterns=[*patterns, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repo, allow_patterns=["*.json", "*.bin", "*.npz", "checkpoint*"]))
+            folder = Path(snapshot_download(repo, allow_patterns=[*patterns, "*.bin", "*.npz", "checkpoint*"]))
         return folder
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(f"{repo}: no such file, folder or model on the hub (or a private one)") from error

@@ -13,7 +13,7 @@ from ..config import ModelConfig, from_dict, replace, suggestion
 from ..errors import WeightsError
 from ..model.vivit import ViViT
 from ..presets import preset
-from . import formats, huggingface, image_vit, scenic, video_mae
+from . import formats, huggingface, image_vit, scenic, video_mae, videoprism
 from .adapt import adapt
 from .assemble import Checkpoint, MappedTensor, build_model, join
 from .config_from_weights import check_sizes, infer_config
@@ -31,6 +31,9 @@ ARCHITECTURE = (
     "depth",
     "temporal_depth",
     "temporal_skip",
+    "pool_space",
+    "joint_depth",
+    "attn_logit_cap",
     "num_heads",
     "mlp_ratio",
     "pool",
@@ -182,6 +185,8 @@ def _parse(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
         return _parse_own(path, tensors, configs["config.json"])
     if scenic.find_prefix(tensors) is not None:
         return scenic.parse_scenic(path, tensors)
+    if videoprism.is_videoprism(tensors):
+        return videoprism.parse_videoprism(path, tensors, configs)
     if video_mae.is_original(tensors) or any(name.startswith("videomae.") for name in tensors):
         return video_mae.parse_video_mae(path, tensors, configs)
     if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
@@ -192,7 +197,7 @@ def _parse(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
         raise WeightsError(f"{path}: our own weights without their config.json; keep the two in one folder")
     raise WeightsError(
         f"{path}: neither a ViViT (ours, scenic, Hugging Face) nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
-        f"JAX) nor a VideoMAE; it holds {join(list(tensors), 4)}"
+        f"JAX) nor a VideoMAE or VideoPrism; it holds {join(list(tensors), 4)}"
     )
 
 
@@ -272,7 +277,7 @@ def _inherit_settings(
     checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig, overrides: Mapping[str, Any]
 ) -> ModelConfig:
     """Return `config` with the settings that belong to the weights, except those in `overrides`."""
-    names = ["activation", "norm_eps"] + ["norm_after_pool"] * (config.pool == "mean")
+    names = ["activation", "norm_eps", "interpolation"] + ["norm_after_pool"] * (config.pool == "mean")
     changes = {name: getattr(trained, name) for name in names if name not in overrides}
     if "preprocessing" not in overrides:
         pixels = {name: getattr(trained.preprocessing, name) for name in ("mean", "std")}
