@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import WeightsError
+from ..model.rope import fill_tables
 from ..model.vivit import Normalize, ViViT, init_weights
 from ..text import shorten_list
 from .load_report import LoadReport, Row, Status, merge_rows
@@ -194,6 +195,7 @@ def build_model(
         setattr(model.get_submodule(parent), leaf, nn.Parameter(torch.empty(parameters[name].shape)))
     init_weights(model)  # parameters on the meta device get no values and draw no random numbers
     model.load_state_dict(loaded, strict=not missing, assign=True)
+    fill_tables(model)
     model.normalization = Normalize(config.preprocessing)
 
     model.load_report = LoadReport(checkpoint.path, checkpoint.format, merge_rows(rows), tuple(checkpoint.notes))
