@@ -179,7 +179,10 @@ class ModelConfig:
             self.pool_mlp_ratio is None or self.pool == "attentive",
             f"pool_mlp_ratio belongs to pool='attentive'; pool is {self.pool!r}",
         )
-        check(not (self.attention_pool and self.pool == "attentive"), "attention_pool and pool='attentive' both pool")
+        check(
+            self.encoder == "factorised_encoder" or not (self.attention_pool and self.pool == "attentive"),
+            "attention_pool and pool='attentive' both pool",
+        )
 
     @property
     def num_prefix_tokens(self) -> int:

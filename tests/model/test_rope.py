@@ -155,7 +155,7 @@ def test_attentive_pooling_trains_and_is_explained(depth):
         ({"num_registers": 1, "pool": "mean"}, "num_registers is 1 with pool='mean'"),
         ({"pool_depth": 1}, "pool_depth is 1 with pool='cls'"),
         ({"pool_mlp_ratio": 2.0}, "pool_mlp_ratio belongs to pool='attentive'"),
-        ({"pool": "attentive", "attention_pool": True}, "both pool"),
+        ({"pool": "attentive", "attention_pool": True, "encoder": "spatiotemporal"}, "both pool"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
