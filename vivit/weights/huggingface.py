@@ -87,6 +87,7 @@ SIZES: dict[str, dict[str, Any]] = {kind: {"num_attention_heads": 12, "image_siz
 SIZES["vivit"]["num_frames"] = 32
 SIZES["videomae"]["num_frames"] = 16
 SIZES["vjepa2"] = {"num_attention_heads": 16}
+SIZES["clip"] = SIZES["siglip"] = {"num_attention_heads": 12, "image_size": 224}
 SIZES["dinov3_vit"] = {"num_attention_heads": 6, "image_size": 224}
 
 

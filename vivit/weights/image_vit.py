@@ -39,11 +39,12 @@ EXTRA_TOKENS = {
 
 
 # Pixel normalisation of timm models by their names, with or without a tag; the first match counts.
+CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 PIXELS: dict[str, tuple[str, dict[str, tuple[float, float, float]]]] = {
     r"_miil|_tipsv2": ("mean 0 and std 1", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
     r"^eva_large|\.bamboo|_radio_": (
         "CLIP's mean and std",
-        {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
+        CLIP_PIXELS,
     ),
     r"deit|dino|ijepa|intern300m|(?<![a-z])mae(?![a-z])|^vit_small_patch8_224|^vit_(giant|huge)_patch\d+_gap": (
         "ImageNet mean and std",

@@ -13,7 +13,7 @@ from ..config import ModelConfig, from_dict, replace, suggestion
 from ..errors import WeightsError
 from ..model.vivit import ViViT
 from ..presets import preset
-from . import dinov3, formats, huggingface, image_vit, scenic, video_mae, vjepa2
+from . import clip, dinov3, formats, huggingface, image_vit, scenic, video_mae, vjepa2
 from .adapt import adapt
 from .assemble import Checkpoint, MappedTensor, build_model, join
 from .config_from_weights import check_sizes, infer_config
@@ -193,6 +193,8 @@ def _parse(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
         return vjepa2.parse_original(path, tensors)
     if dinov3.is_huggingface(tensors):
         return dinov3.parse_huggingface(path, tensors, configs)
+    if clip.is_tower(tensors):
+        return clip.parse_tower(path, tensors, configs)
     if dinov3.is_original(tensors):
         return dinov3.parse_original(path, tensors)
     if video_mae.is_original(tensors) or any(name.startswith("videomae.") for name in tensors):
@@ -204,8 +206,8 @@ def _parse(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
     if "tokenizer.proj.weight" in tensors:
         raise WeightsError(f"{path}: our own weights without their config.json; keep the two in one folder")
     raise WeightsError(
-        f"{path}: neither a ViViT (ours, scenic, Hugging Face) nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
-        f"JAX) nor a VideoMAE; it holds {join(list(tensors), 4)}"
+        f"{path}: neither a ViViT (ours, scenic, Hugging Face), nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
+        f"DINOv3, CLIP, SigLIP, JAX), nor a VideoMAE or V-JEPA 2; it holds {join(list(tensors), 4)}"
     )
 
 
