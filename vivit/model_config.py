@@ -78,12 +78,25 @@ class ModelConfig:
     """attention_pool only: divide the pooled features by their length, as video-text models do."""
     motion_pool: bool = False
     """The head also reads how much the patches change between neighbouring frames, as filters of the patch see it."""
+    positions: Literal["learned", "rope_2d", "rope_3d"] = "learned"
+    """learned: added to the tokens. Rotary positions turn queries and keys, without parameters: rope_3d over time,
+    height and width, as in V-JEPA 2; rope_2d over height and width, as in DINOv3, with learned temporal positions that
+    start at zero. Model 2's layers over time always learn theirs."""
+    num_registers: int = 0
+    """Register tokens after the class token, which they need; Model 2's layers over time have none."""
+    norm_pre: bool = False
+    """Normalize the tokens before the first layer, as in CLIP; not before Model 2's layers over time."""
     num_heads: int = 12
     """Attention heads of each layer."""
     mlp_ratio: float = 4.0
     """Width of the hidden layer of each MLP, as a multiple of embed_dim."""
-    pool: Literal["cls", "mean"] = "cls"
-    """What the head reads: the class token (cls) or the mean of all tokens (mean)."""
+    pool: Literal["cls", "mean", "attentive"] = "cls"
+    """What the head reads: the class token (cls), the mean of all tokens (mean), or attention of a learned query and an
+    MLP (attentive), as in SigLIP and in V-JEPA 2's probe; Model 2's layers over time then take the mean."""
+    pool_depth: int = 0
+    """pool attentive only: layers after the norm of the encoder and before the query, as in V-JEPA 2's probe."""
+    pool_mlp_ratio: float | None = None
+    """pool attentive only: width of the hidden layer of its MLPs, as a multiple of embed_dim. None: as mlp_ratio."""
     norm_after_pool: bool = False
     """pool mean only: normalize the mean of the tokens instead of every token (fc_norm of VideoMAE)."""
     attn_logit_cap: float | None = None
@@ -93,8 +106,8 @@ class ModelConfig:
     as in VideoPrism."""
     attention_order: Literal["time_space", "space_time"] = "time_space"
     """factorised_self_attention only: which attention of a block comes first."""
-    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
-    """Activation of the MLPs: GELU by its tanh approximation, or exact."""
+    activation: Literal["gelu_tanh", "gelu", "quick_gelu"] = "gelu_tanh"
+    """Activation of the MLPs: GELU by its tanh approximation, exact, or x · sigmoid(1.702 x) as in CLIP."""
     norm_eps: float = 1e-6
     """Epsilon of the layer norms."""
     drop_path: float = 0.0
@@ -107,7 +120,7 @@ class ModelConfig:
     def __post_init__(self):
         if self.encoder not in ENCODERS:  # an encoder of one's own need not be in the annotation
             one_of(self, "encoder")
-        one_of(self, "tokenizer", "pool", "attention_order", "activation", "interpolation")
+        one_of(self, "tokenizer", "pool", "attention_order", "activation", "positions", "interpolation")
         positive(self, "num_frames", "embed_dim", "depth", "num_heads", "mlp_ratio", "sampled_frames")
         positive(self, "attn_logit_cap", "attention_pool_ratio")
         check(min(*self.tubelet_size, *self.image_size) > 0, "tubelet_size and image_size take sizes above 0")
@@ -139,6 +152,7 @@ class ModelConfig:
         check(
             not (self.norm_after_pool and self.attention_pool), "norm_after_pool and attention_pool exclude each other"
         )
+        self._check_tokens()
         check(
             self.pool == "mean" or not self.norm_after_pool,
             "norm_after_pool changes nothing with a class token; it belongs to pool='mean'",
@@ -182,6 +196,37 @@ class ModelConfig:
             self.pool == "mean" and not self.norm_after_pool and not self.temporal_skip,
             "pool_space=False keeps all tokens of a frame: it takes pool='mean', no norm_after_pool, no temporal_skip",
         )
+
+    def _check_tokens(self) -> None:
+        """Check positions, registers and pooling."""
+        width, parts = self.embed_dim // self.num_heads, {"rope_2d": 4, "rope_3d": 2}.get(self.positions, 1)
+        check(
+            width % parts == 0 and (self.positions != "rope_3d" or width >= 6),
+            f"{self.positions} needs heads whose width {parts} divides{', of 6 or more' * (parts == 2)}; embed_dim "
+            f"{self.embed_dim} with num_heads {self.num_heads} has heads of {width}",
+        )
+        check(
+            self.num_registers == 0 or (self.num_registers > 0 and self.pool == "cls"),
+            f"num_registers is {self.num_registers} with pool={self.pool!r}; it is 0 or, with pool='cls', more",
+        )
+        check(
+            self.pool_depth == 0 or (self.pool_depth > 0 and self.pool == "attentive"),
+            f"pool_depth is {self.pool_depth} with pool={self.pool!r}; it is 0 or, with pool='attentive', more",
+        )
+        positive(self, "pool_mlp_ratio")
+        check(
+            self.pool_mlp_ratio is None or self.pool == "attentive",
+            f"pool_mlp_ratio belongs to pool='attentive'; pool is {self.pool!r}",
+        )
+        check(
+            self.encoder == "factorised_encoder" or not (self.attention_pool and self.pool == "attentive"),
+            "attention_pool and pool='attentive' both pool",
+        )
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class and register tokens, before the tokens of the video."""
+        return (self.pool == "cls") + self.num_registers
 
     @property
     def grid(self) -> tuple[int, int, int]:

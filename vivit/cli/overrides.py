@@ -16,6 +16,8 @@ class Overrides:
     """Height and width of the frames, in pixels."""
     num_frames: int | None = None
     """Frames of a clip."""
+    positions: str | None = None
+    """rope_3d for V-JEPA 2 as released, where the file holds positions that it does not use."""
     num_heads: int | None = None
     """Attention heads, where the file does not say it."""
     attention_order: str | None = None

@@ -172,7 +172,7 @@ def image_filters(model: ViViT) -> MotionPool:
 def feature_shapes(model: ModelConfig, videos: int, views: int, cut: int) -> Shapes:
     """Return (shape, dtype) of each array; without activations if these would be larger than MOST_BYTES."""
     t, h, w = model.grid
-    d, n = model.embed_dim, h * w + (model.pool == "cls")
+    d, n = model.embed_dim, h * w + model.num_prefix_tokens
     shapes = {
         "positions": ((videos, views, t, d), "float32"),
         "motion": ((videos, views, 2 * d), "float32"),

@@ -12,6 +12,8 @@ from torch import nn
 
 from ..config import OptimConfig
 
+UNDECAYED = ("pos_embed", "time_embed", "cls_token", "register_tokens", "attention_pool.query")
+
 
 def learning_rate(step: int, *, base: float, warmup_steps: int, total_steps: int) -> float:
     """Linear warm-up from 0, then half a cosine to 0 (paper, section 4.1); equal to the official schedule."""
@@ -35,15 +37,16 @@ def freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW, fused where the device has it.
 
-    Norms, biases, positions and class tokens are not decayed. Every group has an `lr_scale`: with `layer_decay` d, a
-    layer l of L learns at d^(L − l) of the rate, the head and Model 2's layers over time at the full one.
+    Norms, biases, positions, class and register tokens are not decayed. Every group has an `lr_scale`: with
+    `layer_decay` d, a layer l of L learns at d^(L − l) of the rate, the head and Model 2's layers over time at the full
+    one.
     """
     layers = layer_numbers([name for name, _ in model.named_parameters()])
     top = max(layers.values())
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token", "attention_pool.query"))
+            decayed = parameter.ndim > 1 and not name.endswith(UNDECAYED)
             layer = layers[name] if config.layer_decay < 1 else top
             groups.setdefault((layer, decayed), []).append(parameter)
     settings = [
@@ -70,7 +73,9 @@ def layer_numbers(names: list[str]) -> dict[str, int]:
     numbers: dict[str, int] = {}
     blocks: list[str] = []
     for name in names:
-        new = name.startswith(("encoder.temporal.", "encoder.attention_pool.", "motion.", "head."))
+        new = name.startswith(
+            ("encoder.temporal.", "encoder.attention_pool.", "encoder.pool_blocks.", "motion.", "head.")
+        )
         if not new and (match := re.match(r"(.*blocks\.\d+)\.", name)) and match[1] not in blocks:
             blocks.append(match[1])
         numbers[name] = len(blocks) + new

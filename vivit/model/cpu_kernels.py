@@ -112,9 +112,14 @@ def chunked_capped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | Non
 def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:
     """Apply a linear layer and a GELU, exact ("none") or approximated by "tanh"; without gradients fused or in place.
 
+    With "quick", the approximation x · sigmoid(1.702 x).
+
     In place, because on a CPU allocating memory takes as long as filling it. Fused in bfloat16, because PyTorch's tanh
     takes a quarter of the time of the matrix product.
     """
+    if approximate == "quick":
+        x = linear(x)
+        return x * torch.sigmoid(1.702 * x)
     if torch.is_grad_enabled() or is_jit_tracing():
         return F.gelu(linear(x), approximate=approximate)
     if use_bf16_cpu_kernel(x) and type(linear) is nn.Linear and x.dtype == linear.weight.dtype:

@@ -11,27 +11,32 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import ENCODERS, ModelConfig
+from ..config import ENCODERS, ModelConfig, replace
 from .cpu_kernels import is_jit_tracing
 from .layers import (
     MAX_BRANCHES,
     AttentionPool,
+    AttentivePool,
     Block,
     TimeSpaceBlock,
     dropout,
+    pool_config,
     random_bits,
     spatial_attention,
     temporal_attention,
 )
+from .rope import build_rope
 
-Pool = Literal["cls", "mean", "attention", "none"]
+Pool = Literal["cls", "mean", "attention", "attentive", "none"]
 
 
 class Transformer(nn.Module):
-    """A ViT between patch embedding and head: class token, learned positions, blocks, norm, pooling.
+    """A ViT between patch embedding and head: class and register tokens, positions, blocks, norm, pooling.
 
     `grid` (t, h, w) is how the tokens of one sequence are arranged. After construction only `resize` reads it. `pool`
-    is cls, mean, attention or none, which keeps all tokens, by default as the config says.
+    is cls, mean, attention, attentive or none, which keeps all tokens; by default it is as the config says. Rotary
+    positions are in the blocks; those that know no time (rope_2d) come with learned temporal positions, which start at
+    zero.
     """
 
     def __init__(
@@ -43,17 +48,25 @@ class Transformer(nn.Module):
         pool: Pool | None = None,
     ):
         super().__init__()
-        self.grid, self.interpolation = grid, config.interpolation
+        self.grid, self.interpolation, self.positions = grid, config.interpolation, config.positions
+        self.num_prefix_tokens = config.num_prefix_tokens
         self.pool = pool or ("attention" if config.attention_pool else config.pool)
         has_cls = config.pool == "cls"
         tokens = grid[0] * grid[1] * grid[2] + has_cls
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if has_cls else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, config.embed_dim))
+        learned, only_time = config.positions == "learned", config.positions == "rope_2d" and grid[0] > 1
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, config.embed_dim)) if learned else None
+        self.time_embed = nn.Parameter(torch.zeros(1, grid[0], config.embed_dim)) if only_time else None
+        registers = config.num_registers
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.embed_dim)) if registers else None
+        self.norm_pre = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.norm_pre else None
         self.dropout = config.dropout
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.norm_after_pool = config.norm_after_pool
-        self.attention_pool = AttentionPool(config) if self.pool == "attention" else None
+        self.pool_blocks = nn.ModuleList([Block(pool_config(config)) for _ in range(config.pool_depth)])
+        pools = {"attention": AttentionPool, "attentive": AttentivePool}
+        self.attention_pool = pools[self.pool](config) if self.pool in pools else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Map (B, …, D) to (B, D), or to (B, n, D) without pooling; dropout and stochastic depth need `seeds` (B,)."""
@@ -70,11 +83,17 @@ class Transformer(nn.Module):
         return self.pool_and_norm(self.forward_last_block(x, bits[len(self.blocks) - 1]))
 
     def add_positions(self, tokens: Tensor) -> Tensor:
-        """Prepend the class token, if the model has one, and add the positions: (B, …, D) → (B, n, D)."""
+        """Prepend class and register tokens, if the model has any, and add the positions: (B, …, D) → (B, n, D)."""
+        if self.time_embed is not None:
+            tokens = tokens + self.time_embed[:, :, None]
         x = tokens.flatten(1, -2)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        return x + self.pos_embed
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        if self.register_tokens is not None:  # they have no positions
+            x = torch.cat((x[:, :1], self.register_tokens.expand(x.shape[0], -1, -1), x[:, 1:]), dim=1)
+        return x if self.norm_pre is None else self.norm_pre(x)
 
     def forward_last_block(self, x: Tensor, bits: Tensor | None) -> Tensor:
         """Apply the last block; if pooling reads the class token, only to it: (B, n, D) → (B, 1, D)."""
@@ -87,14 +106,24 @@ class Transformer(nn.Module):
             x = self.norm(x)
         if self.pool == "none":
             return x
+        for block in self.pool_blocks:
+            x = block(x)
         if self.attention_pool is not None:
             return self.attention_pool(x)
         x = x[:, 0] if self.pool == "cls" else mean_over_tokens(x, weights)
         return self.norm(x) if self.norm_after_pool else x
 
     def resize(self, grid: tuple[int, int, int]) -> None:
-        """Interpolate the positions to another grid (t, h, w); the position of the class token stays."""
-        self.pos_embed = nn.Parameter(resize_positions(self.pos_embed.detach(), self.grid, grid, self.interpolation))
+        """Interpolate learned positions to another grid (t, h, w); the position of the class token stays."""
+        if self.pos_embed is not None:
+            self.pos_embed = nn.Parameter(
+                resize_positions(self.pos_embed.detach(), self.grid, grid, self.interpolation)
+            )
+        if self.positions == "rope_2d":
+            over_time = self.norm.weight.new_zeros(1, 1, len(self.norm.weight))  # of a single temporal position
+            over_time = over_time if self.time_embed is None else self.time_embed.detach()
+            resized = resize_positions(over_time, (self.grid[0], 1, 1), (grid[0], 1, 1))
+            self.time_embed = nn.Parameter(resized) if grid[0] > 1 else None
         self.grid = grid
 
 
@@ -106,7 +135,8 @@ def mean_over_tokens(x: Tensor, weights: Tensor | None = None) -> Tensor:  # (B,
 
 def spatiotemporal(config: ModelConfig) -> Transformer:
     """Build Model 1: every token attends to all tokens of the clip."""
-    blocks = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
+    rope = build_rope(config, config.grid)
+    blocks = [Block(config, drop_path=p, rope=rope) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 
@@ -125,14 +155,15 @@ class FactorisedEncoder(nn.Module):
         super().__init__()
         t, h, w = config.grid
         self.deduplicate = True
-        spatial = [Block(config, drop_path=p) for p in drop_path_rates(config, config.depth)]
+        rope = build_rope(config, (1, h, w))
+        spatial = [Block(config, drop_path=p, rope=rope) for p in drop_path_rates(config, config.depth)]
         pool = config.pool if config.pool_space else "none"
         self.spatial = Transformer(config, grid=(1, h, w), blocks=[*spatial], pool=pool)
         self.temporal: nn.Module = AttentionPool(config) if config.attention_pool else TemporalMeanPool()
         if config.temporal_depth:
             temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
             build = Transformer if config.pool_space else PlacewiseTransformer
-            self.temporal = build(config, grid=(t, 1, 1), blocks=[*temporal])
+            self.temporal = build(plain_over_time(config), grid=(t, 1, 1), blocks=[*temporal])
         self.skip = TemporalMeanPool() if config.temporal_skip else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -160,6 +191,14 @@ class FactorisedEncoder(nn.Module):
         self.spatial.resize((1, h, w))
         if isinstance(self.temporal, Transformer):
             self.temporal.resize((t, 1, 1))
+
+
+def plain_over_time(config: ModelConfig) -> ModelConfig:
+    """Return the config of Model 2's transformer over time: without what an image model brings for its frames."""
+    pool = "cls" if config.pool == "cls" else "mean"
+    return replace(
+        config, positions="learned", num_registers=0, norm_pre=False, pool=pool, pool_depth=0, pool_mlp_ratio=None
+    )
 
 
 def encode_unique(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -235,7 +274,8 @@ class TemporalMeanPool(nn.Module):
 
 def factorised_self_attention(config: ModelConfig) -> Transformer:
     """Build Model 3: every block attends over time and over space."""
-    blocks = [TimeSpaceBlock(config, t=config.grid[0], drop_path=p) for p in drop_path_rates(config, config.depth)]
+    t, rope = config.grid[0], build_rope(config, config.grid)
+    blocks = [TimeSpaceBlock(config, t=t, drop_path=p, rope=rope) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 
@@ -243,7 +283,8 @@ def factorised_dot_product(config: ModelConfig) -> Transformer:
     """Build Model 4: in every block, half of the heads attend over time and the other half over space."""
     over = {"t": config.grid[0], "logit_cap": config.attn_logit_cap}
     attention_fns = [partial(attend, **over) for attend in (temporal_attention, spatial_attention)]
-    blocks = [Block(config, *attention_fns, drop_path=p) for p in drop_path_rates(config, config.depth)]
+    rope = build_rope(config, config.grid)
+    blocks = [Block(config, *attention_fns, drop_path=p, rope=rope) for p in drop_path_rates(config, config.depth)]
     return Transformer(config, grid=config.grid, blocks=[*blocks])
 
 

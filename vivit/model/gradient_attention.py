@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -40,6 +41,8 @@ def gradient_attention_maps(model: ViViT, video: Tensor, logit: int) -> Attentio
     if not isinstance(encoder, Transformer | FactorisedEncoder):
         raise ValueError(f"gradient x attention knows the four encoders, not {type(encoder).__name__}; use occlusion")
     check_pools_space(model)
+    if model.config.pool_depth:
+        raise ValueError("gradient x attention cannot follow the layers between encoder and query; use occlusion")
     model = copy_sharing_weights(model)  # gets the hooks, so that other threads can use the model at the same time
     encoder = model.encoder
     with torch.inference_mode(False), torch.enable_grad():
@@ -140,8 +143,8 @@ def accumulate(steps: Iterable[Tensor], transformer: Transformer, pooled: Tensor
 
     `pooled` (B, m, D) is the product of each pooled token and its gradient.
     """
-    identity = torch.eye(transformer.pos_embed.shape[1], device=pooled.device)
-    rollout = identity.expand(len(pooled), -1, -1)
+    tokens = math.prod(transformer.grid) + transformer.num_prefix_tokens
+    rollout = torch.eye(tokens, device=pooled.device).expand(len(pooled), -1, -1)
     num_pooled = 1 if transformer.pool == "cls" else pooled.shape[1]
     for step in steps:  # each pooled token gets 1 / num_pooled of the gradient, each of B positions 1 / B
         rollout = rollout + len(pooled) * num_pooled * step @ rollout
@@ -149,4 +152,4 @@ def accumulate(steps: Iterable[Tensor], transformer: Transformer, pooled: Tensor
         read = rollout[:, 0]
     else:
         read = torch.einsum("B n, B n m -> B m", pooled.float().sum(dim=2).clamp(min=0), rollout)
-    return read if transformer.cls_token is None else read[:, 1:]
+    return read[:, transformer.num_prefix_tokens :]

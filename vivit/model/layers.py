@@ -21,15 +21,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import ModelConfig, replace
 from .cpu_kernels import attention, linear_gelu
+from .rope import Rope
 
 UINT32_MAX = 2**32 - 1
 MAX_BRANCHES = 3  # residual branches of a block: attention, in Model 3 a second attention, MLP
 AttentionFn = Callable[..., Tensor]  # of queries, keys and values; these and the result are (B, n, a, k)
 
 # config.activation → the argument `approximate` of PyTorch's GELU. The official code has tanh, timm has none.
-GELU_APPROXIMATION = {"gelu_tanh": "tanh", "gelu": "none"}
+# `linear_gelu` adds "quick", the x · sigmoid(1.702 x) of CLIP.
+GELU_APPROXIMATION = {"gelu_tanh": "tanh", "gelu": "none", "quick_gelu": "quick"}
 
 
 def full_attention(
@@ -108,17 +110,25 @@ class Attention(nn.Module):
 
     Each of the `attention_fns` gets an equal share of the heads, in order. With `separate_qkv`, several functions or
     `num_queries`, slices of the weight of `qkv` are applied one by one, so that queries, keys and values are each
-    contiguous (`temporal_attention` then copies nothing). A wrapped `qkv` is always called as a whole. `branch` is the
-    index of this attention among the residual branches of its block.
+    contiguous (`temporal_attention` then copies nothing). A wrapped `qkv` is always called as a whole. `rope` rotates
+    queries and keys. `branch` is the index of this attention among the residual branches of its block.
     """
 
-    def __init__(self, config: ModelConfig, *attention_fns: AttentionFn, branch: int = 0, separate_qkv: bool = False):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *attention_fns: AttentionFn,
+        branch: int = 0,
+        separate_qkv: bool = False,
+        rope: Rope | None = None,
+    ):
         super().__init__()
         self.head_dim = config.embed_dim // config.num_heads
         self.attention_fns = attention_fns
         self.separate_qkv = separate_qkv or len(attention_fns) > 1
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.rope = rope
         self.dropout, self.branch = config.dropout, branch
 
     def project_qkv(self, x: Tensor, num_queries: int | None = None, index: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,6 +136,10 @@ class Attention(nn.Module):
 
         Only the first `num_queries` tokens get queries; None means all.
         """
+        q, keys, v = self._project(x, num_queries, index)
+        return (q, keys, v) if self.rope is None else (self.rope(q), self.rope(keys), v)
+
+    def _project(self, x: Tensor, num_queries: int | None, index: int) -> tuple[Tensor, Tensor, Tensor]:
         k = self.head_dim
         is_wrapped = type(self.qkv) is not nn.Linear  # LoRA or quantization: the wrapper has to be called
         if is_wrapped or not (self.separate_qkv or num_queries):
@@ -176,10 +190,14 @@ class Block(nn.Module):
     The heads are divided equally among the `attention_fns`; by default every head has full attention.
     """
 
-    def __init__(self, config: ModelConfig, *attention_fns: AttentionFn, drop_path: float = 0.0):
+    def __init__(
+        self, config: ModelConfig, *attention_fns: AttentionFn, drop_path: float = 0.0, rope: Rope | None = None
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn = Attention(config, *attention_fns or (partial(full_attention, logit_cap=config.attn_logit_cap),))
+        self.attn = Attention(
+            config, *attention_fns or (partial(full_attention, logit_cap=config.attn_logit_cap),), rope=rope
+        )
         self.drop_path1 = DropPath(drop_path, branch=0)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config)
@@ -197,16 +215,17 @@ class TimeSpaceBlock(nn.Module):
     `norm1` and `attn` are the spatial ones, so that the block of an image ViT loads into them.
     """
 
-    def __init__(self, config: ModelConfig, *, t: int, drop_path: float = 0.0):
+    def __init__(self, config: ModelConfig, *, t: int, drop_path: float = 0.0, rope: Rope | None = None):
         super().__init__()
         self.time_first = config.attention_order == "time_space"
         time, space = (0, 1) if self.time_first else (1, 0)
         over = {"t": t, "logit_cap": config.attn_logit_cap}
         self.norm_time = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn_time = Attention(config, partial(temporal_attention, **over), branch=time, separate_qkv=True)
+        over_time, over_space = (partial(attend, **over) for attend in (temporal_attention, spatial_attention))
+        self.attn_time = Attention(config, over_time, branch=time, separate_qkv=True, rope=rope)
         self.drop_path_time = DropPath(drop_path, branch=time)
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.attn = Attention(config, partial(spatial_attention, **over), branch=space)
+        self.attn = Attention(config, over_space, branch=space, rope=rope)
         self.drop_path1 = DropPath(drop_path, branch=space)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config, branch=2)
@@ -256,3 +275,30 @@ class AttentionPool(nn.Module):
         q, k, _ = self.project_qkv(x)
         scores = torch.einsum("Bqak,Bnak->Ban", q, k) / math.sqrt(q.shape[-1])
         return scores.softmax(dim=2).mean(dim=1)
+
+
+def pool_config(config: ModelConfig) -> ModelConfig:
+    """Return the config of the layers of attentive pooling, whose MLPs may have another width."""
+    return replace(config, mlp_ratio=config.pool_mlp_ratio or config.mlp_ratio)
+
+
+class AttentivePool(AttentionPool):
+    """Norm of the tokens, attention of one learned query to them, and an MLP with a residual: (B, n, D) → (B, D).
+
+    This is the cross-attention of V-JEPA 2's attentive probe, whose own residual is the bias of `proj` here, since the
+    query is always the same; and the pooling head of SigLIP.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.norm_kv = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(pool_config(config))
+
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, n, D) → (B, D); it drops nothing
+        q, k, v = self.project_qkv(x)
+        x = self.proj(full_attention(q, k, v).flatten(2)).squeeze(1)
+        return x + self.mlp(self.norm(x))
+
+    def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the query (B, 1, a, k), and the keys and values (B, n, a, k) of the normed tokens."""
+        return super().project_qkv(self.norm_kv(x))

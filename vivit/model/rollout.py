@@ -115,7 +115,7 @@ def _rollout_hooks(transformer: Transformer, weights: dict[nn.Module, Tensor]) -
             read = torch.einsum("Bn,Bnm->Bm", weights.pop(transformer.attention_pool), rows)
         else:
             read = rows[:, 0] if transformer.pool == "cls" else rows.mean(dim=1)
-        weights[transformer] = read if transformer.cls_token is None else read[:, 1:]
+        weights[transformer] = read[:, transformer.num_prefix_tokens :]
 
     return accumulate, finish
 

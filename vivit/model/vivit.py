@@ -17,6 +17,7 @@ from .cpu_kernels import is_jit_tracing
 from .encoders import ENCODERS, FactorisedEncoder, Transformer
 from .layers import Attention, AttentionPool, Mlp
 from .motion import MotionPool
+from .rope import fill_tables
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class ViViT(nn.Module):
         with torch.device("meta"):  # the same modules for the new grid, which get this model's tensors
             resized = type(self)(config)
         resized.load_state_dict(self.state_dict(), assign=True)
+        fill_tables(resized, self.head.weight.device)
         resized.train(self.training)
         self.tokenizer, self.encoder, self.config = resized.tokenizer, resized.encoder, config
         return self
@@ -212,8 +214,8 @@ def init_weights(model: ViViT) -> None:
     | queries, keys, values | Xavier uniform, each separately; bias 0                                     |
     | attention output, MLP | Xavier uniform; bias 0 and normal(1e-6)                                     |
     | attention pooling     | as attention; the query normal(0.02)                                        |
-    | positions             | normal(0.02)                                                                |
-    | class token, head     | 0                                                                           |
+    | positions, registers  | normal(0.02)                                                                |
+    | class token, head     | 0; and the temporal positions that come with rope_2d                        |
     | norms, motion pooling | scale 1, bias or center 0                                                   |
     | temporal_skip         | scale 0 in the norm after time, so that features start as the average of    |
     |                       | the frames; temporal positions are sinusoids, as large as the features      |
@@ -242,9 +244,12 @@ def init_weights(model: ViViT) -> None:
                 nn.init.xavier_uniform_(linear.weight)
                 nn.init.normal_(linear.bias, std=1e-6)
         elif isinstance(module, Transformer):
-            nn.init.normal_(module.pos_embed, std=0.02)
-            if module.cls_token is not None:
-                nn.init.zeros_(module.cls_token)
+            for tokens in (module.pos_embed, module.register_tokens):
+                if tokens is not None:
+                    nn.init.normal_(tokens, std=0.02)
+            for tokens in (module.cls_token, module.time_embed):
+                if tokens is not None:
+                    nn.init.zeros_(tokens)
         elif isinstance(module, AttentionPool):
             for weight in (*module.kv.weight.chunk(2), module.proj.weight):
                 nn.init.xavier_uniform_(weight)

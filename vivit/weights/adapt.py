@@ -19,11 +19,18 @@ def adapt(checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig) -> 
     Positions are interpolated to the new token grid; the rows of the head go to the classes of the same name. Raises
     WeightsError.
     """
-    tensors, ignored = dict(checkpoint.tensors), {}
+    tensors, ignored = dict(checkpoint.tensors), dict[str, str]()
     newly_initialized = dict(checkpoint.newly_initialized)
+    newly_initialized |= (
+        {"encoder.time_embed": "zero: the file has one temporal position"} if trained.grid[0] == 1 else {}
+    )
     new = position_grids(config)
     for name, grid in position_grids(trained).items():
-        if name in tensors and new.get(name, grid) != grid:
+        if name not in tensors:
+            continue
+        if name not in new:
+            ignored |= dict.fromkeys(tensors.pop(name).sources, "this model has one temporal position")
+        elif new[name] != grid:
             entry, why = tensors[name], f"grid {_format_grid(grid)} to {_format_grid(new[name])}"
             resized = resize_positions(entry.tensor.float(), grid, new[name], config.interpolation)
             tensors[name] = MappedTensor(resized, entry.sources, "interpolated", _add_reason(entry, why))
@@ -31,7 +38,8 @@ def adapt(checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig) -> 
     if "head.weight" not in tensors:
         newly_initialized["head."] = "the file has no head"
     elif rows != list(range(trained.num_classes)):
-        ignored, new_head = _adapt_head(tensors, trained, config, rows)
+        other_head, new_head = _adapt_head(tensors, trained, config, rows)
+        ignored |= other_head
         newly_initialized |= new_head
     return build_model(config, checkpoint, tensors, newly_initialized=newly_initialized, ignored=ignored)
 
@@ -82,10 +90,11 @@ def head_rows(
 def position_grids(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
     """Return {name of a position embedding: the token grid (t, h, w) that it covers}."""
     t, h, w = config.grid
+    learned, only_time = config.positions == "learned", config.positions == "rope_2d" and t > 1
     if config.encoder != "factorised_encoder":
-        return {"encoder.pos_embed": (t, h, w)}
+        return {"encoder.pos_embed": (t, h, w)} if learned else {"encoder.time_embed": (t, 1, 1)} if only_time else {}
     temporal = {"encoder.temporal.pos_embed": (t, 1, 1)} if config.temporal_depth else {}
-    return {"encoder.spatial.pos_embed": (1, h, w)} | temporal
+    return ({"encoder.spatial.pos_embed": (1, h, w)} if learned else {}) | temporal
 
 
 def _add_reason(entry: MappedTensor, why: str) -> str:

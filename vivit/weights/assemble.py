@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import WeightsError
+from ..model.rope import fill_tables
 from ..model.vivit import Normalize, ViViT, init_weights
 from ..text import shorten_list
 from .load_report import LoadReport, Row, Status, merge_rows
@@ -51,6 +52,10 @@ class Checkpoint:
     """An image model: one frame, and a square token grid unless the file says otherwise."""
     sine_positions: bool = False
     """The positions are fixed sinusoids, which the file does not contain."""
+    unused_positions: bool = False
+    """The file holds positions that V-JEPA adds and V-JEPA 2 does not use; only the user knows which of them it is."""
+    interleaved_pairs: bool = False
+    """Rotary pairs are the features (2i, 2i + 1) of a head, which loading permutes to (i, i + k / 2)."""
     notes: list[str] = field(default_factory=list)
     names: frozenset[str] = frozenset()
     """All tensors of the file. `build_model` raises an error if one of them is neither used nor ignored."""
@@ -67,8 +72,8 @@ UNSUPPORTED_FEATURES: Rules = {
     r".*(rope|freqs).*": "rotary positions",
     r".*mlp\.(w\d+|fc\d_[gx]|gate\w*|up_proj|down_proj)\..*": "a gated MLP (SwiGLU)",
     r".*\bmlp\.norm\..*|.*\battn\.(sub_)?norm\..*|.*\bin(ner)?_attn_ln\..*|.*\bffn_ln\..*": "norms inside the branches",
-    r".*norm_pre\..*|.*pre_layrnorm\..*": "a norm before the first block",
-    r".*(attn_pool|MAPHead).*": "attention pooling",
+    r".*norm_pre\..*": "a norm before the first block, but for CLIP of transformers",
+    r".*(attn_pool|MAPHead).*": "attention pooling, but for SigLIP of transformers",
     r".*patch_embed\.(backbone|norm|conv)\b.*": "a convolutional stem or a norm in the patch embedding",
     r".*\b(attns|ffns|in_proj|attn_out_proj|mlp_out_proj)\..*": "attention and MLP in parallel",
     r".*\b[qkv]_bias|.*\bq_proj\..*|.*\bgamma_?[123]": "blocks of BEiT, EVA or DINOv3",
@@ -132,7 +137,7 @@ def fuse_qkv(mapped: dict[str, MappedTensor]) -> None:
             if missing := [x for x in "qkv" if f"{stem}{x}.weight" not in mapped]:
                 raise ValueError(f"{stem}{missing[0]}.weight, a part of qkv.weight, is not in the file")
             weights = [mapped.pop(f"{stem}{x}.weight") for x in "qkv"]
-            mapped[f"{stem}qkv.weight"] = MappedTensor(torch.cat([p.tensor for p in weights]), _sources(weights))
+            mapped[f"{stem}qkv.weight"] = MappedTensor(torch.cat([p.tensor for p in weights]), join_sources(weights))
         if "qkv" not in biases[stem]:
             parts = [mapped.pop(f"{stem}{x}.bias", None) for x in "qkv"]
             have, weight = [p for p in parts if p is not None], mapped[f"{stem}qkv.weight"].tensor
@@ -140,11 +145,17 @@ def fuse_qkv(mapped: dict[str, MappedTensor]) -> None:
             none = ", ".join(x for x, p in zip("qkv", parts) if p is None)
             bias = torch.cat([zero if p is None else p.tensor for p in parts])
             why = f"no bias for {none}: zero" if none else ""
-            mapped[f"{stem}qkv.bias"] = MappedTensor(bias, _sources(have), "loaded" if have else "initialised", why)
+            mapped[f"{stem}qkv.bias"] = MappedTensor(bias, join_sources(have), "loaded" if have else "initialised", why)
 
 
-def _sources(mapped: Iterable[MappedTensor]) -> tuple[str, ...]:
+def join_sources(mapped: Iterable[MappedTensor]) -> tuple[str, ...]:
+    """Return the names in the file of all of `mapped`, each once."""
     return tuple(dict.fromkeys(name for entry in mapped for name in entry.sources))
+
+
+def count_blocks(names: Iterable[str], start: str) -> int:
+    """Count the blocks whose names start with `start`."""
+    return len({m[1] for name in names if (m := re.match(re.escape(start) + r"blocks\.(\d+)\.", name))})
 
 
 def build_model(
@@ -194,6 +205,7 @@ def build_model(
         setattr(model.get_submodule(parent), leaf, nn.Parameter(torch.empty(parameters[name].shape)))
     init_weights(model)  # parameters on the meta device get no values and draw no random numbers
     model.load_state_dict(loaded, strict=not missing, assign=True)
+    fill_tables(model)
     model.normalization = Normalize(config.preprocessing)
 
     model.load_report = LoadReport(checkpoint.path, checkpoint.format, merge_rows(rows), tuple(checkpoint.notes))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..config import EncoderName, ModelConfig, Preprocessing, replace
 from ..errors import WeightsError
-from .assemble import Checkpoint, MappedTensor
+from .assemble import Checkpoint, MappedTensor, count_blocks
 
 NEEDED = ("blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "pos_embed")
 
@@ -26,7 +25,8 @@ def infer_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfi
     tensors = {name: entry.tensor for name, entry in checkpoint.tensors.items()}
     for name in ("tokenizer.proj.weight", *(f"encoder.{x}" for x in NEEDED)):
         if name not in tensors and name.replace("encoder.", "encoder.spatial.") not in tensors:
-            if name == "encoder.pos_embed" and checkpoint.sine_positions:
+            without = checkpoint.sine_positions or checkpoint.config.get("positions", "learned") != "learned"
+            if name == "encoder.pos_embed" and without:
                 continue
             raise WeightsError(f"{checkpoint.path}: no {name} in this {checkpoint.format}; it is not a complete ViT")
     known = dict(checkpoint.config)
@@ -52,14 +52,22 @@ def infer_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfi
         "depth": count_blocks(tensors, start),
         "mlp_ratio": tensors[f"{start}blocks.0.mlp.fc1.weight"].shape[0] / width,
         "pool": "cls" if f"{start}cls_token" in tensors else "mean",
+        "norm_pre": f"{start}norm_pre.weight" in tensors,
     }
+    if (registers := tensors.get(f"{start}register_tokens")) is not None:
+        known["num_registers"] = registers.shape[1]
+    if (mlp := tensors.get(f"{start}attention_pool.mlp.fc1.weight")) is not None:
+        known |= {"pool": "attentive", "pool_mlp_ratio": mlp.shape[0] / width}
+        known["pool_depth"] = count_blocks(tensors, f"{start}pool_")
     if factorised:
         known |= {"encoder": "factorised_encoder", "temporal_depth": count_blocks(tensors, "encoder.temporal.")}
     elif "encoder.blocks.0.attn_time.qkv.weight" in tensors:
         known["encoder"] = "factorised_self_attention"
         known["attention_order"] = ask("attention_order", "'time_space', the official code's default")
     known["num_heads"] = ask("num_heads", f"{max(width // 64, 1)}, heads of 64 being usual")
-    if checkpoint.sine_positions:
+    if checkpoint.is_image and known.get("positions", "learned") != "learned":
+        known |= {"image_size": ask("image_size", "(224, 224)"), "num_frames": 1, "tokenizer": "tubelet"}
+    elif checkpoint.sine_positions or known.get("positions", "learned") != "learned":
         known |= {"image_size": ask("image_size", "(224, 224)"), "num_frames": ask("num_frames", "16")}
     else:
         known |= _grid(checkpoint, tensors, known, given, factorised=factorised)
@@ -88,6 +96,7 @@ def check_sizes(mapped: Mapping[str, MappedTensor], config: ModelConfig) -> None
         return  # an encoder of the user's own
     factorised, p = config.encoder == "factorised_encoder", config.preprocessing
     stacks = {"encoder.spatial." if factorised else "encoder.": ("depth", config.depth)}
+    stacks |= {"encoder.spatial.pool_" if factorised else "encoder.pool_": ("pool_depth", config.pool_depth)}
     stacks |= {"encoder.temporal.": ("temporal_depth", config.temporal_depth)} if factorised else {}
     for start, (name, depth) in stacks.items():
         if depth > (blocks := count_blocks(mapped, start)) + 8:
@@ -96,6 +105,7 @@ def check_sizes(mapped: Mapping[str, MappedTensor], config: ModelConfig) -> None
         "num_frames": (config.num_frames, 1, MAX_FRAMES),
         "image_size": (max(config.image_size), 1, MAX_PIXELS),
         "image_size and num_frames: the number of tokens": (math.prod(config.grid), 1, MAX_TOKENS),
+        "num_registers": (config.num_registers, 0, 64),
         "norm_eps": (config.norm_eps, 1e-30, 1),
         "preprocessing.frame_stride": (p.frame_stride, 1e-6, 2**16),
         "preprocessing.clip_seconds": (1 if p.clip_seconds is None else p.clip_seconds, 1e-6, 2**20),
@@ -107,11 +117,6 @@ def check_sizes(mapped: Mapping[str, MappedTensor], config: ModelConfig) -> None
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}; allowed is {low} to {high}")
-
-
-def count_blocks(names: Iterable[str], start: str) -> int:
-    """Count the blocks whose names start with `start`."""
-    return len({m[1] for name in names if (m := re.match(re.escape(start) + r"blocks\.(\d+)\.", name))})
 
 
 def _grid(

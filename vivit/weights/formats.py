@@ -196,7 +196,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 # Keys under which training loops save the state dict.
-STATE_DICT_KEYS = ("model", "state_dict", "module", "model_state_dict", "model_ema", "teacher")
+# "encoder" is what V-JEPA 2's hub loads from its files.
+STATE_DICT_KEYS = ("model", "state_dict", "module", "model_state_dict", "model_ema", "teacher", "encoder")
 
 
 def _read_torch(path: Path, notes: list[str], *, mapped: bool) -> dict[str, Tensor]:

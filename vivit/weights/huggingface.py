@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config import ModelConfig
-from .assemble import Checkpoint, fuse_qkv, map_names
+from .assemble import Checkpoint, MappedTensor, count_blocks, fuse_qkv, map_names
 from .image_vit import finish_image, json_object, parse_size, parse_triple
 
 MODEL = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|vivit)\.)?"
@@ -66,6 +66,7 @@ IGNORED: dict[str, str] = {
 }
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+ACTIVATIONS["quick_gelu"] = "quick_gelu"
 
 # What transformers assumes where config.json says nothing. Of the sizes the second table holds, a file without
 # config.json says nothing at all.
@@ -76,11 +77,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "deit": {"hidden_act": "gelu", "layer_norm_eps": 1e-12},
     "dinov2": {"hidden_act": "gelu", "layer_norm_eps": 1e-6},
     "dinov2_with_registers": {"hidden_act": "gelu", "layer_norm_eps": 1e-6},
+    "dinov3_vit": {"hidden_act": "gelu", "layer_norm_eps": 1e-5},
+    "vjepa2": {"hidden_act": "gelu", "layer_norm_eps": 1e-6},
+    "clip": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
 }
 
 SIZES: dict[str, dict[str, Any]] = {kind: {"num_attention_heads": 12, "image_size": 224} for kind in DEFAULTS}
 SIZES["vivit"]["num_frames"] = 32
 SIZES["videomae"]["num_frames"] = 16
+SIZES["vjepa2"] = {"num_attention_heads": 16}
+SIZES["clip"] = SIZES["siglip"] = {"num_attention_heads": 12, "image_size": 224}
+SIZES["dinov3_vit"] = {"num_attention_heads": 6, "image_size": 224}
 
 
 def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
@@ -132,6 +140,21 @@ def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]])
         return out, ["pixels: no preprocessor_config.json; mean and std 0.5"]
     out["preprocessing"], notes = read_processor(path, processor)
     return out, notes
+
+
+def check_config(
+    theirs: Mapping[str, Any], mapped: Mapping[str, MappedTensor], *, depth: str, pool_depth: str | None = None
+) -> None:
+    """Check that a config.json says as many blocks as the file holds; `depth` and `pool_depth` are its names for them.
+
+    A file without its last block would be another model. Raises ValueError.
+    """
+    counts = {depth: count_blocks(mapped, "encoder.")}
+    if pool_depth and any(name.startswith("encoder.attention_pool.") for name in mapped):
+        counts[pool_depth] = count_blocks(mapped, "encoder.pool_")
+    for name, found in counts.items():
+        if theirs.get(name, found) != found:
+            raise ValueError(f"config.json: {name} is {str(theirs[name])[:60]}; the file has {found} blocks")
 
 
 def class_names(id2label: Mapping[str, Any]) -> tuple[str, ...]:

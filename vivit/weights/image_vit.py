@@ -34,16 +34,17 @@ IGNORED: dict[str, str] = {
 
 EXTRA_TOKENS = {
     "dist_token": "distillation token: a ViViT has none",
-    "reg_token": "register tokens: a ViViT has none",
+    "reg_token": "register tokens: a ViViT has none without a class token",
 }
 
 
 # Pixel normalisation of timm models by their names, with or without a tag; the first match counts.
+CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 PIXELS: dict[str, tuple[str, dict[str, tuple[float, float, float]]]] = {
     r"_miil|_tipsv2": ("mean 0 and std 1", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
     r"^eva_large|\.bamboo|_radio_": (
         "CLIP's mean and std",
-        {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
+        CLIP_PIXELS,
     ),
     r"deit|dino|ijepa|intern300m|(?<![a-z])mae(?![a-z])|^vit_small_patch8_224|^vit_(giant|huge)_patch\d+_gap": (
         "ImageNet mean and std",
@@ -128,13 +129,13 @@ def parse_size(size: Any) -> tuple[int, int] | None:
 def finish_image(source: Checkpoint, size: tuple[int, int] | None = None) -> None:
     """Finish an image model of any library after renaming, in place. `size` is the frame size, if known.
 
-    Raises ValueError for a model without positions or with a gated MLP.
+    Raises ValueError for a model without positions, unless they are rotary, or with a gated MLP.
     """
     mapped = source.tensors
-    if "encoder.pos_embed" not in mapped:
+    if "encoder.pos_embed" not in mapped and "positions" not in source.config:
         raise ValueError(
-            "no positions (pos_embed) in the file: a model with rotary or relative positions, which a ViViT lacks, "
-            "or not a complete one"
+            "no positions (pos_embed) in the file: a model with relative positions or with rotary ones of a kind that "
+            "is not read here, or not a complete one"
         )
     fuse_qkv(mapped)
     for name in [name for name in mapped if name.endswith(".mlp.fc1.weight")]:
@@ -149,7 +150,7 @@ def finish_image(source: Checkpoint, size: tuple[int, int] | None = None) -> Non
     kernel = mapped["tokenizer.proj.weight"]
     if kernel.tensor.ndim == 4:
         mapped["tokenizer.proj.weight"] = MappedTensor(kernel.tensor.unsqueeze(2), kernel.sources)
-    drop_extra_tokens(source, size)
+    sort_tokens(source, size)
     head = mapped.get("head.weight")
     if head is not None and head.tensor.shape[1:] != kernel.tensor.shape[:1]:
         for name in [name for name in ("head.weight", "head.bias") if name in mapped]:
@@ -170,20 +171,29 @@ def fold_layer_scale(mapped: dict[str, MappedTensor]) -> None:
             mapped[f"{linear}.{leaf}"] = MappedTensor(entry.tensor * scale, sources, reason="LayerScale folded in")
 
 
-def drop_extra_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None:
-    """Remove distillation and register tokens in place, and keep the positions of class token and patches.
+def sort_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None:
+    """Remove the distillation token in place, and registers without a class token; keep the positions of the rest.
 
-    The positions of the file may or may not include the tokens before the patches. Those of the patches fill the grid
-    of a frame of `size` or, if it is not known, a square.
+    The positions of the file may or may not include the tokens before the patches; those of registers are added to
+    them. Those of the patches fill the grid of a frame of `size` or, if it is not known, a square.
     """
     mapped, cls = source.tensors, "encoder.cls_token" in source.tensors
     count = {"dist_token": 0, "reg_token": 0}
     for name, why in EXTRA_TOKENS.items():
-        if name in mapped:
-            entry = mapped.pop(name)
-            count[name] = entry.tensor.shape[-2]
-            source.ignored |= dict.fromkeys(entry.sources, why)
-            source.inexact.append(f"it has {why.partition(':')[0]}s")
+        if name not in mapped:
+            continue
+        entry = mapped.pop(name)
+        count[name] = entry.tensor.shape[-2]
+        if name == "reg_token" and cls:
+            if count[name]:
+                mapped["encoder.register_tokens"] = MappedTensor(entry.tensor, entry.sources)
+            else:
+                source.ignored |= dict.fromkeys(entry.sources, "there are no register tokens")
+            continue
+        source.ignored |= dict.fromkeys(entry.sources, why)
+        source.inexact.append(f"it has {why.partition(':')[0]}s")
+    if "encoder.pos_embed" not in mapped:
+        return
     entry, kernel = mapped["encoder.pos_embed"], mapped["tokenizer.proj.weight"].tensor
     n, width = entry.tensor.shape[-2:]
     usual = cls + count["dist_token"]
@@ -197,6 +207,11 @@ def drop_extra_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -
     if first == cls and entry.tensor.ndim == 3:
         return
     x = entry.tensor.reshape(1, n, width)
+    if "encoder.register_tokens" in mapped and first == usual + count["reg_token"]:
+        tokens = mapped["encoder.register_tokens"]
+        mapped["encoder.register_tokens"] = MappedTensor(
+            tokens.tensor + x[:, usual:first], tokens.sources + entry.sources, reason="with their positions"
+        )
     own = x[:, :1] if first else x.new_zeros(1, 1, width)
     parts = [own, x[:, first:]] if cls else [x[:, first:]]
     why = "without the positions of removed tokens" if first >= cls else "zero for the class token: it has none"

@@ -105,11 +105,17 @@ def inflate(
         tensors["motion.proj.weight"] = replace(kernel, tensor=kernel.tensor.squeeze(2).clone())
         missing["motion."] = "an image model sees no motion"
 
+    if trained.pool == "attentive" != config.pool:  # the pooling has the norm's scale and shift, see `clip.fold_pool`
+        norm = {f"encoder.norm.{leaf}": image[f"encoder.attention_pool.norm_kv.{leaf}"] for leaf in ("weight", "bias")}
+        image = {**image, **norm}
+
     # The image model becomes Model 2's spatial encoder, and the encoder of every other model.
     is_factorised = config.encoder == "factorised_encoder"
     prefix = "encoder.spatial." if is_factorised else "encoder."
     for name, entry in image.items():
-        if name.startswith("encoder.") and name not in ("encoder.pos_embed", "encoder.cls_token"):
+        place = name.startswith(("encoder.pos_embed", "encoder.cls_token", "encoder.attention_pool."))
+        registers = name == "encoder.register_tokens" and not config.num_registers
+        if name.startswith("encoder.") and not place and not registers:
             tensors[prefix + name.removeprefix("encoder.")] = entry
     if config.pool == "cls":
         if "encoder.cls_token" in image and not (is_factorised and official):
@@ -117,7 +123,13 @@ def inflate(
         else:
             why = "as in the official code" if official else "the image model has no class token"
             missing[f"{prefix}cls_token"] = why
-    tensors[f"{prefix}pos_embed"] = _positions(image["encoder.pos_embed"], trained, config, official=official)
+    if config.pool == "attentive":
+        tensors |= copy_prefix(image, "encoder.attention_pool.", f"{prefix}attention_pool.")
+        missing[f"{prefix}attention_pool."] = "the image model has no attentive pooling"
+    if "encoder.pos_embed" in image:
+        tensors[f"{prefix}pos_embed"] = _positions(image["encoder.pos_embed"], trained, config, official=official)
+    else:
+        missing["encoder.time_embed"] = "zero: an image has no time"
 
     if is_factorised and config.temporal_depth:
         missing["encoder.temporal."] = NO_TIME

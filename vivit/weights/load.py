@@ -13,7 +13,7 @@ from ..config import ModelConfig, from_dict, replace, suggestion
 from ..errors import WeightsError
 from ..model.vivit import ViViT
 from ..presets import preset
-from . import formats, huggingface, image_vit, scenic, video_mae, videoprism
+from . import clip, dinov3, formats, huggingface, image_vit, scenic, video_mae, videoprism, vjepa2
 from .adapt import adapt
 from .assemble import Checkpoint, MappedTensor, build_model, join
 from .config_from_weights import check_sizes, infer_config
@@ -37,6 +37,11 @@ ARCHITECTURE = (
     "num_heads",
     "mlp_ratio",
     "pool",
+    "pool_depth",
+    "pool_mlp_ratio",
+    "positions",
+    "num_registers",
+    "norm_pre",
     "attention_order",
 )
 IMAGE_ARCHITECTURE = ("embed_dim", "depth", "num_heads", "mlp_ratio")
@@ -187,6 +192,16 @@ def _parse(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
         return scenic.parse_scenic(path, tensors)
     if videoprism.is_videoprism(tensors):
         return videoprism.parse_videoprism(path, tensors, configs)
+    if vjepa2.is_huggingface(tensors):
+        return vjepa2.parse_huggingface(path, tensors, configs)
+    if vjepa2.is_original(tensors):
+        return vjepa2.parse_original(path, tensors)
+    if dinov3.is_huggingface(tensors):
+        return dinov3.parse_huggingface(path, tensors, configs)
+    if clip.is_tower(tensors):
+        return clip.parse_tower(path, tensors, configs)
+    if dinov3.is_original(tensors):
+        return dinov3.parse_original(path, tensors)
     if video_mae.is_original(tensors) or any(name.startswith("videomae.") for name in tensors):
         return video_mae.parse_video_mae(path, tensors, configs)
     if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
@@ -196,8 +211,8 @@ def _parse(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[
     if "tokenizer.proj.weight" in tensors:
         raise WeightsError(f"{path}: our own weights without their config.json; keep the two in one folder")
     raise WeightsError(
-        f"{path}: neither a ViViT (ours, scenic, Hugging Face) nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
-        f"JAX) nor a VideoMAE or VideoPrism; it holds {join(list(tensors), 4)}"
+        f"{path}: neither a ViViT (ours, scenic, Hugging Face), nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
+        f"DINOv3, CLIP, SigLIP, JAX), nor a VideoMAE, VideoPrism or V-JEPA 2; it holds {join(list(tensors), 4)}"
     )
 
 
@@ -250,8 +265,16 @@ def _class_names(classes: Classes | None) -> dict[str, Any]:
 
 
 def _trained_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfig:
-    """Return the config that the checkpoint was trained with; add fixed positions, which no file contains, in place."""
+    """Return the config that the checkpoint was trained with; finish what needs its sizes, in place.
+
+    These are fixed positions, which no file contains, and the order of rotary pairs.
+    """
     with weights_errors(checkpoint.path):
+        if checkpoint.unused_positions and given.get("positions") != "rope_3d":
+            raise WeightsError(
+                f"{checkpoint.path}: the file holds positions (pos_embed), which V-JEPA adds and V-JEPA 2 does not "
+                "use. If it is V-JEPA 2, say so by positions='rope_3d'; V-JEPA is not read"
+            )
         own = checkpoint.format == "ViViT"
         config = replace(ModelConfig(), **checkpoint.config) if own else infer_config(checkpoint, given)
         check_sizes(checkpoint.tensors, config)
@@ -260,14 +283,18 @@ def _trained_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelCo
             positions = video_mae.sinusoidal_positions(t * h * w, config.embed_dim)
             why = "the fixed sinusoids of VideoMAE"
             checkpoint.tensors["encoder.pos_embed"] = MappedTensor(positions, (), "initialised", why)
+        if checkpoint.interleaved_pairs:
+            vjepa2.separate_pairs(checkpoint.tensors, config.num_heads)
         return config
 
 
 def _is_image(checkpoint: Checkpoint, config: ModelConfig) -> bool:
     """Tell whether the checkpoint is an image model, where it is the start of a model of `config`."""
-    positions = checkpoint.tensors.get("encoder.pos_embed")
-    if positions is None or checkpoint.config.get("tokenizer") != "uniform_frames" or "encoder" in checkpoint.config:
+    if checkpoint.config.get("tokenizer") != "uniform_frames" or "encoder" in checkpoint.config:
         return False
+    positions = checkpoint.tensors.get("encoder.pos_embed")
+    if positions is None:
+        return checkpoint.is_image
     t, h, w = config.grid
     sampled = config.tokenizer == "uniform_frames" and t > 1
     return not (sampled and positions.tensor.shape[1] - ("encoder.cls_token" in checkpoint.tensors) == t * h * w)
@@ -278,6 +305,9 @@ def _inherit_settings(
 ) -> ModelConfig:
     """Return `config` with the settings that belong to the weights, except those in `overrides`."""
     names = ["activation", "norm_eps", "interpolation"] + ["norm_after_pool"] * (config.pool == "mean")
+    if checkpoint.is_image:
+        names += ["positions", "norm_pre"] + ["num_registers"] * (config.pool == "cls" == trained.pool)
+        names += ["pool_mlp_ratio"] * (config.pool == "attentive" == trained.pool)
     changes = {name: getattr(trained, name) for name in names if name not in overrides}
     if "preprocessing" not in overrides:
         pixels = {name: getattr(trained.preprocessing, name) for name in ("mean", "std")}
@@ -325,6 +355,8 @@ def _unused_tensors(checkpoint: Checkpoint, tensors: Mapping[str, MappedTensor])
         "head.": "head of the image model",
         "tokenizer.": "kernel_init='random'",
         "encoder.cls_token": "this model takes no class token from it",
+        "encoder.register_tokens": "this model has no register tokens",
+        "encoder.attention_pool.": "this model pools otherwise",
     }
     return {
         source: reason

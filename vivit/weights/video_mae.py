@@ -81,7 +81,7 @@ def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str,
     if mae.sine_positions and not is_mae:
         raise ValueError(
             "the file holds no positions (pos_embed) and is no VideoMAE, whose positions are fixed sinusoids (that has "
-            "q_bias and v_bias): a model with rotary positions (V-JEPA 2), which a ViViT lacks, or not a complete file"
+            "q_bias and v_bias) and no V-JEPA 2 as released (whose names begin with backbone.): not a complete file"
         )
     mae.config |= {
         "encoder": "spatiotemporal",
