@@ -70,6 +70,9 @@ MODELS = {name: partial(tiny.model, name, num_frames=8) for name in tiny.NAMES} 
     "uniform frames, Model 1": partial(
         tiny.model, "spatiotemporal", tokenizer="uniform_frames", sampled_frames=2, tubelet_size=(1, 8, 8)
     ),
+    "tokens of frames kept": partial(
+        tiny.model, pool="mean", pool_space=False, joint_depth=1, attention_pool=True, attn_logit_cap=1.0, num_frames=8
+    ),
     "stride 1.5": partial(tiny.model, preprocessing=Preprocessing(frame_stride=1.5)),
     "a CNN baseline": baseline,
 }

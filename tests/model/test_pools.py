@@ -13,6 +13,8 @@ from vivit.model.motion import SMALLEST, MotionPool
 from vivit.model.vivit import ViViT
 from vivit.weights.inflate import CHANGE_GAIN, central_difference, central_frame
 
+from . import tiny
+
 CONFIG = ModelConfig(
     classes={"label": ("a", "b", "c")},
     embed_dim=32,
@@ -136,3 +138,60 @@ def test_temporal_skip_with_attention_pooling_starts_as_the_average() -> None:
     model = ViViT(replace(CONFIG, temporal_depth=0, attention_pool=True, temporal_skip=True)).eval()
     positions = model.encoder.encode_space(model.tokenize(VIDEO))  # type: ignore[operator]
     torch.testing.assert_close(model.features(VIDEO), positions.mean(dim=1))
+
+
+KEPT = {"pool": "mean", "pool_space": False, "joint_depth": 2, "num_frames": 8, "attn_logit_cap": 2.0}
+
+
+@pytest.mark.parametrize("pool", [{}, {"attention_pool": True, "attention_pool_ratio": 3.0, "unit_features": True}])
+def test_without_pooling_space_time_runs_at_every_place_on_its_own(pool):
+    model = tiny.model(**KEPT, **pool)
+    tokens = model.tokenize(tiny.video(model)).double()
+    encoder = model.encoder.double()
+    with torch.no_grad():
+        frames = [[encoder.spatial(frame[None])[0] for frame in clip] for clip in tokens]  # each (s, D)
+        space = torch.stack([torch.stack(clip) for clip in frames])
+        time = torch.empty_like(space)
+        for clip in range(space.shape[0]):
+            for place in range(space.shape[2]):
+                x = space[clip, :, place] + encoder.temporal.pos_embed[0]
+                for block in encoder.temporal.blocks:
+                    x = block(x[None])[0]
+                time[clip, :, place] = encoder.temporal.norm(x)
+        x = time.flatten(1, 2)
+        for block in encoder.temporal.joint:
+            x = block(x)
+        expected = encoder.temporal.attention_pool(x) if pool else x.mean(dim=1)
+        torch.testing.assert_close(encoder(tokens), expected)
+        assert not pool or torch.allclose(expected.norm(dim=1), torch.ones(2, dtype=torch.float64))
+
+
+def test_without_pooling_space_dropout_depends_on_the_seed_of_the_clip_alone():
+    model = tiny.model(**KEPT, dropout=0.2, drop_path=0.3).train()
+    video, seeds = tiny.video(model), torch.tensor([3, 4])
+    together = model.features(video, seeds)
+    assert not torch.allclose(together, model.features(video, seeds + 9))
+    for i in range(2):
+        torch.testing.assert_close(model.features(video[i : i + 1], seeds[i : i + 1])[0], together[i])
+    together.sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if not name.startswith("head."))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"joint_depth": 2}, "joint_depth"),
+        ({"pool_space": False}, "pool='mean'"),
+        ({"pool_space": False, "pool": "mean", "temporal_depth": 0}, "layers over time"),
+        ({"pool_space": False, "pool": "mean", "encoder": "spatiotemporal"}, "factorised_encoder"),
+        ({"pool_space": False, "pool": "mean", "joint_depth": -1}, "0 or more"),
+        ({"unit_features": True}, "attention_pool"),
+        ({"attention_pool_ratio": 2.0}, "attention_pool"),
+        ({"attention_pool": True, "attention_pool_ratio": 0.3}, "equal number"),
+        ({"attn_logit_cap": 0.0}, "attn_logit_cap"),
+        ({"interpolation": "cubic"}, "interpolation"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        tiny.config(**wrong)

@@ -61,6 +61,8 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
     """
     if config.model.encoder != "factorised_encoder" or config.init is None:
         raise ValueError("budget needs init and model.encoder factorised_encoder, whose layers over space it freezes")
+    if not config.model.pool_space or config.model.attn_logit_cap:
+        raise ValueError("budget fits heads to one token a frame without a cap of the scores; use --budget None")
     if not load_checkpoint(config.init).is_image:
         raise ValueError(f"budget fits heads to an image model, and {config.init} is a video model; use --budget None")
     if found := read_stages(config, videos):

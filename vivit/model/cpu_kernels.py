@@ -91,22 +91,20 @@ def flex_attention(*, compiled: bool) -> Callable[..., Tensor]:
 
 
 def chunked_capped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, logit_cap: float) -> Tensor:
-    """Compute `capped_attention` without gradients, a chunk of sequences, heads and queries at a time."""
-    batch, heads, n, width = q.shape
-    keys, rows = k.shape[2], batch * heads
-    q = (q * (width**-0.5 / logit_cap)).reshape(rows, n, width)
-    k, v = k.reshape(rows, keys, width), v.reshape(rows, keys, -1)
-    biases = None if bias is None else bias.to(q.dtype).repeat_interleave(heads, dim=0)[:, None]
-    out = q.new_empty(rows, n, v.shape[2])
-    chunk_rows = max(CHUNK_SCORES // (n * keys), 1)
-    chunk_queries = max(CHUNK_SCORES // (chunk_rows * keys), 1)
-    for r in (slice(i, i + chunk_rows) for i in range(0, rows, chunk_rows)):
-        for j in (slice(i, i + chunk_queries) for i in range(0, n, chunk_queries)):
-            scores = (q[r, j] @ k[r].mT).tanh_().mul_(logit_cap)
-            if biases is not None:
-                scores += biases[r]
-            out[r, j] = scores.softmax(dim=-1) @ v[r]
-    return out.unflatten(0, (batch, heads))
+    """Compute `capped_attention` without gradients, a chunk of heads and queries at a time, and copy no input."""
+    (batch, heads, n, width), keys = q.shape, k.shape[2]
+    out, ignored = q.new_empty(batch, n, heads, v.shape[3]), q.new_zeros(1)
+    chunk_heads = min(max(CHUNK_SCORES // (n * keys), 1), heads)
+    chunk_queries = max(CHUNK_SCORES // (chunk_heads * keys), 1)
+    for i in range(batch):
+        for h in (slice(j, j + chunk_heads) for j in range(0, heads, chunk_heads)):
+            for rows in (slice(j, j + chunk_queries) for j in range(0, n, chunk_queries)):
+                scaled = torch.baddbmm(ignored, q[i, h, rows], k[i, h].mT, beta=0, alpha=width**-0.5 / logit_cap)
+                scores = scaled.tanh_().mul_(logit_cap)
+                if bias is not None:
+                    scores += bias[i]
+                out[i, rows, h] = (scores.softmax(dim=-1) @ v[i, h]).transpose(0, 1)
+    return out.transpose(1, 2)
 
 
 def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:

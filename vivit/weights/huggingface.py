@@ -209,7 +209,7 @@ def from_vivit(
     Raises ValueError for a model that transformers does not compute: it has Model 1 with a class token and tubelets.
     """
     needs = {"encoder": "spatiotemporal", "tokenizer": "tubelet", "pool": "cls"}
-    needs |= {"attention_pool": False, "motion_pool": False}
+    needs |= {"attention_pool": False, "motion_pool": False, "attn_logit_cap": None}
     if different := [f"{k}={getattr(config, k)!r}" for k, value in needs.items() if getattr(config, k) != value]:
         has = "transformers' ViViT is Model 1 with a class token and tubelets"
         raise ValueError(f"{has}; it has no {', '.join(different)}")
