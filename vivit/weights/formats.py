@@ -19,8 +19,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..config import suggestion
 from ..errors import WeightsError
 from . import scenic
+from .starts import STARTS, hub_id
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -47,16 +49,20 @@ class CheckpointFiles:
 
 
 def read_files(source: str | os.PathLike) -> CheckpointFiles:
-    """Read the tensors of a folder or a file or, if no such path exists and the name is like owner/name, of a hub id.
+    """Read the tensors of a folder or a file or, if no such path exists, of a hub id, owner/name, or of a known start.
 
     safetensors and current PyTorch files are mapped: their tensors take memory only when they are read. Raises
     FileNotFoundError for a missing file and WeightsError for a broken file or one that is no checkpoint.
     """
     path, notes = Path(source), []
     if not path.exists():
-        if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-            raise FileNotFoundError(f"{source}: no such file or folder, and not a hub id of the form owner/name")
-        path = _download(str(source))
+        repo = str(source) if isinstance(source, Path) else hub_id(str(source))
+        if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
+            raise FileNotFoundError(
+                f"{source}: no such file or folder{suggestion(str(source), STARTS)}, not a hub id of the form "
+                "owner/name, and no name that `vivit starts` lists"
+            )
+        path = _download(repo)
     if path.is_dir():
         path = find_run_weights(path)
         return CheckpointFiles(str(source), _read_folder(path, notes), _read_configs(path), notes)
@@ -244,8 +250,8 @@ def _download(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     bring = (
-        f"Bring the files yourself: model.safetensors (or pytorch_model.bin) with config.json and "
-        f"preprocessor_config.json of {repo} in one folder, and pass the folder"
+        "Bring the files yourself: model.safetensors (or pytorch_model.bin) with config.json and "
+        f"preprocessor_config.json (or video_preprocessor_config.json) of {repo} in one folder, and pass the folder"
     )
     try:
         patterns = ["*.json", "*.safetensors"]
@@ -254,7 +260,10 @@ def _download(repo: str) -> Path:
             folder = Path(snapshot_download(repo, allow_patterns=["*.json", "*.bin", "*.npz", "checkpoint*"]))
         return folder
     except RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"{repo}: no such file, folder or model on the hub (or a private one)") from error
+        raise FileNotFoundError(
+            f"{repo}: no such file, folder or model on the hub, or a private one, or one whose licence has to be "
+            "accepted on its page"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
             f"{repo}: not a local path, and the hub cannot be reached ({error}). {bring}"
