@@ -164,7 +164,9 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
 def test_checkpoints_of_something_else_are_refused_by_what_they_hold(tmp_path):
     resnet = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(resnet, tmp_path / "resnet.pth")
-    fails_by_both_doors(tmp_path / "resnet.pth", "neither a ViViT .* nor a VideoMAE, VideoPrism or V-JEPA 2; it holds conv1")
+    fails_by_both_doors(
+        tmp_path / "resnet.pth", "neither a ViViT .* nor a VideoMAE, VideoPrism or V-JEPA 2; it holds conv1"
+    )
     swin = torchvision.models.vit_b_16(weights=None, num_classes=2)  # a ViT in torchvision's names, which are not read
     safetensors.torch.save_file(swin.state_dict(), tmp_path / "other.safetensors")
     fails(tmp_path / "other.safetensors", "neither a ViViT")

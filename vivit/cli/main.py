@@ -23,6 +23,7 @@ COMMANDS = {
     "timeline": ("WEIGHTS VIDEO ...", "scores over time of long videos"),
     "stream": ("WEIGHTS SOURCE", "scores of a camera, pipe or address as it comes"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
+    "starts": ("[NAME ...]", "weights to start from: sizes, licences, results"),
     "info": ("PRESET", "parameters and multiply-adds of a model"),
     "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),
     "study": ("STUDY RECIPE", "an analysis of the paper on your own videos"),
@@ -66,7 +67,7 @@ def usage() -> str:
         [
             *lines,
             "",
-            "WEIGHTS is a run folder, a folder with model.safetensors, a file or a hub id.",
+            "WEIGHTS is a run, a folder with model.safetensors, a file, a hub id or a start.",
             "`vivit COMMAND --help` lists the usual settings, `--help-all` all settings,",
             "`vivit --version` prints the version.",
         ]

@@ -19,8 +19,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..config import suggestion
 from ..errors import WeightsError
 from . import scenic
+from .starts import STARTS, hub_id
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -48,7 +50,7 @@ class CheckpointFiles:
 
 
 def read_files(source: str | os.PathLike) -> CheckpointFiles:
-    """Read the tensors of a folder or a file or, if no such path exists and the name is like owner/name, of a hub id.
+    """Read the tensors of a folder or a file or, if no such path exists, of a hub id, owner/name, or of a known start.
 
     safetensors and current PyTorch files are mapped: their tensors take memory only when they are read. Raises
     FileNotFoundError for a missing file and WeightsError for a broken file or one that is no checkpoint.
@@ -62,16 +64,20 @@ def read_files(source: str | os.PathLike) -> CheckpointFiles:
 
 
 def local_path(source: str | os.PathLike) -> Path:
-    """Return the path of a file or folder or, of a hub id, of the folder to which it is downloaded.
+    """Return the path of a file or folder or, of a hub id or short name, of the folder of its download.
 
     Raises FileNotFoundError.
     """
     path = Path(source)
     if path.exists():
         return path
-    if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        raise FileNotFoundError(f"{source}: no such file or folder, and not a hub id of the form owner/name")
-    return _download(str(source))
+    repo = str(source) if isinstance(source, Path) else hub_id(str(source))
+    if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
+        raise FileNotFoundError(
+            f"{source}: no such file or folder{suggestion(str(source), STARTS)}, not a hub id of the form owner/name, "
+            "and no name that `vivit starts` lists"
+        )
+    return _download(repo)
 
 
 def find_run_weights(folder: Path) -> Path:
@@ -254,8 +260,8 @@ def _download(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     bring = (
-        f"Bring the files yourself: model.safetensors (or pytorch_model.bin) with config.json and "
-        f"preprocessor_config.json of {repo} in one folder, and pass the folder"
+        "Bring the files yourself: model.safetensors (or pytorch_model.bin) with config.json and "
+        f"preprocessor_config.json (or video_preprocessor_config.json) of {repo} in one folder, and pass the folder"
     )
     try:
         patterns = ["*.json", "*.model"]
@@ -264,7 +270,10 @@ def _download(repo: str) -> Path:
             folder = Path(snapshot_download(repo, allow_patterns=[*patterns, "*.bin", "*.npz", "checkpoint*"]))
         return folder
     except RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"{repo}: no such file, folder or model on the hub (or a private one)") from error
+        raise FileNotFoundError(
+            f"{repo}: no such file, folder or model on the hub, or a private one, or one whose licence has to be "
+            "accepted on its page"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
             f"{repo}: not a local path, and the hub cannot be reached ({error}). {bring}"
