@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..data.video.decoder import Video
+from ..data.video.frame_folder import open_video
 from ..data.video.live import Frame, Source, read_frames
 from ..errors import VideoError
 from ..model.token_reduction import TokenReducedViViT
@@ -265,7 +265,7 @@ def stream(
     check_numbers(hop, crops)
     p, fps = model.config.preprocessing, FPS
     if source.kind == "file" and frames is None:
-        fps = Video(source.name).fps
+        fps = open_video(source.name).fps
     stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
     windows, hop = windows_for(model, stride=stride, fps=fps, hop=hop)
     drop = source.is_live if drop is None else drop
