@@ -104,7 +104,11 @@ def test_the_commands_of_the_features_guide_run_and_the_probe_reads_their_files(
 
 
 def test_the_commands_of_the_stream_guide_run(home, monkeypatch, capsys):
-    file, pipe, address = commands("stream")
+    file, pipe, several, address = commands("stream")
+    for name in ("one", "two"):
+        shutil.copy(home / "recordings" / "a.mp4", home / f"{name}.mp4")
+    run(several, monkeypatch)
+    assert {json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()} == {"one.mp4", "two.mp4"}
     run(file, monkeypatch)
     out, err = capsys.readouterr()
     [shown] = blocks("stream", "json")

@@ -19,9 +19,11 @@ file, a stream, and a resumed run give the same bits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -138,43 +140,58 @@ class SlidingModel:
 
         A position whose `key` is that of the one before has the same frames and is not encoded again.
         """
+        return self.flush() if self.add(key, frames) else []
+
+    def add(self, key: Hashable, frames: Tensor) -> bool:
+        """Let a position wait; say whether a batch is full, for `flush` or `flush_together`."""
         self.waiting.append((key, frames))
         self.next += 1
-        return [] if (self.next - self.windows.span) % self.batch else self.flush()
+        return (self.next - self.windows.span) % self.batch == 0
 
-    @torch.inference_mode()
     def flush(self) -> list[tuple[int, Tensor]]:
         """Encode the positions that wait; return the windows that this finishes."""
-        first = self.next - len(self.waiting)
-        rows = []
-        for position, feature in enumerate(self._encode_waiting(), start=first):
-            self.features.append(feature)
-            window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
-            if rest == 0 and window >= self.first_window:
-                clip = torch.stack([self.features[i] for i in self.windows.offsets], dim=1)  # (crops, t, …)
-                rows.append((window, self._read(clip)))
-        return rows
+        return flush_together([self])[0]
 
-    def _encode_waiting(self) -> list[Tensor]:
-        """Encode the distinct positions that wait and are read, in one forward pass: one tensor a waiting position."""
-        first = self.next - len(self.waiting)
-        key, old = self.last
-        todo, places = [], []  # of each position: its place in `todo`, -1 for the last one of the batch before
-        for position, (new, frames) in enumerate(self.waiting, start=first):
+    def restarted(self, windows: Windows, *, batch: int) -> SlidingModel:
+        """Return one for another video, which shares the prepared model."""
+        other = copy(self)
+        other.windows, other.batch, other.next, other.first_window, other.encoded = windows, batch, 0, 0, 0
+        other.features, other.waiting = deque(maxlen=windows.span), []
+        other.last = object(), torch.empty(0)
+        return other
+
+    def _take_waiting(self) -> tuple[list[Tensor], list[int]]:
+        """Return the distinct positions that wait and are read, and of each waiting position its place among them.
+
+        The place is -1 for a position that repeats the last one of the batch before.
+        """
+        key, todo, places = self.last[0], [], []
+        for position, (new, frames) in enumerate(self.waiting, start=self.next - len(self.waiting)):
             if new != key and self.windows.is_read(position):
                 todo.append(frames)
                 key = new
             places.append(len(todo) - 1)
         self.waiting.clear()
-        features = self._encode(todo) if todo else []
-        result = [features[place] if place >= 0 else old for place in places]
-        self.last = (key, result[-1] if result else old)
-        return result
+        self.last = (key, self.last[1])
+        return todo, places
+
+    def _finish_windows(self, encoded: list[Tensor], places: list[int]) -> list[tuple[int, Tensor]]:
+        """Take what was encoded for the positions that waited; return the windows that this finishes."""
+        key, old = self.last
+        rows = []
+        for position, place in enumerate(places, start=self.next - len(places)):
+            self.features.append(encoded[place] if place >= 0 else old)
+            window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
+            if rest == 0 and window >= self.first_window:
+                clip = torch.stack([self.features[i] for i in self.windows.offsets], dim=1)  # (crops, t, …)
+                rows.append((window, self._read(clip)))
+        if places:
+            self.last = (key, self.features[-1])
+        return rows
 
     def _encode(self, frames: list[Tensor]) -> list[Tensor]:
-        if not self.shares:
+        if not (self.shares and frames):
             return frames
-        self.encoded += len(frames)
         crops = frames[0].shape[0]
         stacked = torch.cat(frames).to(self.device)
         with self._autocast():
@@ -206,6 +223,21 @@ class SlidingModel:
 
     def _autocast(self) -> AbstractContextManager:
         return autocast(self.device, "float32" if self.device.type == "cpu" else self.precision)
+
+
+@torch.inference_mode()
+def flush_together(several: Sequence[SlidingModel]) -> list[list[tuple[int, Tensor]]]:
+    """Encode what waits in several videos of one model in one forward pass; return the windows this finishes, by video.
+
+    They share the model and the number of crops; see `SlidingModel.restarted`.
+    """
+    taken = [one._take_waiting() for one in several]
+    encoded = iter(several[0]._encode([frames for todo, _ in taken for frames in todo]))
+    rows = []
+    for one, (todo, places) in zip(several, taken):
+        one.encoded += len(todo) if one.shares else 0
+        rows.append(one._finish_windows(list(islice(encoded, len(todo))), places))
+    return rows
 
 
 def choose_batch(model: nn.Module, batch: int | None = None, readout: Readout = "logits") -> int:
