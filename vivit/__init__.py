@@ -16,7 +16,8 @@
     run = vivit.load_run(folder)                       # run.config, run.metrics, run.results
 
 Classes: ViViT (the model), Video (frames of a file), Sample (a video and its labels), Config and DataConfig (settings),
-Evaluation, Explanation, Prediction, Timeline, RunFolder. Modules: recipes (training runs by name), config, errors.
+Evaluation, Explanation, Features, Prediction, Timeline, RunFolder. Modules: recipes (training runs by name), config,
+errors.
 Errors: VivitError and its children DataError, VideoError, WeightsError, FolderInUse, Stopped, WorkerDied.
 
 Each block of docs/guides/python.md runs as printed.
@@ -48,6 +49,8 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .errors import WorkerDied as WorkerDied
     from .inference.explain import Explanation as Explanation
     from .inference.explain import explain
+    from .inference.features import Features as Features
+    from .inference.features import features
     from .inference.predict import Prediction as Prediction
     from .inference.predict import predict
     from .inference.timeline import Timeline as Timeline
@@ -67,6 +70,7 @@ __all__ = [
     "create",
     "evaluate",
     "explain",
+    "features",
     "from_pretrained",
     "load_run",
     "predict",
@@ -83,6 +87,7 @@ _MODULES = {
     "DataError": "errors",
     "Evaluation": "engine.evaluation",
     "Explanation": "inference.explain",
+    "Features": "inference.features",
     "FolderInUse": "errors",
     "Prediction": "inference.predict",
     "RunFolder": "api",
@@ -100,6 +105,7 @@ _MODULES = {
     "create": "weights.load",
     "evaluate": "api",
     "explain": "inference.explain",
+    "features": "inference.features",
     "from_pretrained": "weights.load",
     "load_run": "api",
     "predict": "inference.predict",

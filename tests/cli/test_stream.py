@@ -31,6 +31,26 @@ def test_the_lines_have_the_probabilities_of_the_timeline(vivit, tmp_path):
             assert [one["probability"] for one in line["classes"][label_set]] == pytest.approx(probabilities[best])
 
 
+def test_lines_of_several_sources_say_which(vivit, tmp_path):
+    weights = tiny.model().save_pretrained(tmp_path / "weights")
+    paths = [str(write_video(tmp_path / name, counter_frames(n))) for name, n in (("a.mp4", 60), ("b.mp4", 30))]
+    code, out, err = vivit("stream", weights, *paths, "--hop", 0.3, "--events", "--device", "cpu")
+    assert code == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    for path in paths:
+        _, alone, _ = vivit("stream", weights, path, "--hop", 0.3, "--events", "--device", "cpu")
+        expected = [json.loads(line) for line in alone.splitlines()]
+        mine = [line for line in lines if line["source"] == path]
+        assert [line.get("center") for line in mine] == [line.get("center") for line in expected]
+        assert sum("event" in line for line in mine) == sum("event" in line for line in expected)
+        assert f"{path}: {sum('center' in line for line in mine)} rows; latency p50" in err
+    none = tmp_path / "none.mp4"
+    code, out, err = vivit("stream", weights, *paths, paths[0], "--device", "cpu")
+    assert (code, "is given more than once" in err) == (2, True)
+    code, out, err = vivit("stream", weights, *paths, none, "--device", "cpu")
+    assert (code, "none.mp4: no such file" in err) == (2, True)
+
+
 def test_wrong_arguments_are_errors_before_the_weights_are_loaded(vivit):
     for words, message in (
         ([], "no source to read; usage: vivit stream WEIGHTS SOURCE"),

@@ -1,12 +1,19 @@
-"""Twenty odd files: a timeline has the right times, or a clear error names the file."""
+"""Odd files: timelines, features and streams have the right times, as ffprobe says, or a clear error names the file."""
 
+import json
 import os
+import shutil
+import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vivit.data.video.live import Source
 from vivit.errors import VideoError
+from vivit.inference.features import features
+from vivit.inference.stream import stream
 from vivit.inference.timeline import timeline
 
 from ..data.videos import counter_frames, read_counter, write_sound, write_video
@@ -51,6 +58,21 @@ def text(folder, name, data):
     return folder / name
 
 
+def plain(name, **arguments):
+    """A function that writes 30 frames to a file of this name."""
+    frames = arguments.pop("frames", None)
+    return lambda d: write_video(d / name, counter_frames(30) if frames is None else frames, **arguments)
+
+
+def with_picture(folder):
+    """A cover picture is the first video stream of the file."""
+    video, out = write_video(folder / "plain.mp4", counter_frames(30)), folder / "v.mp4"
+    Image.fromarray(counter_frames(1)[0]).save(folder / "cover.png")
+    make = ["ffmpeg", "-nostdin", "-v", "error", "-i", folder / "cover.png", "-i", video, "-map", "0", "-map", "1"]
+    subprocess.run([*make, "-c", "copy", "-disposition:v:0", "attached_pic", out], check=True)
+    return out
+
+
 # name → (function that writes the file, its expected start and end in seconds or the expected error; None: a warning)
 FILES = {
     "variable rate": (
@@ -76,6 +98,27 @@ FILES = {
     "very wide": (lambda d: write_video(d / "v.mp4", counter_frames(30, 16, 512)), (0, 1.2)),
     "avi": (lambda d: write_video(d / "v.avi", counter_frames(30), codec="mpeg4"), (0, 1.2)),
     "with sound": (lambda d: write_video(d / "v.mp4", counter_frames(30), audio=True), (0, 1.2)),
+    "open groups of pictures": (
+        plain("v.mp4", options={"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12"}),
+        (0, 1.2),
+    ),
+    "interlaced": (plain("v.mp4", options={"x264-params": "interlaced=1:tff=1"}), (0, 1.2)),
+    "10 bits": (plain("v.mkv", pix_fmt="yuv420p10le"), (0, 1.2)),
+    "4:4:4 of odd size": (plain("v.mp4", frames=counter_frames(30, 47, 63), pix_fmt="yuv444p"), (0, 1.2)),
+    "gif": (plain("v.gif", codec="gif", pix_fmt="rgb8"), (0, 1.2)),
+    "motion jpeg": (plain("v.avi", codec="mjpeg", pix_fmt="yuvj420p"), (0, 1.2)),
+    "webm": (plain("v.webm", codec="libvpx-vp9"), (0, 1.2)),
+    "240 frames a second": (plain("v.mp4", frames=counter_frames(240), fps=240), (0, 1)),
+    "a frame a second": (plain("v.mp4", fps=1), (0, 29)),  # the last sampled frame is the one before the last
+    "starts below zero": (
+        plain("v.mp4", pts=range(-10, 20), container_options={"avoid_negative_ts": "disabled"}),
+        (0, 0.8),  # the edit list of the file hides what is before 0
+    ),
+    "starts after an hour": (plain("v.mkv", pts=range(90_000, 90_030)), (0, 1.2)),
+    "no container": (plain("v.h264"), "cannot be read as a video"),
+    "B-frames in avi": (plain("v.avi", options={"bf": "2"}), (0, 1.2)),
+    "a gap of an hour": (plain("v.mkv", pts=[*range(15), *range(90_000, 90_015)]), (0, 3600.6)),
+    "cover picture": (with_picture, (0, 1.2)),
     "cut off mkv": (lambda d: cut(d, ".mkv", 0.6), None),
     "cut off mp4": (lambda d: cut(d, ".mp4", 0.6), "cannot be read as a video"),
     "damaged in the middle": (lambda d: flip(write_video(d / "v.ts", counter_frames(60)), 0.4, 0.6), None),
@@ -93,23 +136,62 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_an_odd_file_has_right_times_or_a_clear_error(name, tmp_path, caplog):
     make, expected = FILES[name]
+    if make is with_picture and shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg")
     path, model = make(tmp_path), tiny.model()
     if isinstance(expected, str):
-        with pytest.raises(VideoError, match=expected) as error:
-            timeline(model, path, hop=0.2)
-        assert str(path) in str(error.value)
+        for compute in (timeline, partial(features, level="position"), read_stream):
+            if name == "a pipe" and compute is read_stream:
+                continue  # a stream may come from a pipe
+            with pytest.raises(VideoError, match=expected) as error:
+                compute(model, path)
+            assert str(path) in str(error.value)
         return
     found = timeline(model, path, hop=0.2)
     assert np.isfinite(found.logits).all()
     assert (np.diff(found.center) > 0).all()
     assert (found.start <= found.center).all()
     assert (found.center <= found.end).all()
+    rows = read_stream(model, path)
+    np.testing.assert_array_equal(np.stack([row.logits for row in rows]), found.logits)
+    for field in ("start", "end", "center", "padded"):
+        np.testing.assert_array_equal([getattr(row, field) for row in rows], getattr(found, field))
+    positions = features(model, path, level="position")
+    assert np.isfinite(positions.values).all()
+    assert (np.diff(positions.seconds) > 0).all()
+    assert (positions.start[0], positions.end[-1]) == (found.start[0], max(found.end[-1], positions.end[-1]))
     if expected is None:
         assert any(word in caplog.text for word in ("truncated", "damaged"))  # a warning says that frames are missing
         return
     begin, end = expected
-    assert found.start[0] == pytest.approx(begin, abs=1e-3)
-    assert found.end[-1] == pytest.approx(end, abs=0.05)  # the last sampled frame may be the one before the last
+    assert positions.start[0] == pytest.approx(begin, abs=1e-3)
+    assert positions.end[-1] == pytest.approx(end, abs=0.05)  # the last sampled frame may be the one before the last
+    if name in WITHOUT_PROBE or shutil.which("ffprobe") is None:
+        return
+    shown = probe(path)
+    sampled = shown[np.arange(0, len(shown), 2)]  # stride 2, positions of two samples
+    np.testing.assert_allclose(positions.start, sampled[::2], atol=1e-3)
+
+
+def read_stream(model, path):
+    return list(stream(model, Source(str(path)), hop=0.2))
+
+
+# ffprobe gives the second part of joined segments the times of the first, and B-frames in avi no times; it knows no
+# rate of a folder of images.
+WITHOUT_PROBE = ("joined segments", "images in a folder", "B-frames in avi")
+
+
+def probe(path):
+    """The seconds at which the frames of a file appear, from ffprobe.
+
+    Zero is the earliest time stamp of the file, unless that is below zero, as of the silence before AAC sound.
+    """
+    words = ["-select_streams", "V:0", "-show_entries", "frame=best_effort_timestamp_time:format=start_time"]
+    out = subprocess.run(["ffprobe", "-v", "error", *words, "-of", "json", path], capture_output=True, check=True)
+    found = json.loads(out.stdout)
+    times = [float(frame["best_effort_timestamp_time"]) for frame in found["frames"]]
+    return np.array(times) - max(float(found["format"]["start_time"]), 0)
 
 
 def test_a_window_sees_the_frames_shown_at_its_time(tmp_path, monkeypatch):

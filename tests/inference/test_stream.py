@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from vivit.config import Preprocessing
-from vivit.data.video.live import Frame, Source, StreamClock
+from vivit.data.video.live import Frame, Source, StreamClock, read_frames
 from vivit.errors import VideoError
-from vivit.inference.sliding import SlidingModel
-from vivit.inference.stream import Statistics, stream
+from vivit.inference import stream as stream_module
+from vivit.inference.sliding import flush_together
+from vivit.inference.stream import Statistics, stream, streams
 from vivit.inference.timeline import timeline
 
 from ..data.videos import counter_frames, write_video
@@ -71,8 +72,6 @@ def test_the_speed_at_which_frames_come_changes_nothing(folder, speed):
     pauses = {"fast": lambda i: 0, "slow": lambda i: 0.004, "uneven": lambda i: 0.05 * (i % 10 == 0)}[speed]
 
     def frames():
-        from vivit.data.video.live import read_frames
-
         for frame in read_frames(Source(str(path)), threading.Event(), print):
             time.sleep(pauses(frame.number))
             yield frame
@@ -94,13 +93,12 @@ def test_at_fourfold_overload_whole_positions_are_dropped_and_answers_stay_recen
     model, fps = tiny.model(num_frames=8), 50
     position = 4 / fps  # seconds
     hop = 8 * position
-    push = SlidingModel.push
 
-    def slow(self, key, frames):
+    def slow(several):
         time.sleep(4 * position)
-        return push(self, key, frames)
+        return flush_together(several)
 
-    monkeypatch.setattr(SlidingModel, "push", slow)
+    monkeypatch.setattr(stream_module, "flush_together", slow)
     monkeypatch.setattr("vivit.inference.stream.FPS", fps)
     rows, taken = [], time.monotonic()
     source = Source("tcp://127.0.0.1:1", protocol="tcp")
@@ -116,6 +114,53 @@ def test_at_fourfold_overload_whole_positions_are_dropped_and_answers_stay_recen
     real = 8 * 2 / fps
     assert full[-1].end - full[-1].start > 2 * real  # the span that the positions really cover
     assert full[-1].end > 8  # seconds: not one that waited for long
+
+
+@pytest.mark.parametrize("name", ["three positions", "spatiotemporal", "uniform frames"])
+def test_several_sources_give_the_rows_that_each_gives_alone_and_their_positions_go_through_together(folder, name):
+    model, counted = MODELS[name](), []
+    names = ["even.mp4", "variable.mp4", "even.mp4", "one.mp4"]
+    expected = [list(stream(model, Source(str(folder / one)), hop=0.3)) for one in names]
+    if name == "three positions":
+        hook = lambda module, args: counted.append(len(args[0])) or time.sleep(0.02)  # noqa: E731  # slower than reading
+        model.encoder.spatial.register_forward_pre_hook(hook)
+    found = [[] for _ in names]
+    statistics = [Statistics() for _ in names]
+    for number, row in streams(model, [Source(str(folder / one)) for one in names], hop=0.3, statistics=statistics):
+        found[number].append(row)
+    for mine, alone in zip(found, expected):
+        assert len(mine) == len(alone)
+        for row, other in zip(mine, alone):
+            np.testing.assert_allclose(row.logits, other.logits, rtol=1e-4, atol=1e-5)
+            assert (row.start, row.end, row.center, row.padded) == (other.start, other.end, other.center, other.padded)
+    assert [one.rows for one in statistics] == [len(rows) for rows in expected]
+    if name == "three positions":
+        assert max(counted) > 4  # what one source has at most at a time
+
+
+def test_a_source_that_fails_leaves_the_others_running(folder, tmp_path):
+    model, frames = tiny.model(), [[], read_file(folder / "even.mp4"), broken(20)]
+    sources = [Source(str(folder / "even.mp4"))] * 3
+    found = [0, 0, 0]
+
+    def read():
+        for number, _ in streams(model, sources, hop=0.3, frames=[iter(one) for one in frames]):
+            found[number] += 1
+
+    with pytest.raises(VideoError, match="ended without a frame"):
+        read()
+    assert found[0] == 0
+    assert found[1] == len(list(stream(model, sources[1], hop=0.3)))
+    assert 0 < found[2] < found[1]
+
+
+def read_file(path):
+    return read_frames(Source(str(path)), threading.Event(), print)
+
+
+def broken(number):
+    yield from paced(number / 25, fps=25)
+    raise VideoError("camera", "is gone")
 
 
 def test_nothing_is_dropped_where_the_model_keeps_up(monkeypatch):

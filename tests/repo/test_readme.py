@@ -92,7 +92,7 @@ def test_the_tree_has_the_first_line_of_every_docstring():
     assert BLOCK.findall(README) == [tree()], "run python -m tests.repo.tree"
 
 
-def test_the_demo_prints_its_four_steps_and_writes_its_report(tmp_path, monkeypatch, capsys):
+def test_the_demo_prints_its_five_steps_and_writes_its_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_module, "TRAIN_VIDEOS", 32)
     monkeypatch.setattr(demo_module, "TEST_VIDEOS", 8)
     recipe = demo_module.recipe
@@ -108,7 +108,12 @@ def test_the_demo_prints_its_four_steps_and_writes_its_report(tmp_path, monkeypa
     )
     demo_module.demo(str(tmp_path / "demo"))
     out = capsys.readouterr().out
-    assert out.index("1. Videos") < out.index("2. Training") < out.index("3. Test") < out.index("4. A video")
+    steps = ("1. Videos", "2. Training", "3. Test", "4. A video", "5. A minute")
+    assert [out.index(step) for step in steps] == sorted(out.index(step) for step in steps)
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "A minute of video" in page
+    assert page.count('class="truth"') == 12  # a bar for each move
+    assert (tmp_path / "demo" / "timeline.html").is_file()
     assert "frames shuffled" in out
     assert "vivit train finetune --data.root my_videos" in out
     assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000

@@ -1,4 +1,4 @@
-"""Run every command and every block of docs/guides/timeline.md and stream.md word for word."""
+"""Run every command and every block of docs/guides/timeline.md, features.md and stream.md word for word."""
 
 import json
 import re
@@ -8,6 +8,8 @@ import socket
 import threading
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 import pytest
 
 from vivit import cli
@@ -81,8 +83,32 @@ def test_the_python_of_the_timeline_guide_runs(home):
     assert isinstance(names["timeline"], Timeline)
 
 
+def test_the_commands_of_the_features_guide_run_and_the_probe_reads_their_files(home, monkeypatch, capsys):
+    (home / "my_videos").mkdir()
+    for name in "abcd":
+        frames = np.full((60, 48, 64, 3), 200 if name in "ab" else 30, np.uint8)
+        write_video(home / "my_videos" / f"{name}.mp4", frames // 2 + counter_frames(60) // 2)
+    rows = ["path,label", *(f"{name}.mp4,{'light' if name in 'ab' else 'dark'}" for name in "abcd")]
+    (home / "my_videos" / "labels.csv").write_text("\n".join(rows))
+    for command in commands("features"):
+        run(command, monkeypatch)
+    array = np.load(home / "positions" / "a.npy")
+    assert (array.dtype, array.ndim) == (np.float16, 2)
+    assert pyarrow.parquet.read_table(home / "table" / "parquet").num_rows > 2
+    capsys.readouterr()
+    probe, own = blocks("features", "python")
+    exec(probe, {})
+    assert "nearest neighbour: 100.0%" in capsys.readouterr().out
+    exec(own, {})
+    assert "Features('long_video.mp4': " in capsys.readouterr().out
+
+
 def test_the_commands_of_the_stream_guide_run(home, monkeypatch, capsys):
-    file, pipe, address = commands("stream")
+    file, pipe, several, address = commands("stream")
+    for name in ("one", "two"):
+        shutil.copy(home / "recordings" / "a.mp4", home / f"{name}.mp4")
+    run(several, monkeypatch)
+    assert {json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()} == {"one.mp4", "two.mp4"}
     run(file, monkeypatch)
     out, err = capsys.readouterr()
     [shown] = blocks("stream", "json")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..config import replace
 from ..recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS
 from ..recipes.demo import demo as recipe
 from ..text import printable
 from .parse import parse
+
+if TYPE_CHECKING:
+    from ..model.vivit import ViViT
 
 NEXT = """\
 Your own videos, one folder per class (my_videos/<class>/*.mp4) or a CSV of path and labels:
@@ -70,6 +74,9 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
     print("\n4. A video that is not in the training set")
     prediction = predict(model, samples[0].path, top_k=3)
     print(prediction, "\n  ground truth:", ", ".join(map(printable, samples[0].labels.values())))
+    print("\n5. A minute of video with a new move every 5 seconds")
+    minute = score_minute(home, model, seed)
+    print(f"  {minute['summary']}")
     page = write_report(
         home / "report.html",
         title="vivit demo",
@@ -78,6 +85,32 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
         evaluation=result,
         shuffled=shuffled,
         prediction=prediction,
+        timeline=minute,
         next_lines=NEXT.splitlines(),
     )
     print(f"\n{time.monotonic() - started:.0f} s in total. Open {page.resolve()}\n\n{NEXT}")
+
+
+def score_minute(home: Path, model: ViViT, seed: int) -> dict[str, Any]:
+    """Write a minute of video, its timeline beside the ground truth, and return the section of the report about it."""
+    from ..data.tools.synthetic import write_long_video
+    from ..inference.segments import segments
+    from ..inference.timeline import timeline
+    from ..inference.timeline_scores import match_truth, read_truth, score_timelines
+    from ..report.timeline import draw_lanes, write_timeline_page
+
+    table = write_long_video(home / "minute.mp4", seed=seed, first=TEST_VIDEOS)  # scenes after those of the test
+    scored = timeline(model, home / "minute.mp4", hop=0.2)
+    found, rows = segments(scored, "verb"), read_truth(table)
+    _, truth, _ = match_truth([scored], rows, "verb")
+    numbers = score_timelines([scored], rows, label_set="verb")
+    segments_found, moves = numbers["segments"]
+    page = write_timeline_page(home / "timeline.html", scored, found, truth=truth[scored.path])
+    return {
+        "title": "A minute of video with a new move every 5 seconds",
+        "summary": f"None of it was in training. The verb is right in {numbers['accuracy']:.0%} of the time, and "
+        f"{segments_found} segments were found for {moves} moves (F1@50 {numbers['f1@50']:.0%}). "
+        "Between two moves a window sees both.",
+        "page": page.name,
+        **draw_lanes(scored, found, truth[scored.path], float(scored.end.max())),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from ..text import printable
 from .parse import parse
 from .predict import Predict, load_model
 
@@ -19,22 +21,22 @@ if TYPE_CHECKING:
     from ..inference.segments import Segment
     from ..inference.stream import StreamRow
 
-USAGE = "vivit stream WEIGHTS SOURCE [options]"
+USAGE = "vivit stream WEIGHTS SOURCE [SOURCE ...] [options]"
 USUAL = ("hop", "protocol", "top_k", "crops", "when_slow", "events", "webhook", "thresholds")
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Print scores of a stream as JSON lines, one every --hop seconds.
+    """Print scores of streams as JSON lines, one every --hop seconds.
 
     SOURCE is a file, - for standard input, a camera such as /dev/video0, or an address. A camera or address that fails
-    is opened again. Ctrl-C ends the stream; then the latency is printed.
+    is opened again. Several sources are computed together. Ctrl-C ends the streams; then the latency is printed.
     """
 
     weights: Positional[str]
     """A run folder, a folder with model.safetensors, a file or a hub id."""
-    source: Positional[str] = ""
-    """A file, - for standard input, a camera such as /dev/video0, or an address with --protocol."""
+    sources: Positional[tuple[str, ...]] = ()
+    """Files, - for standard input, cameras such as /dev/video0, or addresses with --protocol."""
     hop: float = 0.5
     """Seconds from one line to the next, rounded to temporal positions of the model."""
     protocol: Literal["tcp", "udp", "http", "https", "rtsp", "rtmp"] | None = None
@@ -73,16 +75,20 @@ class StreamOptions:
 def run(args: list[str]) -> None:
     """Print a line per row of the stream that the arguments name, and the latency at its end."""
     asked = parse(StreamOptions, args, usage=USAGE, usual=USUAL)
-    if not asked.source:
+    if not asked.sources:
         raise ValueError(f"no source to read; usage: {USAGE}")
-    from ..data.video.live import Source
+    if twice := [name for name, count in Counter(asked.sources).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is given more than once; its lines could not be told apart")
+    from ..data.video.live import ADDRESS, Source
     from ..inference.events import Events, Webhook
     from ..inference.segment_fit import load_params
     from ..inference.segments import SegmentParams
-    from ..inference.stream import Statistics, stream
+    from ..inference.stream import Statistics, streams
 
-    source = Source(asked.source, asked.protocol, asked.open_timeout, asked.read_timeout, asked.give_up)
-    source.kind  # refuses an address before the model is loaded  # noqa: B018
+    times = (asked.open_timeout, asked.read_timeout, asked.give_up)
+    sources = [Source(name, asked.protocol if ADDRESS.match(name) else None, *times) for name in asked.sources]
+    for source in sources:
+        source.kind  # refuses an address before the model is loaded  # noqa: B018
     model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
     params = webhook = None
     if asked.events or asked.webhook:
@@ -90,10 +96,10 @@ def run(args: list[str]) -> None:
         params = replace(params, background=(*params.background, *asked.background))
     if asked.webhook:
         webhook = Webhook(asked.webhook, log=lambda text: print(text, file=sys.stderr, flush=True))
-    statistics = Statistics()
-    rows = stream(
+    statistics = [Statistics() for _ in sources]
+    rows = streams(
         model,
-        source,
+        sources,
         hop=asked.hop,
         crops=asked.crops,
         precision=asked.precision,
@@ -102,28 +108,30 @@ def run(args: list[str]) -> None:
         statistics=statistics,
     )
     classes = {name: list(names) for name, names in model.config.classes.items()}
-    events = None
+    events: dict[str, Events] = {}
     try:
         with closing(rows):
-            for row in rows:
-                print(json.dumps(to_dict(row, asked.source, classes, asked.top_k)), flush=True)
+            for number, row in rows:
+                name = asked.sources[number]
+                print(json.dumps(to_dict(row, name, classes, asked.top_k)), flush=True)
                 if params is not None:
-                    events = events or Events(classes, statistics.hop, params)
-                    report(events.push(row.start, row.end, row.center, row.logits, row.connection), asked, webhook)
+                    own = events.setdefault(name, Events(classes, statistics[number].hop, params))
+                    report(own.push(row.start, row.end, row.center, row.logits, row.connection), name, asked, webhook)
     except KeyboardInterrupt:
         pass
     finally:
-        if events is not None:
-            report(events.finish(), asked, webhook)
+        for name, own in events.items():
+            report(own.finish(), name, asked, webhook)
         if webhook is not None:
             webhook.close()
-        print(statistics, file=sys.stderr)
+        for name, one in zip(asked.sources, statistics):
+            print(f"{printable(name)}: {one}" if len(sources) > 1 else one, file=sys.stderr)
 
 
-def report(ended: Sequence[Segment], asked: StreamOptions, webhook: Webhook | None) -> None:
-    """Print events and send them to the webhook."""
+def report(ended: Sequence[Segment], source: str, asked: StreamOptions, webhook: Webhook | None) -> None:
+    """Print events of a source and send them to the webhook."""
     for segment in ended:
-        event = {"source": asked.source, "event": asdict(segment)}
+        event = {"source": source, "event": asdict(segment)}
         if asked.events:
             print(json.dumps(event), flush=True)
         if webhook is not None:

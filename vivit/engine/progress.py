@@ -85,7 +85,7 @@ class TrainingBar:
 @contextmanager
 def progress_bar(
     description: str, total: int, *, enabled: bool = True, console: Console | None = None
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Callable[[float], None]]:
     """Show a bar with the time left on a terminal. Yields a function that takes the number of items done."""
     console = console or Console()
     columns = (

@@ -1,4 +1,4 @@
-"""Keep the rows of an unfinished timeline in a file, so that the same command resumes after a kill."""
+"""Keep the rows of an unfinished timeline, or of features, in a file, so that the same command resumes after a kill."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -23,6 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+CHUNK = 2**24  # bytes of rows in memory
 VERSION = 1  # of the computation; higher when the same weights and video give other bits
 
 
@@ -60,21 +62,23 @@ def is_finished(path: Path, made_from: str) -> bool:
 
 
 class PartialRows:
-    """The rows (K,) float32 of an unfinished timeline, one record with a checksum each, behind a line of JSON.
+    """The rows of unfinished work, `size` numbers of a `dtype` each, one record with a checksum, behind a line of JSON.
 
     Rows are on their way to the disk as soon as `append` returns; a kill loses none, and a record that is cut off or
     damaged ends the file. A file that was made from something else is started again.
     """
 
-    def __init__(self, path: Path, made_from: str, num_classes: int):
-        self.path, self.num_classes = path, num_classes
+    def __init__(self, path: Path, made_from: str, size: int, dtype: str = "<f4"):
+        self.path, self.size, self.dtype = path, size, np.dtype(dtype)
         self.header = made_from.encode() + b"\n"
         self.file: BinaryIO
 
     def __enter__(self) -> PartialRows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
-        self._lock()
+        self._open_and_lock()
+        while not self._is_current():  # another process finished and deleted the file before the lock was taken
+            self.file.close()
+            self._open_and_lock()
         self.count = self._count_intact()
         self.file.truncate(len(self.header) + self.count * self._record_size if self.count else 0)
         if not self.count:
@@ -86,22 +90,37 @@ class PartialRows:
 
     def append(self, row: np.ndarray) -> None:
         """Write the next row."""
-        payload = np.ascontiguousarray(row, dtype="<f4").tobytes()
+        payload = np.ascontiguousarray(row, dtype=self.dtype).tobytes()
         self.file.write(zlib.crc32(payload).to_bytes(4, "little") + payload)
         self.count += 1
 
     def rows(self) -> np.ndarray:
-        """Return all rows, (n, K) float32."""
-        self.file.seek(len(self.header))
-        records = np.frombuffer(self.file.read(self.count * self._record_size), dtype=np.uint8)
-        return records.reshape(self.count, self._record_size)[:, 4:].copy().view("<f4")
+        """Return all rows, (n, size)."""
+        return np.concatenate([np.empty((0, self.size), self.dtype), *self.chunks()])
+
+    def chunks(self, most_bytes: int = CHUNK) -> Iterator[np.ndarray]:
+        """Yield the rows in order, (n, size), in pieces of about this many bytes."""
+        at_once = max(most_bytes // self._record_size, 1)
+        for first in range(0, self.count, at_once):
+            self.file.seek(len(self.header) + first * self._record_size)
+            n = min(at_once, self.count - first)
+            records = np.frombuffer(self.file.read(n * self._record_size), dtype=np.uint8)
+            yield records.reshape(n, self._record_size)[:, 4:].copy().view(self.dtype)
 
     def remove(self) -> None:
-        """Delete the file, once the timeline is saved."""
+        """Delete the file, once the result is saved."""
         self.path.unlink(missing_ok=True)
 
-    def _lock(self) -> None:
+    def _is_current(self) -> bool:
+        """Say whether the open file is the one at the path."""
+        try:
+            return os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _open_and_lock(self) -> None:
         """Keep other processes from appending; the lock ends with the process, however it ends."""
+        self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             if fcntl is not None:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +134,7 @@ class PartialRows:
 
     @property
     def _record_size(self) -> int:
-        return 4 + 4 * self.num_classes
+        return 4 + self.dtype.itemsize * self.size
 
     def _count_intact(self) -> int:
         self.file.seek(0)

@@ -9,6 +9,9 @@ With tubelets a window is t consecutive positions. With `uniform_frames` it span
 frames, and the model reads those that it samples from a clip: windows share them where the hop is a multiple of
 their distance; otherwise each frame is still encoded at most once.
 
+What comes out of a window is its readout: the logits, the features that the head maps to them, or what the encoder
+makes of single positions and tokens.
+
 Which positions go through the encoder together depends only on their number since the start of the video, so that a
 file, a stream, and a resumed run give the same bits.
 """
@@ -16,9 +19,12 @@ file, a stream, and a resumed run give the same bits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +39,16 @@ from ..model.vivit import ViViT
 from .predict import describe_source
 
 CPU_BATCH, GPU_BATCH = 4, 32  # positions in one forward pass
+Readout = Literal["logits", "features", "positions", "tokens"]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Which positions make which window: window r spans positions r · hop … r · hop + span − 1."""
+    """Which positions make which window: window r spans positions r · hop … r · hop + span − 1.
+
+    A centered window stands for the time of its middle, from the first frame of the video to the last, so that both
+    ends are padded. Of windows that are not, the first begins with the video, and the last reaches its end.
+    """
 
     depth: int
     """Sampled frames of a position."""
@@ -47,19 +58,21 @@ class Windows:
     """The positions of a window that the model reads, counted from its first one."""
     hop: int
     """Positions from one window to the next."""
+    centered: bool = True
 
     @property
     def lead(self) -> int:
-        """The positions before the video that the first window has: its center is the video's first frame."""
-        return self.span // 2
+        """The positions before the video that the first window has."""
+        return self.span // 2 if self.centered else 0
 
     def is_read(self, position: int) -> bool:
         """Say whether some window reads the position."""
         return any(o <= position and (position - o) % self.hop == 0 for o in self.offsets)
 
     def number(self, positions: int) -> int:
-        """Count the windows of a video with this many positions; the center of the last one is inside."""
-        return -(-positions // self.hop)
+        """Count the windows of a video with this many positions."""
+        starts = -(-positions // self.hop)  # in the video
+        return starts if self.centered else min(-(-max(positions - self.span, 0) // self.hop) + 1, starts)
 
     def total(self, positions: int) -> int:
         """Count the positions of all windows of a video together, those before and after it included."""
@@ -76,13 +89,18 @@ def make_windows(model: ViViT | TokenReducedViViT, *, hop: int) -> Windows:
     return Windows(c.tubelet_size[0], t, tuple(range(t)), hop)
 
 
-def shares_positions(model: object) -> bool:
-    """Say whether the model encodes a position without regard to the others: Model 2 without motion pooling."""
-    return isinstance(model, ViViT) and isinstance(model.encoder, FactorisedEncoder) and model.motion is None
+def shares_positions(model: object, readout: Readout = "logits") -> bool:
+    """Say whether the model encodes a position without regard to the others.
+
+    Model 2 does. Its motion pooling reads neighbouring positions, for logits and features of clips.
+    """
+    if not (isinstance(model, ViViT) and isinstance(model.encoder, FactorisedEncoder)):
+        return False
+    return model.motion is None or readout in ("positions", "tokens")
 
 
 class SlidingModel:
-    """Map positions, pushed one after the other, to the logits of windows.
+    """Map positions, pushed one after the other, to the readout of windows, by default the logits.
 
     Holds the positions of one window and those that wait for a full batch: with Model 2 their features, with others
     their pixels. `first` is the number of the first position that will be pushed; see `restart`.
@@ -97,12 +115,13 @@ class SlidingModel:
         batch: int | None = None,
         first: int = 0,
         first_window: int = 0,
+        readout: Readout = "logits",
     ):
         self.device = next(model.parameters()).device
         self.precision = precision
         self.windows, self.next, self.first_window = windows, first, first_window
-        self.batch = choose_batch(model, batch)
-        self.shares = shares_positions(model)
+        self.batch = choose_batch(model, batch, readout)
+        self.shares, self.readout = shares_positions(model, readout), readout
         model = copy_sharing_weights(model) if model.training else model
         # in_precision returns a copy of the model for bfloat16 on a CPU; elsewhere `_autocast` does its work
         self.model = in_precision(model, precision) if self.device.type == "cpu" else model
@@ -117,79 +136,117 @@ class SlidingModel:
 
     @torch.inference_mode()
     def push(self, key: Hashable, frames: Tensor) -> list[tuple[int, Tensor]]:
-        """Take the next position, (crops, depth, C, H, W) uint8; return (number, logits (K,)) of finished windows.
+        """Take the next position, (crops, depth, C, H, W) uint8; return (number, readout) of finished windows.
 
         A position whose `key` is that of the one before has the same frames and is not encoded again.
         """
+        return self.flush() if self.add(key, frames) else []
+
+    def add(self, key: Hashable, frames: Tensor) -> bool:
+        """Let a position wait; say whether a batch is full, for `flush` or `flush_together`."""
         self.waiting.append((key, frames))
         self.next += 1
-        return [] if (self.next - self.windows.span) % self.batch else self.flush()
+        return (self.next - self.windows.span) % self.batch == 0
 
-    @torch.inference_mode()
     def flush(self) -> list[tuple[int, Tensor]]:
         """Encode the positions that wait; return the windows that this finishes."""
-        first = self.next - len(self.waiting)
-        rows = []
-        for position, feature in enumerate(self._encode_waiting(), start=first):
-            self.features.append(feature)
-            window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
-            if rest == 0 and window >= self.first_window:
-                clip = torch.stack([self.features[i] for i in self.windows.offsets], dim=1)  # (crops, t, …)
-                rows.append((window, self._classify(clip)))
-        return rows
+        return flush_together([self])[0]
 
-    def _encode_waiting(self) -> list[Tensor]:
-        """Encode the distinct positions that wait and are read, in one forward pass: one tensor a waiting position."""
-        first = self.next - len(self.waiting)
-        key, old = self.last
-        todo, places = [], []  # of each position: its place in `todo`, -1 for the last one of the batch before
-        for position, (new, frames) in enumerate(self.waiting, start=first):
+    def restarted(self, windows: Windows, *, batch: int) -> SlidingModel:
+        """Return one for another video, which shares the prepared model."""
+        other = copy(self)
+        other.windows, other.batch, other.next, other.first_window, other.encoded = windows, batch, 0, 0, 0
+        other.features, other.waiting = deque(maxlen=windows.span), []
+        other.last = object(), torch.empty(0)
+        return other
+
+    def _take_waiting(self) -> tuple[list[Tensor], list[int]]:
+        """Return the distinct positions that wait and are read, and of each waiting position its place among them.
+
+        The place is -1 for a position that repeats the last one of the batch before.
+        """
+        key, todo, places = self.last[0], [], []
+        for position, (new, frames) in enumerate(self.waiting, start=self.next - len(self.waiting)):
             if new != key and self.windows.is_read(position):
                 todo.append(frames)
                 key = new
             places.append(len(todo) - 1)
         self.waiting.clear()
-        features = self._encode(todo) if todo else []
-        result = [features[place] if place >= 0 else old for place in places]
-        self.last = (key, result[-1] if result else old)
-        return result
+        self.last = (key, self.last[1])
+        return todo, places
+
+    def _finish_windows(self, encoded: list[Tensor], places: list[int]) -> list[tuple[int, Tensor]]:
+        """Take what was encoded for the positions that waited; return the windows that this finishes."""
+        key, old = self.last
+        rows = []
+        for position, place in enumerate(places, start=self.next - len(places)):
+            self.features.append(encoded[place] if place >= 0 else old)
+            window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
+            if rest == 0 and window >= self.first_window:
+                clip = torch.stack([self.features[i] for i in self.windows.offsets], dim=1)  # (crops, t, …)
+                rows.append((window, self._read(clip)))
+        if places:
+            self.last = (key, self.features[-1])
+        return rows
 
     def _encode(self, frames: list[Tensor]) -> list[Tensor]:
-        if not self.shares:
+        if not (self.shares and frames):
             return frames
-        self.encoded += len(frames)
         crops = frames[0].shape[0]
         stacked = torch.cat(frames).to(self.device)
         with self._autocast():
-            return list(self.model.encode_positions(stacked, self.embedding).unflatten(0, (-1, crops)))  # type: ignore[operator]
+            encoded = self.model.encode_positions(stacked, self.embedding, pool=self.readout != "tokens")  # type: ignore[operator]
+        return list(encoded.unflatten(0, (-1, crops)))
 
-    def _classify(self, clip: Tensor) -> Tensor:
-        """Average the logits of the crops of one window: (crops, t, …) → (K,) float32 on the CPU."""
-        x = clip.to(self.device)
+    def _read(self, clip: Tensor) -> Tensor:
+        """Average the readout of the crops of one window: (crops, t, …) → (K,) or (…, D) float32 on the CPU."""
         with self._autocast():
-            if self.shares:
-                logits = self.model.classify_positions(x)  # type: ignore[operator]
-            else:
-                logits = torch.cat([self.model(one[None]) for one in x.flatten(1, 2)])
-        logits = logits.float().mean(dim=0).cpu()
-        if not logits.isfinite().all():
+            values = self._read_crops(clip.to(self.device))
+        values = values.float().mean(dim=0).cpu()
+        if not values.isfinite().all():
             raise WeightsError(
-                f"no timeline, because {int((~logits.isfinite()).sum())} of {len(logits)} logits are not finite (NaN "
-                f"or infinite){self.source}; check the weights or, in bfloat16, use float32"
+                f"no result, because {int((~values.isfinite()).sum())} of {values.numel()} {self.readout} are not "
+                f"finite (NaN or infinite){self.source}; check the weights or, in bfloat16, use float32"
             )
-        return logits
+        return values
+
+    def _read_crops(self, clip: Tensor) -> Tensor:
+        """Map the positions or the pixels of one window (crops, t, …) to its readout (crops, …)."""
+        model: Any = self.model
+        if not self.shares:
+            methods = {"features": "features", "tokens": "encode_clip_tokens"}
+            read = model if self.readout == "logits" else getattr(model, methods[self.readout])
+            return torch.cat([read(one[None]) for one in clip.flatten(1, 2)])
+        if self.readout in ("positions", "tokens"):  # a window of one position
+            return clip[:, 0]
+        return model.classify_positions(clip) if self.readout == "logits" else model.encoder.encode_time(clip)
 
     def _autocast(self) -> AbstractContextManager:
         return autocast(self.device, "float32" if self.device.type == "cpu" else self.precision)
 
 
-def choose_batch(model: nn.Module, batch: int | None = None) -> int:
+@torch.inference_mode()
+def flush_together(several: Sequence[SlidingModel]) -> list[list[tuple[int, Tensor]]]:
+    """Encode what waits in several videos of one model in one forward pass; return the windows this finishes, by video.
+
+    They share the model and the number of crops; see `SlidingModel.restarted`.
+    """
+    taken = [one._take_waiting() for one in several]
+    encoded = iter(several[0]._encode([frames for todo, _ in taken for frames in todo]))
+    rows = []
+    for one, (todo, places) in zip(several, taken):
+        one.encoded += len(todo) if one.shares else 0
+        rows.append(one._finish_windows(list(islice(encoded, len(todo))), places))
+    return rows
+
+
+def choose_batch(model: nn.Module, batch: int | None = None, readout: Readout = "logits") -> int:
     """Return how many positions go through the encoder in one forward pass: `batch`, or what the device prefers.
 
     On a CPU reading the weights once for CPU_BATCH positions saves a tenth of the time, and more gain nothing. Models
     that encode no single positions take one, so that a row waits for no position behind its window.
     """
-    if not shares_positions(model):
+    if not shares_positions(model, readout):
         return 1
     return batch or (CPU_BATCH if next(model.parameters()).device.type == "cpu" else GPU_BATCH)
 

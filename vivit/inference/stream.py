@@ -1,19 +1,20 @@
-"""Classify a stream while it comes: rows as of `timeline`, each as soon as the last frame of its window is there.
+"""Classify streams while they come: rows as of `timeline`, each as soon as the last frame of its window is there.
 
-A thread reads and resizes frames; the caller computes. Between them wait at most a few positions. A source that can
-wait, a file or a pipe, waits for the computation, and its rows are those of `timeline`, to the bit. From a live source
-positions that have waited longer than one hop are dropped, oldest first, so that answers stay recent; `dropped` counts
-them, and `start` and `end` of a row say what its window really spans.
+A thread per source reads and resizes frames; the caller computes, the positions of all sources together. Between them
+wait at most a few positions. A source that can wait, a file or a pipe, waits for the computation, and its rows are
+those of `timeline`, of a single source to the bit. From a live source positions that have waited longer than one hop
+are dropped, oldest first, so that answers stay recent; `dropped` counts them, and `start` and `end` of a row say what
+its window really spans.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -21,32 +22,16 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..data.video.decoder import Video
+from ..data.video.frame_folder import open_video
 from ..data.video.live import Frame, Source, read_frames
 from ..errors import VideoError
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
-from .sliding import SlidingModel, Windows, choose_batch
-from .timeline import HOP, check_numbers, frame_preparation, windows_for
+from .positions import FrameSampler, Position, PositionBuilder
+from .sliding import SlidingModel, Windows, choose_batch, flush_together
+from .timeline import HOP, check_numbers, windows_for
 
 FPS = 25.0  # of a live source, to choose the hop; the frames themselves have their own times
-
-
-@dataclass(frozen=True)
-class Position:
-    """The frames of one temporal position on their way to the model."""
-
-    key: tuple[int, ...]
-    """The numbers of its frames."""
-    frames: Tensor
-    """(crops, depth, C, H, W) uint8."""
-    shown: tuple[tuple[float, float], ...]
-    """Seconds at which each frame appears and ends."""
-    padded: bool
-    """It repeats the first or last frame of the stream."""
-    connection: int
-    captured: float
-    """time.monotonic() when its last frame was read."""
 
 
 @dataclass(frozen=True)
@@ -85,116 +70,16 @@ class Statistics:
         return f"{self.rows} rows; latency {latency}; {self.dropped} positions dropped"
 
 
-class FrameSampler:
-    """Choose the frames of a stream that `timeline` would sample: every `stride`-th, or by the clock at `fps`."""
-
-    def __init__(self, stride: float, *, fps: float | None):
-        self.stride, self.fps = stride, fps
-        self.count = 0
-        """Frames sampled so far."""
-        self.first: Frame | None = None
-        self.last: Frame | None = None
-
-    def push(self, frame: Frame) -> list[Frame]:
-        """Take the next frame; return the sampled ones, repeats included."""
-        if self.fps is None:
-            return self._until(frame.number + 1, frame)
-        self.first = self.first or frame
-        before, self.last = self.last, frame
-        if before is None:
-            return []
-        tick = math.floor(self.count * self.stride)
-        found = []
-        while tick / self.fps + self.first.time + 0.5 / self.fps < frame.time:
-            found.append(before)
-            self.count += 1
-            tick = math.floor(self.count * self.stride)
-        return found
-
-    def finish(self) -> list[Frame]:
-        """Return the frames that the end of the stream adds."""
-        if self.fps is None or self.last is None or self.first is None:
-            return []
-        return self._until(round((self.last.time - self.first.time) * self.fps + 1), self.last)
-
-    def _until(self, stop: int, frame: Frame) -> list[Frame]:
-        found = []
-        while math.floor(self.count * self.stride) < stop:
-            found.append(frame)
-            self.count += 1
-        return found
-
-
-class PositionBuilder:
-    """Make positions of the sampled frames of one connection, with those that pad both ends."""
-
-    def __init__(self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler):
-        self.config, self.windows, self.crops, self.sampler = config, windows, crops, sampler
-        self.prepare: Callable[[np.ndarray], Tensor] | None = None
-        self.samples: list[tuple[Frame, Tensor]] = []
-        self.last: tuple[Frame, Tensor] | None = None
-        self.complete = 0  # positions of the stream itself, without padding
-
-    def push(self, frame: Frame) -> list[Position]:
-        """Take the next frame; return the positions that it completes."""
-        return [position for one in self.sampler.push(frame) for position in self._add(one)]
-
-    def finish(self) -> list[Position]:
-        """Return the positions that the end of the stream completes, with the padding of the last window."""
-        found = [position for one in self.sampler.finish() for position in self._add(one)]
-        if self.last is None:
-            return found
-        if self.samples:
-            self.samples += [self.last] * (self.windows.depth - len(self.samples))
-            found += self._complete(padded=True)
-        missing = self.windows.total(self.complete) - self.windows.lead - self.complete
-        return found + [self._padding(self.last)] * missing
-
-    def _add(self, frame: Frame) -> list[Position]:
-        is_first = self.last is None
-        if self.last is None or self.last[0].number != frame.number:
-            image = frame.image()
-            if self.prepare is None:
-                self.prepare = frame_preparation(self.config, *image.shape[:2], crops=self.crops)
-            self.last = frame, self.prepare(image)
-        before = [self._padding(self.last)] * self.windows.lead if is_first else []
-        self.samples.append(self.last)
-        return before + (self._complete(padded=False) if len(self.samples) == self.windows.depth else [])
-
-    def _padding(self, sample: tuple[Frame, Tensor]) -> Position:
-        return make_position([sample] * self.windows.depth, padded=True)
-
-    def _complete(self, *, padded: bool) -> list[Position]:
-        position = make_position(self.samples, padded=padded)
-        self.samples = []
-        self.complete += 1
-        return [position]
-
-
-def make_position(samples: list[tuple[Frame, Tensor]], *, padded: bool) -> Position:
-    """Make a position of the frames of its samples."""
-    frames = [frame for frame, _ in samples]
-    return Position(
-        key=tuple(frame.number for frame in frames),
-        frames=torch.stack([pixels for _, pixels in samples], dim=1),
-        shown=tuple((frame.time, frame.end) for frame in frames),
-        padded=padded,
-        connection=frames[-1].connection,
-        captured=frames[-1].captured,
-    )
-
-
 class PositionQueue:
-    """Positions between the thread that reads and the one that computes, at most `most` of them.
+    """Positions between the thread that reads a source and the one that computes, at most `most` of them.
 
     With `max_age` seconds, putting never waits: positions that are older, or too many, are dropped, oldest first, as
-    long as a newer one is there. Without, putting waits for room.
+    long as a newer one is there. Without, putting waits for room. `changed` is notified of all that happens.
     """
 
-    def __init__(self, *, most: int, max_age: float | None):
-        self.most, self.max_age = most, max_age
+    def __init__(self, *, most: int, max_age: float | None, changed: threading.Condition):
+        self.most, self.max_age, self.changed = most, max_age, changed
         self.waiting: deque[Position] = deque()
-        self.changed = threading.Condition()
         self.dropped = 0
         self.closed = False
         self.error: BaseException | None = None
@@ -211,19 +96,21 @@ class PositionQueue:
             self.changed.notify_all()
             return True
 
-    def get(self) -> Position | None:
-        """Take the oldest position, or wait for one; None at the end. Raises what `close` was given."""
+    def take(self) -> Position | None:
+        """Take the oldest position; None if there is none now."""
         with self.changed:
-            while not self.waiting and not self.closed:
-                self.changed.wait(0.2)  # so that Ctrl-C is noticed
             self._drop()
             if not self.waiting:
-                if self.error is not None:
-                    raise self.error
                 return None
             position = self.waiting.popleft()
             self.changed.notify_all()
             return position
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the source has ended and all its positions were taken."""
+        with self.changed:
+            return self.closed and not self.waiting
 
     def close(self, error: BaseException | None = None) -> None:
         """End the stream; what waits can still be taken."""
@@ -262,102 +149,199 @@ def stream(
     `frames` replaces reading the source. The state is bounded: the positions of one window and those that wait. Close
     the generator to stop reading. Raises VideoError for a source that cannot be read.
     """
-    check_numbers(hop, crops)
-    p, fps = model.config.preprocessing, FPS
-    if source.kind == "file" and frames is None:
-        fps = Video(source.name).fps
-    stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
-    windows, hop = windows_for(model, stride=stride, fps=fps, hop=hop)
-    drop = source.is_live if drop is None else drop
-    batch = choose_batch(model, batch or (1 if drop else None))
-    queue = PositionQueue(most=2 * windows.hop, max_age=hop if drop else None)
-    stop, statistics = threading.Event(), statistics or Statistics()
-    statistics.hop = hop
-
-    def read() -> None:
-        builder, connection = None, -1
-        try:
-            for frame in frames or read_frames(source, stop, log):
-                if builder is None or frame.connection != connection:
-                    connection = frame.connection
-                    sampler = FrameSampler(stride, fps=None if p.clip_seconds is None else fps)
-                    builder = PositionBuilder(model.config, windows, crops=crops, sampler=sampler)
-                if not all(queue.put(position) for position in builder.push(frame)):
-                    return
-            for position in builder.finish() if builder else ():
-                queue.put(position)
-            queue.close(None if builder else VideoError(source.name, "ended without a frame"))
-        except BaseException as error:
-            queue.close(error)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
+    rows = streams(
+        model,
+        [source],
+        hop=hop,
+        crops=crops,
+        precision=precision,
+        drop=drop,
+        batch=batch,
+        log=log,
+        statistics=[statistics or Statistics()],
+        frames=None if frames is None else [frames],
+    )
     try:
-        yield from _rows(model, windows, queue, statistics, precision=precision, batch=batch)
+        for _, row in rows:
+            yield row
+    finally:
+        rows.close()
+
+
+def streams(
+    model: ViViT | TokenReducedViViT,
+    sources: Sequence[Source],
+    *,
+    hop: float = HOP,
+    crops: int = 1,
+    precision: str = "auto",
+    drop: bool | None = None,
+    batch: int | None = None,
+    log: Callable[[str], None] = lambda text: None,
+    statistics: Sequence[Statistics] | None = None,
+    frames: Sequence[Iterator[Frame]] | None = None,
+) -> Generator[tuple[int, StreamRow], None, None]:
+    """Yield (number of the source, row) of several streams until all have ended; see `stream`.
+
+    Positions that several sources have at the same time are encoded in one forward pass; `batch` counts those of one
+    source. A source that fails ends alone, and its VideoError is raised when the others have ended.
+    """
+    check_numbers(hop, crops)
+    changed, stop = threading.Condition(), threading.Event()
+    lanes, readers = [], []
+    for number, source in enumerate(sources):
+        own = None if frames is None else frames[number]
+        plan = plan_stream(model, source, hop=hop, is_read=own is None)
+        drops = source.is_live if drop is None else drop
+        windows, positions = plan.windows, choose_batch(model, batch or (1 if drops else None))
+        if lanes:
+            engine = lanes[0].engine.restarted(windows, batch=positions)
+        else:
+            engine = SlidingModel(model, windows, precision=precision, batch=positions)
+        queue = PositionQueue(most=2 * windows.hop, max_age=plan.hop if drops else None, changed=changed)
+        lane = Lane(number, engine, queue, statistics[number] if statistics else Statistics())
+        lane.statistics.hop = plan.hop
+        lanes.append(lane)
+        read = partial(feed, queue, source, plan, crops=crops, frames=own, stop=stop, log=log)
+        readers.append(threading.Thread(target=read, daemon=True))
+    for reader in readers:
+        reader.start()
+    try:
+        for lane, row in compute_lanes(lanes, changed, log):
+            yield lane.number, row
     finally:
         stop.set()
-        queue.close()
-        reader.join(timeout=source.read_timeout)
+        for lane in lanes:
+            lane.queue.close()
+        for reader, source in zip(readers, sources):
+            reader.join(timeout=source.read_timeout)
 
 
-def _rows(
-    model: ViViT | TokenReducedViViT,
-    windows: Windows,
+@dataclass(frozen=True)
+class StreamPlan:
+    """How the frames of a source become windows."""
+
+    config: ModelConfig
+    windows: Windows
+    hop: float
+    stride: float
+    clock: float | None
+    """Frames per second of the clock by which frames are sampled; None: every `stride`-th is."""
+
+
+def plan_stream(model: ViViT | TokenReducedViViT, source: Source, *, hop: float, is_read: bool) -> StreamPlan:
+    """Choose the windows of a source; a file that is read knows its rate. Raises VideoError for a file that is none."""
+    p = model.config.preprocessing
+    fps = open_video(source.name).fps if source.kind == "file" and is_read else FPS
+    stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
+    windows, rounded = windows_for(model, stride=stride, fps=fps, hop=hop)
+    return StreamPlan(model.config, windows, rounded, stride, None if p.clip_seconds is None else fps)
+
+
+def feed(
     queue: PositionQueue,
-    statistics: Statistics,
+    source: Source,
+    plan: StreamPlan,
     *,
-    precision: str,
-    batch: int,
-) -> Iterator[StreamRow]:
-    """Compute the positions that come out of the queue."""
-    current = None
+    crops: int,
+    frames: Iterator[Frame] | None,
+    stop: threading.Event,
+    log: Callable[[str], None],
+) -> None:
+    """Read a source and put its positions into the queue, until it ends or nobody takes them."""
+    builder, connection = None, -1
     try:
-        while (position := queue.get()) is not None:
-            if current is None or position.connection != current.connection:
-                if current is not None:
-                    yield from current.finish(queue, statistics)
-                engine = SlidingModel(model, windows, precision=precision, batch=batch)
-                current = Connection(position.connection, engine)
-            yield from current.push(position, queue, statistics)
-    except VideoError:
-        if current is not None:
-            yield from current.finish(queue, statistics)
-        raise
-    if current is not None:
-        yield from current.finish(queue, statistics)
+        for frame in frames or read_frames(source, stop, log):
+            if builder is None or frame.connection != connection:
+                connection = frame.connection
+                sampler = FrameSampler(plan.stride, fps=plan.clock)
+                builder = PositionBuilder(plan.config, plan.windows, crops=crops, sampler=sampler)
+            if not all(queue.put(position) for position in builder.push(frame)):
+                return
+        for position in builder.finish() if builder else ():
+            queue.put(position)
+        if builder is None:
+            raise VideoError(source.name, "ended without a frame")
+        queue.close()
+    except BaseException as error:
+        queue.close(error)
 
 
-@dataclass
-class Connection:
-    """The windows of one connection: the engine, and the times of the positions since the start of the next window."""
+def compute_lanes(
+    lanes: Sequence[Lane], changed: threading.Condition, log: Callable[[str], None]
+) -> Iterator[tuple[Lane, StreamRow]]:
+    """Compute the positions that come out of the queues, what all sources have together, until all have ended.
 
-    connection: int
+    Then raises the first error of a source.
+    """
+    running, full = list(lanes), []
+    while running:
+        taken = False
+        for lane in [lane for lane in running if lane not in full]:
+            position = lane.queue.take()
+            if position is None:
+                if lane.queue.is_over:
+                    yield from lane.rows(lane.engine.flush())
+                    running.remove(lane)
+                    if running and lane.queue.error is not None:
+                        log(f"{lane.queue.error}; the other sources continue")
+                continue
+            taken = True
+            if lane.connection not in (None, position.connection):
+                yield from lane.rows(lane.engine.flush())
+                lane.restart()
+            if lane.add(position):
+                full.append(lane)
+        if taken:
+            continue
+        if full:
+            for lane, finished in zip(full, flush_together([lane.engine for lane in full])):
+                yield from lane.rows(finished)
+            full = []
+        else:
+            with changed:
+                if not any(lane.queue.waiting or lane.queue.closed for lane in running):
+                    changed.wait(0.2)  # so that Ctrl-C is noticed
+    for lane in lanes:
+        if lane.queue.error is not None:
+            raise lane.queue.error
+
+
+@dataclass(eq=False)
+class Lane:
+    """One of several sources: the windows of its connection, and its positions since the start of the next window."""
+
+    number: int
     engine: SlidingModel
+    queue: PositionQueue
+    statistics: Statistics
+    connection: int | None = None
     shown: deque[Position] = field(default_factory=deque)
     first: int = 0
     """The number of the first position in `shown`."""
 
-    def push(self, position: Position, queue: PositionQueue, statistics: Statistics) -> Iterator[StreamRow]:
-        """Compute a position; yield the rows that this finishes."""
+    def restart(self) -> None:
+        """Begin the windows of another connection."""
+        self.engine = self.engine.restarted(self.engine.windows, batch=self.engine.batch)
+        self.shown, self.first = deque(), 0
+
+    def add(self, position: Position) -> bool:
+        """Let a position wait for the model; say whether a batch is full."""
+        self.connection = position.connection
         self.shown.append(replace(position, frames=torch.empty(0)))
-        yield from self._rows(self.engine.push(position.key, position.frames), queue, statistics)
+        return self.engine.add(position.key, position.frames)
 
-    def finish(self, queue: PositionQueue, statistics: Statistics) -> Iterator[StreamRow]:
-        """Yield the rows that wait for a full batch."""
-        yield from self._rows(self.engine.flush(), queue, statistics)
-
-    def _rows(
-        self, finished: list[tuple[int, Tensor]], queue: PositionQueue, statistics: Statistics
-    ) -> Iterator[StreamRow]:
+    def rows(self, finished: list[tuple[int, Tensor]]) -> Iterator[tuple[Lane, StreamRow]]:
+        """Yield the rows of finished windows."""
         windows = self.engine.windows
         for window, logits in finished:
             while self.first < window * windows.hop:
                 self.shown.popleft()
                 self.first += 1
-            row = make_row(list(islice(self.shown, windows.span)), logits, dropped=queue.dropped)
-            statistics.rows, statistics.dropped = statistics.rows + 1, row.dropped
-            statistics.latencies.append(row.latency)
-            yield row
+            row = make_row(list(islice(self.shown, windows.span)), logits, dropped=self.queue.dropped)
+            self.statistics.rows, self.statistics.dropped = self.statistics.rows + 1, row.dropped
+            self.statistics.latencies.append(row.latency)
+            yield self, row
 
 
 def make_row(shown: list[Position], logits: Tensor, *, dropped: int) -> StreamRow:

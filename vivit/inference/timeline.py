@@ -26,7 +26,7 @@ from ..files import atomic_write
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
 from ..weights.load import from_pretrained
-from .sliding import SlidingModel, Windows, batch_end, choose_batch, make_windows, restart
+from .sliding import Readout, SlidingModel, Windows, batch_end, choose_batch, make_windows, restart
 
 HOP = 0.5  # seconds, if no other is asked for
 CROPS = (1, 3)
@@ -198,13 +198,29 @@ def plan_timeline(
         segment_frames(video, Sample(sample.path, start=start, end=end))  # raises if there are none
         candidates, stride = candidate_frames(video, sample, model.config)
     windows, hop = windows_for(model, stride=stride, fps=video.fps, hop=hop)
+    plan = make_plan(model.config, video, windows, candidates=candidates, stride=stride, hop=hop, crops=crops)
+    rows = frame_range(plan.centers(plan.rows), video.duration, start, end)
+    return replace(plan, rows=rows or plan.rows[:1])  # a segment may end before the first center
+
+
+def make_plan(
+    config: ModelConfig,
+    video: Video | FrameFolder,
+    windows: Windows,
+    *,
+    candidates: np.ndarray,
+    stride: float,
+    hop: float,
+    crops: int = 1,
+) -> Plan:
+    """Choose the frames of all windows of a video from its candidates; see `candidate_frames`."""
     number = int(np.ceil(len(candidates) / stride)) + 1
     steps = np.floor(np.arange(number) * stride).astype(np.int64)
     sampled = candidates[steps[steps < len(candidates)]]
     shown = np.append(video.times, video.duration)
-    plan = Plan(
+    return Plan(
         video=video,
-        config=model.config,
+        config=config,
         windows=windows,
         crops=crops,
         sampled=sampled,
@@ -213,8 +229,6 @@ def plan_timeline(
         shown_from=shown[sampled],
         shown_until=shown[sampled + 1],
     )
-    rows = frame_range(plan.centers(plan.rows), video.duration, start, end)
-    return replace(plan, rows=rows or plan.rows[:1])  # a segment may end before the first center
 
 
 def check_numbers(hop: float, crops: int) -> None:
@@ -246,14 +260,17 @@ def compute_rows(
     rows: range | None = None,
     precision: str = "auto",
     batch: int | None = None,
+    readout: Readout = "logits",
 ) -> Iterator[tuple[int, Tensor]]:
-    """Decode the video once, in order, and yield (window, logits (K,)) of the plan's rows, or of these of them."""
+    """Decode the video once, in order, and yield (window, readout) of the plan's rows, or of these of them."""
     rows = plan.rows if rows is None else rows
     if not rows:
         return
-    batch = choose_batch(model, batch)
+    batch = choose_batch(model, batch, readout)
     first = restart(plan.windows, rows.start, batch=batch, key=plan.frame_ids)
-    sliding = SlidingModel(model, plan.windows, precision=precision, batch=batch, first=first, first_window=rows.start)
+    sliding = SlidingModel(
+        model, plan.windows, precision=precision, batch=batch, first=first, first_window=rows.start, readout=readout
+    )
     stop = (rows.stop - 1) * plan.windows.hop + plan.windows.span
     total = plan.windows.total(-(-len(plan.sampled) // plan.windows.depth))
     stop = batch_end(plan.windows, stop, batch=batch, total=total)  # the last rows are from a whole batch too

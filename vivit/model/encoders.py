@@ -82,6 +82,13 @@ class Transformer(nn.Module):
             x = block(x, block_bits)
         return self.pool_and_norm(self.forward_last_block(x, bits[len(self.blocks) - 1]))
 
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Map (B, …, D) to the tokens after the last block and the norm, without class token: (B, n, D); inference."""
+        x = self.add_positions(tokens)
+        for block in self.blocks:
+            x = block(x, None)
+        return self.norm(x if self.cls_token is None else x[:, 1:])
+
     def add_positions(self, tokens: Tensor) -> Tensor:
         """Prepend class and register tokens, if the model has any, and add the positions: (B, …, D) → (B, n, D)."""
         if self.time_embed is not None:

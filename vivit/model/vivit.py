@@ -77,14 +77,23 @@ class ViViT(nn.Module):
         """Return kernel and bias of the tokenizer for uint8 pixels, with the normalisation folded in."""
         return self.tokenizer.fold(scale=self.normalization.scale, shift=self.normalization.shift)
 
-    def encode_positions(self, frames: Tensor, embedding: tuple[Tensor, Tensor]) -> Tensor:
+    def encode_positions(self, frames: Tensor, embedding: tuple[Tensor, Tensor], *, pool: bool = True) -> Tensor:
         """Map the frames of single temporal positions (n, dt, C, H, W) uint8 to features (n, D); Model 2, no gradients.
 
         `embedding` is what `fold_normalization` returns. `classify_positions` maps t consecutive positions to logits,
-        the same as of the clip that their frames make.
+        the same as of the clip that their frames make. Without `pool` these are the tokens (n, s, D).
         """
         assert isinstance(self.encoder, FactorisedEncoder)
-        return self.encoder.spatial(self.tokenizer.embed_uint8(self.tokenizer.cut(frames), *embedding)[:, 0])
+        spatial = self.encoder.spatial
+        tokens = self.tokenizer.embed_uint8(self.tokenizer.cut(frames), *embedding)[:, 0]
+        return spatial(tokens) if pool else spatial.encode_tokens(tokens)
+
+    def encode_clip_tokens(self, video: Tensor) -> Tensor:
+        """Map clips (B, T, C, H, W) to their tokens after the encoder (B, t, s, D); Models 1, 3 and 4, inference."""
+        self.check_video(video)
+        assert isinstance(self.encoder, Transformer)
+        tokens = self.tokenize(video)
+        return self.encoder.encode_tokens(tokens).view_as(tokens)
 
     def classify_positions(self, features: Tensor) -> Tensor:
         """Map the features of the temporal positions of clips (B, t, D) to logits (B, K); Model 2."""

@@ -56,13 +56,15 @@ def write_report(
     run: Path | None = None,
     shuffled: Evaluation | None = None,
     prediction: Prediction | None = None,
+    timeline: Mapping[str, Any] | None = None,
     next_lines: Sequence[str] = (),
     examples: int = EXAMPLES,
 ) -> Path:
     """Write the page to `path` and return it.
 
     `run` is the folder that trained `model`, None for weights of unknown training; `evaluation` is the model's test,
-    `shuffled` the same test with the frames of each clip in random order, `prediction` that of one more video;
+    `shuffled` the same test with the frames of each clip in random order, `prediction` that of one more video,
+    `timeline` the scores of a long one: title, summary, page and what `draw_lanes` returns;
     `next_lines` end the page: what to type next. `choose_examples` chooses the clips, which are read again from their
     files. A model that is no ViViT has no attention maps on the page. Raises OSError if `path` cannot be written.
     """
@@ -88,6 +90,7 @@ def write_report(
         examples=drawn,
         attention=any(column.heat for example in drawn for column in example.clip.columns),
         prediction=describe_prediction(model, prediction, evaluation) if prediction else None,
+        timeline=timeline,
         facts=facts(training, about, model, evaluation),
         next_lines=next_lines,
     )

@@ -56,10 +56,8 @@ def write_timeline_page(
         when=f"shown: the {len(shown):,} segments of the highest scores" if len(shown) < len(found) else "",
         video=video,
         segments=listed,
-        groups=groups(timeline, shown, truth, end),
         has_truth=bool(truth),
-        marks=[{"left": f"{100 * t / end:.2f}", "text": clock(t, 0)} for t in marks(end)],
-        padded=padded_shares(timeline, end),
+        **draw_lanes(timeline, shown, truth, end),
         data={
             "start": [round(one.start, 3) for one in shown],
             "end": [round(one.end, 3) for one in shown],
@@ -67,6 +65,15 @@ def write_timeline_page(
         },
         facts={"video": timeline.path, **(facts or {})},
     )
+
+
+def draw_lanes(timeline: Timeline, found: Sequence[Segment], truth: Sequence[Segment], end: float) -> dict[str, Any]:
+    """Draw the scores of a timeline from 0 to `end` seconds, with its segments, for the macro `lanes` of a template."""
+    return {
+        "groups": groups(timeline, found, truth, end),
+        "marks": [{"left": f"{100 * t / end:.2f}", "text": clock(t, 0)} for t in marks(end)],
+        "padded": padded_shares(timeline, end),
+    }
 
 
 def groups(timeline: Timeline, found: Sequence[Segment], truth: Sequence[Segment], end: float) -> list[dict[str, Any]]:

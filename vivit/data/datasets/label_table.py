@@ -74,10 +74,12 @@ class LabelTable:
     """Which columns are the labels and why, for people."""
 
 
-def read_table(table: Path, labels: Sequence[str] = (), listed: Sequence[str] = ()) -> LabelTable:
+def read_table(
+    table: Path, labels: Sequence[str] = (), listed: Sequence[str] = (), *, need_labels: bool = True
+) -> LabelTable:
     """Read the rows and choose the label columns: `labels`, else those that classes.json has (`listed`), else by name.
 
-    Raises DataError for a file that is no table or has no column `path` or no label.
+    Raises DataError for a file that is no table or has no column `path`, or that needs a label and has none.
     """
     text = read_text(table)
     rows = list(_json_rows(text, table) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, table))
@@ -86,6 +88,8 @@ def read_table(table: Path, labels: Sequence[str] = (), listed: Sequence[str] = 
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row if name is not None))
     if "path" not in columns:
         raise DataError(f"{table}: no column 'path'; found {', '.join(columns)}. Label columns may have any name")
+    if not need_labels and {_key(name) for name in columns} <= {*SPECIAL, *NOT_LABELS}:
+        return LabelTable(rows, columns, (), "no label columns")
     return LabelTable(rows, columns, *choose_labels(table, columns, labels, listed))
 
 

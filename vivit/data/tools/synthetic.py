@@ -193,6 +193,27 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
     return table
 
 
+def write_long_video(
+    path: Path, *, seed: int, first: int, scenes: int = 12, num_frames: int = 100, fps: int = 20
+) -> Path:
+    """Write a video of scenes of the split "val", one after the other, and a table of them; return the table.
+
+    The scenes are those of the indices `first`, `first` + 5 …, so that neighbours differ in noun or verb. The table has
+    the name of the video with the suffix .csv, and the columns path, start, end (seconds), noun, verb.
+    """
+    shots = [render(seed, "val", first + 5 * number, num_frames=num_frames) for number in range(scenes)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, np.concatenate([frames for frames, _ in shots]), fps=fps)
+    table, seconds = path.with_suffix(".csv"), num_frames / fps
+    with atomic_write(table, newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "start", "end", "noun", "verb"])
+        for number, (_, params) in enumerate(shots):
+            times = [f"{seconds * edge:g}" for edge in (number, number + 1)]
+            writer.writerow([path.name, *times, params["noun"], params["verb"]])
+    return table
+
+
 def _killed(key: tuple[str, int]) -> tuple[str, str, str, str]:
     raise RuntimeError(f"the process that wrote video {key[1]} of {key[0]!r} was killed; is there too little memory?")
 

@@ -25,7 +25,7 @@ from av.video.reformatter import VideoReformatter
 
 from ...errors import VideoError, as_video_error
 from .container import CONTAINERS, MAX_PIXELS, _checked, read_packets, video_streams
-from .decoder import Video
+from .frame_folder import open_video
 from .picture import upright_rgb, upright_size
 
 # What FFmpeg may open for each protocol that the user names; nothing else, whatever the server answers.
@@ -149,7 +149,7 @@ def read_frames(source: Source, stop: threading.Event, log: Callable[[str], None
 
 
 def _file_frames(path: str, stop: threading.Event) -> Iterator[Frame]:
-    video = Video(path)
+    video = open_video(path)
     ends = np.append(video.times[1:], video.duration)
     for number, image in video.images(range(video.num_frames)):
         if stop.is_set():

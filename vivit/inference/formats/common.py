@@ -62,6 +62,16 @@ def to_json(value: Any, **arguments: Any) -> str:
     return text
 
 
+def import_pyarrow() -> tuple[Any, Any]:
+    """Return pyarrow and pyarrow.parquet. Raises DataError where they are not installed."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError("Parquet needs pyarrow: pip install 'vivit[parquet]', or use npz") from error
+    return pyarrow, parquet
+
+
 def one_label_set(videos: Videos, name: str) -> str:
     """Return the only label set of the segments, or "" without segments; raise DataError if there are several."""
     found = sorted({one.label_set for _, several in videos for one in several})

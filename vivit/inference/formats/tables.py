@@ -10,9 +10,8 @@ from typing import IO, Any
 import numpy as np
 
 from ...data.datasets.label_table import SPECIAL
-from ...errors import DataError
 from ..segments import Segment
-from .common import FormatOptions, Videos, one_label_set, path_of, seconds, to_json
+from .common import FormatOptions, Videos, import_pyarrow, one_label_set, path_of, seconds, to_json
 
 
 def write_csv(file: IO[str], videos: Videos, options: FormatOptions) -> None:
@@ -58,11 +57,7 @@ def write_npz(file: IO[bytes], videos: Videos, options: FormatOptions) -> None:
 
 def write_parquet(file: IO[bytes], videos: Videos, options: FormatOptions) -> None:
     """Write a row per window: path, start, end, center, padded, and probabilities in columns `label_set/class`."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError("Parquet needs pyarrow: pip install 'vivit[parquet]', or use npz") from error
+    pyarrow, parquet = import_pyarrow()
     writer = None
     for timeline, _ in videos:
         n = len(timeline.center)

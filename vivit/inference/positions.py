@@ -1,0 +1,132 @@
+"""Make temporal positions of the frames of a stream, with those that pad both ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..data.video.live import Frame
+from .sliding import Windows
+from .timeline import frame_preparation
+
+
+@dataclass(frozen=True)
+class Position:
+    """The frames of one temporal position on their way to the model."""
+
+    key: tuple[int, ...]
+    """The numbers of its frames."""
+    frames: Tensor
+    """(crops, depth, C, H, W) uint8."""
+    shown: tuple[tuple[float, float], ...]
+    """Seconds at which each frame appears and ends."""
+    padded: bool
+    """It repeats the first or last frame of the stream."""
+    connection: int
+    captured: float
+    """time.monotonic() when its last frame was read."""
+
+
+class FrameSampler:
+    """Choose the frames of a stream that `timeline` would sample: every `stride`-th, or by the clock at `fps`."""
+
+    def __init__(self, stride: float, *, fps: float | None):
+        self.stride, self.fps = stride, fps
+        self.count = 0
+        """Frames sampled so far."""
+        self.first: Frame | None = None
+        self.last: Frame | None = None
+
+    def push(self, frame: Frame) -> list[Frame]:
+        """Take the next frame; return the sampled ones, repeats included."""
+        if self.fps is None:
+            return self._until(frame.number + 1, frame)
+        self.first = self.first or frame
+        before, self.last = self.last, frame
+        if before is None:
+            return []
+        tick = math.floor(self.count * self.stride)
+        found = []
+        while tick / self.fps + self.first.time + 0.5 / self.fps < frame.time:
+            found.append(before)
+            self.count += 1
+            tick = math.floor(self.count * self.stride)
+        return found
+
+    def finish(self) -> list[Frame]:
+        """Return the frames that the end of the stream adds."""
+        if self.fps is None or self.last is None or self.first is None:
+            return []
+        return self._until(round((self.last.time - self.first.time) * self.fps + 1), self.last)
+
+    def _until(self, stop: int, frame: Frame) -> list[Frame]:
+        found = []
+        while math.floor(self.count * self.stride) < stop:
+            found.append(frame)
+            self.count += 1
+        return found
+
+
+class PositionBuilder:
+    """Make positions of the sampled frames of one connection, with those that pad both ends."""
+
+    def __init__(self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler):
+        self.config, self.windows, self.crops, self.sampler = config, windows, crops, sampler
+        self.prepare: Callable[[np.ndarray], Tensor] | None = None
+        self.samples: list[tuple[Frame, Tensor]] = []
+        self.last: tuple[Frame, Tensor] | None = None
+        self.complete = 0  # positions of the stream itself, without padding
+
+    def push(self, frame: Frame) -> list[Position]:
+        """Take the next frame; return the positions that it completes."""
+        return [position for one in self.sampler.push(frame) for position in self._add(one)]
+
+    def finish(self) -> list[Position]:
+        """Return the positions that the end of the stream completes, with the padding of the last window."""
+        found = [position for one in self.sampler.finish() for position in self._add(one)]
+        if self.last is None:
+            return found
+        if self.samples:
+            self.samples += [self.last] * (self.windows.depth - len(self.samples))
+            found += self._complete(padded=True)
+        missing = self.windows.total(self.complete) - self.windows.lead - self.complete
+        return found + [self._padding(self.last)] * missing
+
+    def _add(self, frame: Frame) -> list[Position]:
+        is_first = self.last is None
+        if self.last is None or self.last[0].number != frame.number:
+            image = frame.image()
+            if self.prepare is None:
+                self.prepare = frame_preparation(self.config, *image.shape[:2], crops=self.crops)
+            self.last = frame, self.prepare(image)
+        before = [self._padding(self.last)] * self.windows.lead if is_first else []
+        self.samples.append(self.last)
+        return before + (self._complete(padded=False) if len(self.samples) == self.windows.depth else [])
+
+    def _padding(self, sample: tuple[Frame, Tensor]) -> Position:
+        return make_position([sample] * self.windows.depth, padded=True)
+
+    def _complete(self, *, padded: bool) -> list[Position]:
+        position = make_position(self.samples, padded=padded)
+        self.samples = []
+        self.complete += 1
+        return [position]
+
+
+def make_position(samples: list[tuple[Frame, Tensor]], *, padded: bool) -> Position:
+    """Make a position of the frames of its samples."""
+    frames = [frame for frame, _ in samples]
+    return Position(
+        key=tuple(frame.number for frame in frames),
+        frames=torch.stack([pixels for _, pixels in samples], dim=1),
+        shown=tuple((frame.time, frame.end) for frame in frames),
+        padded=padded,
+        connection=frames[-1].connection,
+        captured=frames[-1].captured,
+    )
