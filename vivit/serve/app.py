@@ -37,9 +37,12 @@ from .parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT, BadRequest, read_parame
 from .uploads import uploaded_video
 
 PAGE = {
-    "/": ("index.html", "text/html"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/page.css": ("page.css", "text/css"),
+    "/": ("text/html", ("serve/page/index.html",)),
+    "/page.js": ("text/javascript", ("serve/page/page.js",)),
+    "/page.css": (
+        "text/css",
+        ("report/templates/style.css", "report/templates/timeline.css", "serve/page/page.css"),
+    ),
 }
 
 
@@ -209,8 +212,8 @@ class Service:
 
     async def page(self, request: Request) -> Response:
         """Return a file of the page."""
-        name, kind = PAGE[request.url.path]
-        return Response((files("vivit.serve") / "page" / name).read_bytes(), media_type=kind)
+        kind, names = PAGE[request.url.path]
+        return Response(b"".join(files("vivit").joinpath(name).read_bytes() for name in names), media_type=kind)
 
 
 def check_label_set(name: str | None, classes: Any) -> str:
