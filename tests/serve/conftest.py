@@ -1,7 +1,5 @@
 """A server in a thread of this process, over loopback, with decoding processes of its own."""
 
-import threading
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -10,19 +8,18 @@ import torch
 from vivit.data.tools.synthetic import render, write_video
 from vivit.serve.client import Client
 from vivit.serve.limits import Limits
-from vivit.serve.run import make_server
+from vivit.serve.run import in_thread, make_server
 
 from ..model import tiny
 
 
 class Running:
-    """A server that runs: its port, its model, its service, and a client."""
+    """A server that runs: its address, its model, its service, and a client."""
 
-    def __init__(self, server, model, token=None):
-        self.server, self.model, self.token = server, model, token
-        self.port = server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.client = Client(self.url, token=token)
+    def __init__(self, server, url, model, token=None):
+        self.server, self.url, self.model = server, url, model
+        self.port = int(url.rpartition(":")[2])
+        self.client = Client(url, token=token)
         self.service = server.config.app.router.lifespan_context.__self__
 
 
@@ -31,19 +28,8 @@ def serving(model, *, token=None, host="127.0.0.1", **limits):
     """Start a server and stop it at the end; nothing of it may be left."""
     limits = Limits(**{"header_seconds": 2.0, "body_grace": 2.0, "body_mb": 4.0, "decode_seconds": 20.0, **limits})
     server = make_server(model, name="tiny", host=host, port=0, token=token, limits=limits, log_level="error")
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        end = time.monotonic() + 120
-        while not server.started:
-            assert thread.is_alive(), "the server has ended"
-            assert time.monotonic() < end, "the server does not start"
-            time.sleep(0.02)
-        yield Running(server, model, token)
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+    with in_thread(server) as url:
+        yield Running(server, url, model, token)
 
 
 @pytest.fixture(scope="package")

@@ -105,6 +105,15 @@ def test_the_model_says_what_it_is(server):
     assert (about["name"], about["frames"]) == ("tiny", server.model.config.num_frames)
 
 
+def test_an_answer_says_how_long_it_waited_decoded_and_computed(server, video):
+    with urlopen(Request(f"{server.url}/v1/predict", video.read_bytes(), {"Content-Type": "video/mp4"})) as answer:
+        timing = answer.headers["server-timing"]
+    stages = dict(part.split(";dur=") for part in timing.split(", "))
+    assert list(stages) == ["wait", "decode", "compute"]
+    assert all(0 <= float(value) < 60_000 for value in stages.values())
+    assert float(stages["decode"]) > 0 < float(stages["compute"])
+
+
 def test_metrics_count_requests_and_stages(server, video):
     server.client.predict(video)
     with urlopen(f"{server.url}/metrics") as answer:

@@ -51,7 +51,7 @@ class Service:
 
     def __init__(self, model: ViViT, *, name: str, limits: Limits, precision: str = "auto"):
         self.name, self.limits, self.metrics = name, limits, Metrics()
-        self.engine = Engine(model, precision=precision, observe=self.metrics.stage)
+        self.engine = Engine(model, precision=precision)
         self.decoders = Decoders(model.config, limits, number=limits.workers)
         self.job_decoders = Decoders(model.config, limits, number=1)
         self.jobs = JobQueue(self.engine, self.job_decoders, limits)
@@ -104,30 +104,25 @@ class Service:
         after = min(max(round(waiting * self.seconds), 1), 600)
         return HTTPException(503, f"{what}; try again in {after} s", {"retry-after": str(after)})
 
-    async def decode(self, kind: str, path: Path, answers: int = 1, **job: Any) -> list:
-        """Decode in a process of the pool, and count the time."""
-        started = time.monotonic()
-        try:
-            return await self.decoders.decode(kind, str(path), answers, **job)
-        finally:
-            self.metrics.stage("decode", time.monotonic() - started)
-
     async def predict(self, request: Request) -> Response:
         """Classify the video of the request, as `vivit.predict` does."""
         asked = read_parameters(request.query_params.multi_items(), OF_PREDICT)
         classes = self.engine.model.config.classes
         label_set = check_label_set(asked["label_set"], classes)
+        timing = self.metrics.timing()
         with self.admitted():
             async with uploaded_video(request, self.folder) as path:
                 fields = {name: asked[name] for name in ("start", "end", "temporal_views", "spatial_views")}
-                [(about, views)] = await self.decode("views", path, **fields)
-            logits = await self.engine.logits(views)
+                [(about, views)] = await self.decoders.decode("views", str(path), observe=timing.add, **fields)
+            logits = await self.engine.logits(views, timing.add)
         found = Prediction("", best_classes(classes, logits, asked["top_k"]))
         if asked["format"] == "huggingface":
-            return JSONResponse([{"label": name, "score": p} for name, p in found.classes[label_set]])
+            top = [{"label": name, "score": p} for name, p in found.classes[label_set]]
+            return JSONResponse(top, headers=timing.header())
         answer = found.to_dict()
         del answer["path"]
-        return JSONResponse(answer | {"unsure": found.unsure(asked["threshold"]), "video": about["video"]})
+        answer |= {"unsure": found.unsure(asked["threshold"]), "video": about["video"]}
+        return JSONResponse(answer, headers=timing.header())
 
     async def explain(self, request: Request) -> Response:
         """Show where in the middle clip the model looks, as `vivit.explain` does."""
@@ -141,7 +136,7 @@ class Service:
         with self.admitted():
             async with uploaded_video(request, self.folder) as path:
                 fields = {name: asked[name] for name in ("start", "end")}
-                (about, video), (_, seconds) = await self.decode("clip", path, answers=2, **fields)
+                (about, video), (_, seconds) = await self.decoders.decode("clip", str(path), answers=2, **fields)
             clip = Clip("the video", video, seconds.numpy())
             answer = await self.engine.call(partial(explain_to_dict, self.engine, clip, asked))
         return JSONResponse(answer | {"video": about["video"]})

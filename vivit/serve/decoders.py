@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,7 @@ import torch
 from ..config import ModelConfig, to_dict
 from ..errors import VideoError, VivitError
 from .decode_worker import DTYPES
+from .engine import Observe
 from .limits import Limits
 
 START_SECONDS = 120  # a process imports PyTorch
@@ -179,11 +181,22 @@ class Decoders:
             else:
                 self.idle.put_nowait(worker)
 
-    async def decode(self, kind: str, path: str, answers: int = 1, **job: Any) -> list[Answer]:
-        """Return the answers of one job: "views" has one, "clip" has two. See `worker` for the errors."""
+    async def decode(
+        self, kind: str, path: str, *, answers: int = 1, observe: Observe = lambda stage, seconds: None, **job: Any
+    ) -> list[Answer]:
+        """Return the answers of one job: "views" has one, "clip" has two; `observe` gets its seconds by stage.
+
+        See `worker` for the errors.
+        """
+        asked = time.monotonic()
         async with self.worker(path, self.limits.decode_seconds) as worker:
-            await worker.send({"kind": kind, "path": path, **job})
-            return [await worker.receive(path) for _ in range(answers)]
+            started = time.monotonic()
+            observe("wait", started - asked)
+            try:
+                await worker.send({"kind": kind, "path": path, **job})
+                return [await worker.receive(path) for _ in range(answers)]
+            finally:
+                observe("decode", time.monotonic() - started)
 
     async def _take(self) -> Worker:
         while True:

@@ -20,6 +20,7 @@ from ..model.modes import copy_sharing_weights
 from ..model.vivit import ViViT
 
 Result = TypeVar("Result")
+Observe = Callable[[str, float], None]  # of a stage and its seconds
 MOST_CLIPS = 64  # in one forward pass of a GPU, as long as they fit
 
 
@@ -29,6 +30,7 @@ class Request:
 
     views: Tensor
     logits: asyncio.Future[Tensor]
+    observe: Observe
     since: float
 
 
@@ -39,13 +41,12 @@ class Engine:
     half as many are tried from then on. On a CPU batches of views gain nothing, so requests go one by one.
     """
 
-    def __init__(self, model: ViViT, *, precision: str = "auto", observe: Callable[[str, float], None] | None = None):
+    def __init__(self, model: ViViT, *, precision: str = "auto"):
         self.model = copy_sharing_weights(model) if model.training else model
         self.device = next(model.parameters()).device
         self.precision = precision
         self.clips = 1 if self.device.type == "cpu" else MOST_CLIPS
         self.forward = in_precision(self.model, precision)
-        self.observe = observe or (lambda stage, seconds: None)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.waiting: asyncio.Queue[Request] = asyncio.Queue()
         self.task: asyncio.Task | None = None
@@ -62,12 +63,15 @@ class Engine:
                 await self.task
         self.thread.shutdown()
 
-    async def logits(self, views: Tensor) -> Tensor:
-        """Return the mean logits (K,) float32 of the views of one video. Raises WeightsError if they are not finite."""
+    async def logits(self, views: Tensor, observe: Observe = lambda stage, seconds: None) -> Tensor:
+        """Return the mean logits (K,) float32 of the views of one video; `observe` gets its seconds by stage.
+
+        Raises WeightsError if they are not finite.
+        """
         c = self.model.config
         if not len(views) or views.shape[1:] != (c.num_frames, 3, *c.image_size) or views.dtype != torch.uint8:
             raise ValueError(f"got views of {tuple(views.shape)} {views.dtype}, not those of the model")
-        request = Request(views, asyncio.get_running_loop().create_future(), time.monotonic())
+        request = Request(views, asyncio.get_running_loop().create_future(), observe, time.monotonic())
         self.waiting.put_nowait(request)
         return await request.logits
 
@@ -87,14 +91,14 @@ class Engine:
                 batch.append(following)
                 following = None
             started = time.monotonic()
-            for one in batch:
-                self.observe("wait", started - one.since)
             try:
                 found = await self.call(self.compute, [one.views for one in batch])
             except Exception as error:
                 found = [error] * len(batch)
-            self.observe("compute", time.monotonic() - started)
+            computed = time.monotonic()
             for one, result in zip(batch, found):
+                one.observe("wait", started - one.since)
+                one.observe("compute", computed - started)
                 if one.logits.done():  # nobody waits any more
                     continue
                 if isinstance(result, Exception):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import python_multipart  # noqa: F401  # Starlette imports it with the first form
 import uvicorn
@@ -13,6 +16,23 @@ from ..model.vivit import ViViT
 from .app import Service, make_app
 from .guard import LOOPBACK, PatientProtocol
 from .limits import Limits
+
+
+@contextmanager
+def in_thread(server: uvicorn.Server) -> Iterator[str]:
+    """Run a server in a thread and yield its address; stop it at the end. For notebooks, tests and benchmarks."""
+    thread = threading.Thread(target=server.run, name="server")
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise OSError("the server did not start; its log says why")
+            time.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def is_loopback(host: str) -> bool:
