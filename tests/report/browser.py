@@ -14,12 +14,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 class Browser:
     """A page of a headless browser: `open`, `evaluate`, `press`, `click`, `picture`. Use it in `with`."""
 
-    def __init__(self, folder, *, width=1300, height=1000):
+    def __init__(self, folder, *, width=1300, height=1000, options=()):
         self.number, self.buffer = 0, b""
         read_end, self.to = os.pipe()
         self.source, write_end = os.pipe()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--mute-audio", "--remote-debugging-pipe"]
-        flags += ["--no-first-run", f"--user-data-dir={folder}", "about:blank"]
+        flags += ["--no-first-run", f"--user-data-dir={folder}", *options, "about:blank"]
         self.process = subprocess.Popen(
             ["bash", "-c", f'exec "$0" "$@" 3<&{read_end} 4>&{write_end}', CHROMIUM, *flags],
             pass_fds=(read_end, write_end),

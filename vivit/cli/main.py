@@ -23,6 +23,7 @@ COMMANDS = {
     "timeline": ("WEIGHTS VIDEO ...", "scores over time of long videos"),
     "features": ("WEIGHTS VIDEO ...", "features of videos as arrays, for other models"),
     "stream": ("WEIGHTS SOURCE ...", "scores of a camera, pipe or address as it comes"),
+    "serve": ("WEIGHTS", "a server with a page, for this machine or others"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
     "starts": ("[NAME ...]", "weights to start from: sizes, licences, results"),
     "info": ("PRESET", "parameters and multiply-adds of a model"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..config import EvalConfig
 from ..data.dataset import eval_views
-from ..data.sample import Sample
+from ..data.sample import Classes, Sample
 from ..engine.device import choose_attention, in_precision, pick_device
 from ..errors import WeightsError
 from ..model.modes import copy_sharing_weights
@@ -80,23 +81,42 @@ def predict(
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
     views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
     views = views[1:] if len(views) > 1 else views
-    device = next(model.parameters()).device
     run = in_precision(copy_sharing_weights(model) if model.training else model, precision)
+    logits = mean_logits(model, run, views, batch_views=protocol.batch_views)
+    check_finite(model, logits, os.fspath(path))
+    return Prediction(os.fspath(path), best_classes(model.config.classes, logits, top_k))
+
+
+def mean_logits(
+    model: ViViT | TokenReducedViViT, run: Callable[[Tensor], Tensor], views: Tensor, *, batch_views: int
+) -> Tensor:
+    """Return the mean logits (K,) float32 of the views (V, T, C, H, W) of one video; `run` is the model in a precision.
+
+    Call it without gradients.
+    """
+    device = next(model.parameters()).device
     # On a CPU a batch of views misses the caches; it pays only where the views share enough positions.
-    batch_size = protocol.batch_views if device.type != "cpu" or views_overlap(model, views) else 1
-    logits = torch.cat([run(batch.to(device)).float() for batch in views.split(batch_size)]).mean(dim=0)
+    batch_size = batch_views if device.type != "cpu" or views_overlap(model, views) else 1
+    return torch.cat([run(batch.to(device)).float() for batch in views.split(batch_size)]).mean(dim=0)
+
+
+def check_finite(model: ViViT | TokenReducedViViT, logits: Tensor, path: str) -> None:
+    """Raise WeightsError for logits (K,) that are not finite."""
     if not logits.isfinite().all():
         raise WeightsError(
-            f"{os.fspath(path)}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
+            f"{path}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
             f"are not finite (NaN or infinite){describe_source(model)}; check the weights or, in bfloat16, use float32"
         )
-    classes = {}
-    sizes = [len(names) for names in model.config.classes.values()]
-    for (label_set, names), scores in zip(model.config.classes.items(), logits.split(sizes)):
+
+
+def best_classes(classes: Classes, logits: Tensor, top_k: int) -> dict[str, list[tuple[str, float]]]:
+    """Return the `top_k` most probable classes of each label set, as (name, probability), from logits (K,)."""
+    found = {}
+    for (label_set, names), scores in zip(classes.items(), logits.split([len(names) for names in classes.values()])):
         best = scores.argsort(descending=True, stable=True)[:top_k].tolist()  # of equal logits, the first class
         probabilities = scores.softmax(dim=0).tolist()
-        classes[label_set] = [(names[i], probabilities[i]) for i in best]
-    return Prediction(os.fspath(path), classes)
+        found[label_set] = [(names[i], probabilities[i]) for i in best]
+    return found
 
 
 def describe_source(model: ViViT | TokenReducedViViT) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,6 +27,7 @@ def push_to_hub(
 ) -> str:
     """Upload model.safetensors, config.json and a model card to `repo_id` ("owner/name"); return the URL.
 
+    With them goes handler.py, by which a Hugging Face endpoint serves the model.
     results: rows of the card's table of results, 'Kinetics-400 top-1, 4 x 3 views' → 79.9. recipe: how it was trained,
     Markdown. Takes the token of `hf auth login`.
     """
@@ -36,6 +38,8 @@ def push_to_hub(
         save_pretrained(model, folder)
         text = model_card(model, repo_id, results=results, recipe=recipe, license=license)
         Path(folder, "README.md").write_text(text)
+        handler = Path(__file__).parents[1] / "serve" / "endpoint_handler.py"
+        shutil.copy(handler, Path(folder, "handler.py"))
         api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload of a vivit model")
     return f"https://huggingface.co/{repo_id}"
