@@ -97,7 +97,7 @@ TINY = Sizes(
     video=(24, (36, 48)),
     learn="demo",
     learn_videos=(16, 8),
-    learn_seconds=10,
+    learn_seconds=6,
     learn_workers=0,
     matrix=256,
 )
