@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check drill format clean
+.PHONY: demo test check drill gpu wheels format clean
 
 demo: $(READY)
 	$(BIN)/vivit demo
@@ -18,6 +18,12 @@ check: $(READY)
 
 drill: $(READY)
 	$(BIN)/python -m pytest -m drill
+
+gpu: $(READY)
+	$(BIN)/python -m benchmarks gpu --minutes 9
+
+wheels: $(READY)
+	$(BIN)/python benchmarks/wheels.py download 3.12
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,10 @@ import torch
 
 from vivit.engine.device import choose_attention, pick_device
 
-from . import models
+from . import models, training
 from .attention import attentions
 from .measure import Clock, conditions
-from .page import page, table
+from .page import command, page, table, with_earlier
 from .pipeline import evaluation, input_speed
 from .startup import startup
 from .timeline import sliding, streaming
@@ -96,13 +95,15 @@ def bench(
     }
     for case in cases:
         if case in ("forward", "train"):
-            measure = models.forward if case == "forward" else models.train
+            measure = models.forward if case == "forward" else training.train
             for name in preset:
                 for one in precision:
                     rows = measure(name, precision=one, batch_size=batch_size, compiled=compile, clock=clock)
                     add(results, rows, out)
         elif case == "shorten":
-            for name in [weights] if weights else [n for n in preset if models.preset(n).encoder == "spatiotemporal"]:
+            for name in (
+                [weights] if weights else [n for n in preset if models.config_of(n).encoder == "spatiotemporal"]
+            ):
                 for one in precision:
                     rows = models.shortened(
                         name,
@@ -116,13 +117,15 @@ def bench(
                     add(results, rows, out)
         elif case == "attention":
             for one in precision:
-                add(results, attentions(preset, precision=one, batch_size=batch_size, clock=clock), out)
+                backward = (False, True) if where.type == "cuda" else (False,)
+                rows = attentions(preset, precision=one, batch_size=batch_size, clock=clock, backward=backward)
+                add(results, list(rows), out)
         elif case == "predict":
             for name in preset:
                 add(results, models.prediction(name, clock=clock), out)
         elif case in ("timeline", "stream"):
             measure = {"timeline": sliding, "stream": streaming}[case]
-            for name in [n for n in preset if models.preset(n).encoder == "factorised_encoder"]:
+            for name in [n for n in preset if models.config_of(n).encoder == "factorised_encoder"]:
                 for one in precision:
                     add(results, measure(name, precision=one, clock=clock), out)
         elif case in ("peers", "videoprism"):
@@ -138,21 +141,9 @@ def bench(
     return results
 
 
-def command(args: list[str]) -> str:
-    """Return the command line without the options that say where the results go."""
-    places = {i + n for i, word in enumerate(args) if word in ("--out", "--docs") for n in (0, 1)}
-    return shlex.join(["python", "-m", "benchmarks", *(word for i, word in enumerate(args) if i not in places)])
-
-
 def add(results: dict[str, Any], rows: list[dict[str, Any]], out: Path | None) -> None:
     """Print and keep the rows; the file is written after every case, so that an interruption loses one."""
     print("\n".join(["", *table(rows)]), flush=True)
     results["rows"] += rows
     if out is not None:
         out.write_text(json.dumps(with_earlier(results, out), indent=1) + "\n", encoding="utf-8")
-
-
-def with_earlier(results: dict[str, Any], out: Path | None) -> dict[str, Any]:
-    """Return {"runs": […]}: this run, and the runs of other commands in the file."""
-    earlier = json.loads(out.read_text(encoding="utf-8"))["runs"] if out is not None and out.exists() else []
-    return {"runs": [*(run for run in earlier if run["command"] != results["command"]), results]}

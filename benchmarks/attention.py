@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vivit.config import ModelConfig
 from vivit.model.cpu_kernels import attention
-from vivit.presets import preset
 
 from .measure import Clock
-from .models import CLASSES, Contender, Precision, measure
+from .models import Contender, Precision, config_of, measure
 
 OURS = "ours"
 KERNELS = {
@@ -26,15 +25,15 @@ KERNELS = {
 }
 
 
-def attentions(names: Sequence[str], *, precision: Precision, batch_size: int, clock: Clock) -> list[dict[str, Any]]:
-    """Each pattern of each preset without gradients; on CUDA with its backward pass as well."""
-    rows = []
+def attentions(
+    names: Sequence[str], *, precision: Precision, batch_size: int, clock: Clock, backward: Sequence[bool] = (False,)
+) -> Iterator[dict[str, Any]]:
+    """Each pattern of each preset, without gradients and with its backward pass as `backward` says."""
     for name in names:
-        for what, shape in shapes(preset(name, classes=CLASSES), batch_size).items():
-            for backward in (False, True) if clock.device.type == "cuda" else (False,):
-                label = f"{name}, {what}" + (", with backward pass" if backward else "")
-                rows += rows_of(label, shape, backward, precision=precision, clock=clock)
-    return rows
+        for what, shape in shapes(config_of(name), batch_size).items():
+            for both in backward:
+                label = f"{name}, {what}" + (", with backward pass" if both else "")
+                yield from rows_of(label, shape, both, precision=precision, clock=clock)
 
 
 def shapes(config: ModelConfig, batch_size: int) -> dict[str, tuple[int, int, int, int]]:
@@ -63,6 +62,13 @@ def rows_of(
         out = attend(*qkv.transpose(1, 3).unbind(2))
         return torch.autograd.grad(out, qkv, wanted)[0] if backward else out
 
+    def repeatable(attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        torch.use_deterministic_algorithms(True)
+        try:
+            return call(attend)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
     def by(backend: SDPBackend) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             with sdpa_kernel(backend):
@@ -70,17 +76,20 @@ def rows_of(
 
         return attend
 
-    others = {"PyTorch's": F.scaled_dot_product_attention}
+    others: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"PyTorch's": F.scaled_dot_product_attention}
     if clock.device.type == "cuda":
         others = {name: by(backend) for name, backend in KERNELS.items()}
+    if backward:
+        others["deterministic"] = attention
     # Two products forward, five backward: the scores are computed again.
     operations = 4.0 * sequences * heads * tokens * tokens * width * (3.5 if backward else 1)
     contenders = {f"{label}: {OURS}": Contender(partial(call, attention), operations, sequences)}
     for name, attend in others.items():
+        run = partial(repeatable if name == "deterministic" else call, attend)
         try:
-            call(attend)
+            run()
         except RuntimeError:  # PyTorch's: no available kernel
             continue
-        contenders[f"{label}: {name}"] = Contender(partial(call, attend), operations, sequences, f"{label}: {OURS}")
+        contenders[f"{label}: {name}"] = Contender(run, operations, sequences, f"{label}: {OURS}")
     rows = measure("attention", contenders, precision=precision, clock=clock, gradients=backward)
     return [{k: v for k, v in row.items() if k not in ("batch", "clips/s", "same top-1")} for row in rows]

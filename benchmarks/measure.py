@@ -18,6 +18,7 @@ import torch
 
 from vivit.engine.timing import time_call
 
+PRECISIONS = (torch.float32, torch.bfloat16)
 PACKAGES = ("vivit", "torch", "torchvision", "av", "transformers", "timm")
 
 
@@ -56,6 +57,8 @@ class Clock:
     device: torch.device = torch.device("cpu")
     cpu_time: bool = False
     """Seconds that this thread computes instead of seconds that pass: for one thread on a machine that others use."""
+    matrix: int | None = None
+    """Rows of the matrices whose product is the ceiling; None: so many that no cache holds one."""
 
     def time(self, run: Callable[[], Any]) -> float:
         """Return the seconds of one call, after garbage collection."""
@@ -100,12 +103,12 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any], float]:
+def matrix_product(dtype: torch.dtype, device: torch.device, n: int | None = None) -> tuple[Callable[[], Any], float]:
     """Return a large matrix product, the ceiling for the speed of models, and its operations (2 n³ per product).
 
-    Through `linear`, which is what models call; n is large enough that the caches hold no whole operand.
+    Through `linear`, which is what models call; by default n is so large that the caches hold no whole operand.
     """
-    n = 8192 if device.type == "cuda" else 2048
+    n = n or (8192 if device.type == "cuda" else 2048)
     repeats = 16 if device.type == "cuda" else 4
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
 
@@ -115,6 +118,39 @@ def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[
             torch.nn.functional.linear(a, b)
 
     return run, 2.0 * n**3 * repeats
+
+
+def copy_bandwidth(device: torch.device) -> tuple[Callable[[], Any], float]:
+    """Return a copy between two large buffers on the device, and its bytes: each is read once and written once."""
+    size, repeats = (2**30, 8) if device.type == "cuda" else (2**26, 1)
+    source = torch.randint(256, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def run() -> None:
+        for _ in range(repeats):
+            target.copy_(source)
+
+    return run, 2.0 * size * repeats
+
+
+def limits(clock: Clock) -> list[dict[str, Any]]:
+    """Return the rate of large matrix products in each precision, and that of copies in the device's memory."""
+    products = {str(dtype)[6:]: matrix_product(dtype, clock.device, clock.matrix) for dtype in PRECISIONS}
+    copy, moved = copy_bandwidth(clock.device)
+    times = interleave({name: run for name, (run, _) in products.items()} | {"copy": copy}, clock)
+    rows = [
+        {"name": f"matrix product, {name}", "TFLOP/s": round(work / times[name].median / 1e12, 3)}
+        for name, (_, work) in products.items()
+    ]
+    rows.append({"name": "copy, bytes read and written", "GB/s": round(moved / times["copy"].median / 1e9, 1)})
+    spreads = [{"spread": round(t.spread, 3)} for t in times.values()]
+    return [{"case": "limits", **row, **spread} for row, spread in zip(rows, spreads)]
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Return an error's class and the first line of its message, for a cell of a table."""
+    message = (str(error).strip().splitlines() or [""])[0].replace("|", "/")
+    return f"{type(error).__name__}: {message}"[:most]
 
 
 def conditions(device: torch.device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Time forward passes and training steps, with peers and the matrix-product ceiling.
+"""Time forward passes, with peers and the matrix-product ceiling.
 
 Operations are multiply-adds x 2, as PyTorch counts those that a forward pass carries out; ours leaves out what no layer
 reads. In a training step it is those x 3, because a backward pass does twice the work of a forward pass. The share of
@@ -19,23 +19,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vivit.config import EvalConfig, ModelConfig, OptimConfig
+from vivit.config import EvalConfig, ModelConfig
 from vivit.data.dataset import eval_views
-from vivit.engine.device import autocast
+from vivit.engine.distributed import transformer_blocks
 from vivit.engine.evaluate import SINGLE_VIEW, load_weights
-from vivit.engine.memory import kept_bytes
-from vivit.engine.optim import build_optimizer
 from vivit.inference.predict import predict
 from vivit.model.token_reduction import reduce_tokens
 from vivit.model.vivit import ViViT
 from vivit.presets import preset
 from vivit.weights.convert import save_huggingface
 
-from .measure import Clock, Times, interleave, matrix_product, peak_memory
+from .measure import Clock, Times, interleave, matrix_product, one_line, peak_memory
 from .pipeline import kinetics_like
 
 Precision = Literal["float32", "bfloat16"]
 CLASSES = {"label": tuple(str(i) for i in range(400))}
+SMALL = {"image_size": (32, 32), "num_frames": 4, "depth": 2}
 CEILING = "matrix product"
 META = torch.device("meta")
 
@@ -56,7 +55,7 @@ class Contender:
 
 def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
     """One preset without gradients, with its peer: transformers' ViViT for Model 1, an image ViT for Model 2."""
-    model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
+    model, video = build(config_of(name), device=clock.device, batch_size=batch_size)
     operations = operations_of(model, video)
     plain, exact = in_precision(model, precision), None
     if precision != "float32":  # then everyone is held to our logits in float32
@@ -75,26 +74,6 @@ def forward(name: str, *, precision: Precision, batch_size: int, compiled: bool,
     return measure("forward", contenders, precision=precision, clock=clock, gradients=False)
 
 
-def train(name: str, *, precision: Precision, batch_size: int, compiled: bool, clock: Clock) -> list[dict[str, Any]]:
-    """One optimiser step of a preset (SGD with momentum), and of transformers' ViViT for Model 1."""
-    model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=batch_size)
-    models: dict[str, tuple[nn.Module, Tensor]] = {name: (copy.deepcopy(model), video)}
-    if compiled:
-        models[f"{name} compiled"] = compiled_blocks(copy.deepcopy(model)), video
-    if peer := transformers_vivit(model):
-        models[f"transformers {name}"] = peer, model.normalize(video)
-    contenders, kept = {}, {}
-    for label, (one, pixels) in models.items():
-        work = 3 * operations_of(one if one is peer else model, pixels)
-        held_between = 2 * held(one)  # and momentum; not gradients
-        contenders[label] = Contender(step(one, pixels, precision), work, batch_size, held=held_between)
-        if "compiled" not in label:
-            with autocast(clock.device, precision):
-                kept[label] = round(kept_bytes(partial(one, pixels), one.parameters()) / 2**20)
-    rows = measure("train", contenders, precision=precision, clock=clock, gradients=True)
-    return [row | {"activations MiB": kept.get(row["name"])} for row in rows]
-
-
 def shortened(
     source: str,
     *,
@@ -109,7 +88,7 @@ def shortened(
 
     `source` is a preset, or trained weights as `vivit eval` takes them.
     """
-    random = None if trained else build(preset(source, classes=CLASSES), device=clock.device, batch_size=1)[0]
+    random = None if trained else build(config_of(source), device=clock.device, batch_size=1)[0]
     exact = random or load_weights(source).to(clock.device)
     plain = in_precision(exact, precision)
     options: dict[str, tuple[int, float | None]] = {
@@ -130,14 +109,16 @@ def shortened(
     return measure("shorten", contenders, precision=precision, clock=clock, gradients=False)
 
 
-def prediction(name: str, *, clock: Clock) -> list[dict[str, Any]]:
+def prediction(
+    name: str, *, clock: Clock, num_frames: int | None = None, size: tuple[int, int] | None = None
+) -> list[dict[str, Any]]:
     """`vivit.predict` as it is by default, on one video, and the same views through transformers' ViViT as it is.
 
     Both decode the file and read 4 x 3 views; transformers' default is float32, ours what the device has units for.
     """
-    model, _ = build(preset(name, classes=CLASSES), device=clock.device, batch_size=1)
+    model, _ = build(config_of(name), device=clock.device, batch_size=1)
     with TemporaryDirectory() as folder, torch.no_grad():
-        [sample] = kinetics_like(Path(folder), 1)
+        [sample] = kinetics_like(Path(folder), 1, num_frames, size)
 
         def through(peer: nn.Module) -> None:
             together = 1 if clock.device.type == "cpu" else EvalConfig().batch_views  # as ours
@@ -165,7 +146,7 @@ def peers(names: Sequence[str], *, precision: Precision, clock: Clock) -> list[d
     """Time other video models and ours on one clip of 32 x 224 x 224, with random weights."""
     contenders: dict[str, Contender] = {}
     for name in names:
-        model, video = build(preset(name, classes=CLASSES), device=clock.device, batch_size=1)
+        model, video = build(config_of(name), device=clock.device, batch_size=1)
         model = in_precision(model, precision)
         contenders[name] = Contender(lambda m=model, v=video: m(v), operations_of(model, video))
     for label, make in OTHERS.items():
@@ -188,16 +169,23 @@ def measure(
     gradients: bool,
 ) -> list[dict[str, Any]]:
     """One row a contender: seconds, clips/s, TFLOP/s, share of the ceiling, memory, distance of the logits."""
-    ceiling, operations = matrix_product(getattr(torch, precision), clock.device)
+    ceiling, operations = matrix_product(getattr(torch, precision), clock.device, clock.matrix)
+    first, warm, failed = next(iter(contenders)), {}, []
     with torch.set_grad_enabled(gradients):
-        warm = {name: peak_memory(c.run, clock.device) for name, c in contenders.items()}
+        for name, c in contenders.items():
+            try:
+                warm[name] = peak_memory(c.run, clock.device)
+            except Exception as error:  # a peer out of memory, or a compiler's fault: the others are timed all the same
+                if name == first:
+                    raise
+                failed.append({"case": case, "name": name, "precision": precision, "error": one_line(error)})
         ceiling()
-        times = interleave({name: c.run for name, c in contenders.items()} | {CEILING: ceiling}, clock, warm=True)
+        times = interleave({name: contenders[name].run for name in warm} | {CEILING: ceiling}, clock, warm=True)
     memory = {name: extra for name, (extra, _) in warm.items()}
     outputs = {name: output.detach().float().cpu() for name, (_, output) in warm.items()}
-    first = next(iter(contenders))
     rows = []
-    for name, c in contenders.items():
+    for name in warm:
+        c = contenders[name]
         extra, expected = memory[name], outputs[c.equals] if isinstance(c.equals, str) else c.equals
         rows.append(
             {
@@ -212,7 +200,7 @@ def measure(
                 "same top-1": agreement(outputs[name], expected.cpu()) if expected is not None else None,
             }
         )
-    return rows
+    return rows + failed
 
 
 def numbers(times: Times, c: Contender, ceiling: Times, operations: float) -> dict[str, float]:
@@ -238,6 +226,12 @@ def agreement(logits: Tensor, expected: Tensor) -> float:
     return round((logits.argmax(dim=1) == expected.argmax(dim=1)).float().mean().item(), 3)
 
 
+def config_of(name: str) -> ModelConfig:
+    """Return the model of a preset for 400 classes; "… small" has two layers and 4 x 32 x 32 pixels, to try things."""
+    base = name.removesuffix(" small")
+    return preset(base, classes=CLASSES, **(SMALL if base != name else {}))
+
+
 def build(config: ModelConfig, *, device: torch.device, batch_size: int) -> tuple[ViViT, Tensor]:
     """(model, pixels): random, with a head that is not zero, so that logits can be compared."""
     torch.manual_seed(0)
@@ -257,29 +251,11 @@ def held(model: nn.Module) -> float:
     return sum(p.nbytes for p in model.parameters()) / 2**20
 
 
-def compiled_blocks(model: ViViT) -> ViViT:
+def compiled_blocks(model: ViViT, backend: str = "inductor") -> ViViT:
     """Compile every block of the model, as `parallel.compile` does in training; return the model."""
-    for blocks in (m for m in model.modules() if isinstance(m, nn.ModuleList)):
-        for block in blocks:
-            block.compile()
+    for block in transformer_blocks(model):
+        block.compile(backend=backend)
     return model
-
-
-def step(model: nn.Module, video: Tensor, precision: Precision) -> Callable[[], Tensor]:
-    """Forward, loss, backward and update of a model whose output is logits."""
-    model.train()
-    optimizer = build_optimizer(model, OptimConfig(lr=1e-3))
-    labels = torch.zeros(len(video), dtype=torch.int64, device=video.device)
-
-    def run() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(video.device, precision):
-            loss = nn.functional.cross_entropy(model(video).float(), labels)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return run
 
 
 class Logits(nn.Module):

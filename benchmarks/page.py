@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vivit.text import format_markdown
 
 HEADINGS = {
+    "goals": "Goals on a GPU",
+    "correct": "Correctness on a device",
+    "limits": "Limits of a device",
     "forward": "Forward pass",
     "attention": "Attention",
     "shorten": "Fewer tokens",
     "train": "Training step",
+    "profile": "Profile",
     "predict": "Prediction",
     "timeline": "Timeline",
     "stream": "Stream",
     "peers": "What else one could run",
     "input": "Input",
+    "loader": "Loader",
     "evaluation": "Evaluation",
     "startup": "Start-up",
+    "learn": "Training on the demo's videos",
 }
 
 GENERAL = [
@@ -77,7 +86,40 @@ NOTES = {
         "positions are counted, not timed; in `vivit eval` the factorised encoder encodes those that differ."
     ),
     "startup": "Fresh processes, files in the page cache.",
+    "goals": "What the rows below come to, and what to look at first where a goal is missed.",
+    "correct": (
+        "Logits against the arrays of the official code in tests/golden, and the gradient of a random video against "
+        "float64 on the CPU. Right: logits within 0.01 % of the largest in float32 and 3 % in bfloat16, the gradient "
+        "within 0.1 % and 5 % of its norm."
+    ),
+    "limits": "Products of two large square matrices, and a copy between two large buffers of the device.",
+    "profile": "The kernels that take most of a training step, as PyTorch's profiler counts them.",
+    "loader": (
+        "Clips of 32 x 224 x 224 a second that the processes of a loader give together, from synthetic videos of "
+        "256 x 340, ten seconds, in H.264."
+    ),
+    "learn": "The demo's videos of moving shapes and its recipe, with a larger model; accuracy of a single view.",
 }
+
+
+def command(args: list[str]) -> str:
+    """Return the command line without the options that say where the results go."""
+    places = {i + n for i, word in enumerate(args) if word in ("--out", "--docs") for n in (0, 1)}
+    return shlex.join(["python", "-m", "benchmarks", *(word for i, word in enumerate(args) if i not in places)])
+
+
+def with_earlier(results: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """Return {"runs": […]}: this run, and the runs of other commands in the file."""
+    earlier = json.loads(out.read_text(encoding="utf-8"))["runs"] if out is not None and out.exists() else []
+    return {"runs": [*(run for run in earlier if run["command"] != results["command"]), results]}
+
+
+def add_runs(folder: Path, /, docs: Path = Path("docs")) -> None:
+    """Add the runs of FOLDER/benchmarks.json to those of the documentation, and write its page again."""
+    everything = docs / "benchmarks.json"
+    for run in json.loads((folder / "benchmarks.json").read_text(encoding="utf-8"))["runs"]:
+        everything.write_text(json.dumps(with_earlier(run, everything), indent=1) + "\n", encoding="utf-8")
+    (docs / "benchmarks.md").write_text(page(json.loads(everything.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -90,7 +132,7 @@ def page(results: Mapping[str, Any]) -> str:
         *GENERAL,
     ]
     if all(run["conditions"]["device"] != "cuda" for run in results["runs"]):
-        lines.append("* CUDA: not yet measured; the same commands with `--device cuda`, timed by events.")
+        lines.append("* CUDA: not yet measured. `make gpu` measures it, as docs/performance.md describes under Hopper.")
     for case, heading in HEADINGS.items():
         runs = [run | {"rows": [row for row in run["rows"] if row["case"] == case]} for run in results["runs"]]
         runs = [run for run in runs if run["rows"]]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from vivit.data.clips import clip_frames, random_start, view_starts
 from vivit.data.dataset import TrainDataset, eval_views
 from vivit.data.loader import train_loader
 from vivit.data.sample import Sample
+from vivit.data.tools.process_pool import cores, map_in_processes
 from vivit.data.tools.synthetic import render, write_video
 from vivit.data.video.decoder import Video
 from vivit.presets import preset
@@ -88,14 +90,25 @@ def row(case: str, name: str, t: Times, raw: Times, clips: int, *, cores: int) -
     }
 
 
-def kinetics_like(folder: Path, videos: int, num_frames: int | None = None) -> list[Sample]:
-    """Write the videos."""
-    samples = []
-    for i in range(videos):
-        frames, _ = render(0, "train", i, num_frames=num_frames or SECONDS * RATE, size=SIZE)
-        write_video(folder / f"{i}.mp4", frames, fps=RATE, crf=23)
-        samples.append(Sample(str(folder / f"{i}.mp4"), {"label": "a"}))
-    return samples
+def kinetics_like(
+    folder: Path, videos: int, num_frames: int | None = None, size: tuple[int, int] | None = None
+) -> list[Sample]:
+    """Write the videos, several at a time."""
+    write = partial(write_kinetics_like, folder, num_frames=num_frames or SECONDS * RATE, size=size or SIZE)
+    if videos == 1:
+        return [write(0)]
+    made = map_in_processes(write, list(range(videos)), workers=cores(), title="writing videos", on_crash=killed)
+    return [sample for _, sample in made]
+
+
+def write_kinetics_like(folder: Path, i: int, *, num_frames: int, size: tuple[int, int]) -> Sample:
+    frames, _ = render(0, "train", i, num_frames=num_frames, size=size)
+    write_video(folder / f"{i}.mp4", frames, fps=RATE, crf=23)
+    return Sample(str(folder / f"{i}.mp4"), {"label": "a"})
+
+
+def killed(i: int) -> Sample:
+    raise RuntimeError(f"the process that wrote video {i} was killed; is there too little memory?")
 
 
 def packed(samples: list[Sample]) -> list[Sample]:
@@ -130,15 +143,42 @@ def raw_clip(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
     return images
 
 
-def clips_of(samples: list[Sample], augment: AugmentConfig, *, workers: int = 0) -> TrainDataset:
+def loader_speed(
+    *, videos: int, workers: int, clock: Clock, model: ModelConfig = CLIP, size: tuple[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """Clips a second of the loader, from files and from a tar file: what it can feed a device with."""
+    with TemporaryDirectory() as folder:
+        bare = kinetics_like(Path(folder), videos, 4 * model.num_frames if size else None, size)
+        samples = [replace(sample, index=Video(sample.path).packet_index()) for sample in bare]
+        contenders = {
+            "files": (samples, AugmentConfig()),
+            "files, augmented": (samples, AugmentConfig(**AUGMENTED)),
+            "a tar file": (packed(samples), AugmentConfig()),
+        }
+        rows = []
+        for name, (chosen, augment) in contenders.items():
+            clips = clips_of(chosen, augment, workers=workers, model=model)
+            t = Times(
+                tuple(loader_seconds(clips, batch_size=4, batches=4 * max(workers, 1)) for _ in range(clock.rounds))
+            )
+            label = f"loader, {workers} workers, from {name}"
+            rows.append(
+                {"case": "loader", "name": label, "clips/s": round(4 / t.median, 2), "spread": round(t.spread, 3)}
+            )
+    return rows
+
+
+def clips_of(
+    samples: list[Sample], augment: AugmentConfig, *, workers: int = 0, model: ModelConfig = CLIP
+) -> TrainDataset:
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)
     data = DataConfig(root=str(Path(samples[0].path).parent), workers=workers)
-    return TrainDataset(samples, labels, model=CLIP, data=data, augment=augment, seed=0)
+    return TrainDataset(samples, labels, model=model, data=data, augment=augment, seed=0)
 
 
-def loader_seconds(clips: TrainDataset, batches: int = 8) -> float:
-    """Seconds a batch of all videos: from the arrival of the first to that of the last, dropped as they come."""
-    stream = iter(train_loader(clips, batch_size=len(clips.samples), first_step=0, steps=batches + 1))
+def loader_seconds(clips: TrainDataset, *, batch_size: int | None = None, batches: int = 8) -> float:
+    """Seconds a batch, of all videos by default: from the arrival of the first to that of the last, dropped at once."""
+    stream = iter(train_loader(clips, batch_size=batch_size or len(clips.samples), first_step=0, steps=batches + 1))
     next(stream)
     began = time.perf_counter()
     for _ in stream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -19,14 +19,18 @@ from . import models
 from .measure import Clock, interleave
 
 HOPS = (1, 2, 4, 8)
-ROWS = 4  # windows of one call
+ROWS = 4  # windows of one call, unless a batch of positions finishes more
+BATCHES = (1, 8, 128)  # positions in one forward pass, timed at hop 1 on request
 RATE = 25  # frames a second of the camera
 SIZE = (480, 640)  # of its frames
 
 
-def sliding(name: str, *, precision: str, clock: Clock) -> list[dict[str, Any]]:
+def sliding(
+    name: str, *, precision: str, clock: Clock, hops: Sequence[int] = HOPS, batches: Sequence[int] = ()
+) -> list[dict[str, Any]]:
     """Rows of a timeline at several hops, and the same windows one after the other, each as a clip.
 
+    With `batches`, hop 1 is also timed with so many positions in one forward pass in place of what the device prefers.
     Frames are ready in memory, and the first window is done before the clock starts. Per row the model should encode
     `hop` positions instead of t, so t / hop is what one can hope for.
     """
@@ -42,40 +46,44 @@ def sliding(name: str, *, precision: str, clock: Clock) -> list[dict[str, Any]]:
     def loop() -> list[Tensor]:
         return [naive(clip(3 * row)).float() for row in range(ROWS)]
 
+    plans = {f"hop {hop}": (hop, None) for hop in hops}
+    plans |= {f"hop 1, positions by {batch}": (1, batch) for batch in batches}
     contenders: dict[str, Callable[[], list[Tensor]]] = {"each window as a clip": loop}
-    for hop in HOPS:
-        contenders[f"hop {hop}"] = rolling(
-            SlidingModel(model, make_windows(model, hop=hop), precision=precision), positions
-        )
+    rows_of = {"each window as a clip": ROWS}
+    for label, (hop, batch) in plans.items():
+        engine = SlidingModel(model, make_windows(model, hop=hop), precision=precision, batch=batch)
+        rows_of[label] = max(ROWS, engine.batch // hop)
+        contenders[label] = rolling(engine, positions, rows_of[label])
     times = interleave(contenders, clock)
     base = times["each window as a clip"]
     rows = []
     for label, time in times.items():
-        hop = int(label.split()[1]) if label.startswith("hop") else None
+        hop = plans[label][0] if label in plans else None
+        faster = time.over(base) * rows_of[label] / ROWS
         rows.append(
             {
                 "case": "timeline",
                 "model": name,
                 "name": label,
                 "precision": precision,
-                "ms/row": round(1e3 * time.median / ROWS, 1),
+                "ms/row": round(1e3 * time.median / rows_of[label], 1 if time.median > 0.1 else 3),
                 "spread": round(time.spread, 3),
-                "times faster": round(time.over(base), 2) if hop else None,
+                "times faster": round(faster, 2) if hop else None,
                 "t / hop": t / hop if hop else None,
-                "share of t / hop": round(time.over(base) * hop / t, 3) if hop else None,
+                "share of t / hop": round(faster * hop / t, 3) if hop else None,
                 "same top-1": same_top1(model, naive, clip, positions, hop, precision) if hop else None,
             }
         )
     return rows
 
 
-def rolling(model: SlidingModel, positions: Tensor) -> Callable[[], list[Tensor]]:
-    """Return a function that gives the next ROWS rows, endlessly."""
+def rolling(model: SlidingModel, positions: Tensor, most: int = ROWS) -> Callable[[], list[Tensor]]:
+    """Return a function that gives the next `most` rows, endlessly: a multiple of those that one batch finishes."""
     numbers = count()
 
     def run() -> list[Tensor]:
         rows: list[Tensor] = []
-        while len(rows) < ROWS:
+        while len(rows) < most:
             number = next(numbers)
             rows += [logits for _, logits in model.push(number, positions[None, number % len(positions)])]
         return rows
@@ -138,6 +146,6 @@ def streaming(name: str, *, precision: str, clock: Clock) -> list[dict[str, Any]
 def build(name: str, clock: Clock) -> ViViT:
     """Build a preset with random weights, and a head that prefers some classes."""
     torch.manual_seed(0)
-    model = ViViT(models.preset(name, classes=models.CLASSES)).eval().to(clock.device)
+    model = ViViT(models.config_of(name)).eval().to(clock.device)
     torch.nn.init.normal_(model.head.weight, std=0.02)
     return model

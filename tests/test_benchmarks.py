@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attention, bench, models, pipeline
+from benchmarks import attention, bench, models, pipeline, training
 from benchmarks.measure import Clock, Times, interleave, spread
 from benchmarks.page import page, table
 from benchmarks.videoprism import videoprism
@@ -28,7 +28,7 @@ def small(monkeypatch):
     size = {"image_size": (32, 32), "num_frames": 4, "depth": 2}
     monkeypatch.setattr(models, "preset", lambda name, **how: real(name, **how, **size))
     x = torch.randn(64, 64)
-    monkeypatch.setattr(models, "matrix_product", lambda dtype, device: (lambda: x @ x, 2.0 * 64**3))
+    monkeypatch.setattr(models, "matrix_product", lambda *_: (lambda: x @ x, 2.0 * 64**3))
 
 
 def test_every_second_round_runs_backwards_after_one_call_to_warm_up():
@@ -107,7 +107,7 @@ def test_a_training_step_lowers_the_loss_of_the_clip_it_sees():
     model, video = models.build(
         models.preset("ViViT-Ti/16x2 FE", classes={"a": ("x", "y")}), device=ONCE.device, batch_size=1
     )
-    step = models.step(model, video, "float32")
+    step = training.step(model, video, "float32")
     losses = [step().item() for _ in range(5)]
     assert losses[-1] < losses[0]
 
@@ -172,7 +172,7 @@ def test_models_that_hold_less_need_fewer_bytes():
 def test_training_keeps_what_the_plan_counts_and_transformers_keeps_more():
     pytest.importorskip("transformers")
     name = "ViViT-Ti/16x2"
-    ours, theirs = models.train(name, precision="bfloat16", batch_size=2, compiled=False, clock=ONCE)
+    ours, theirs = training.train(name, precision="bfloat16", batch_size=2, compiled=False, clock=ONCE)
     config = Config(model=models.preset(name, classes=models.CLASSES), precision="bfloat16")
     assert ours["activations MiB"] == round(saved_bytes(config, 2) / 2**20)
     assert theirs["name"] == f"transformers {name}"
@@ -191,7 +191,7 @@ def test_attention_is_timed_at_the_sizes_at_which_the_model_calls_it(name, monke
     monkeypatch.setattr(layers, "attention", note)
     ViViT(config)(torch.zeros(3, config.num_frames, 3, *config.image_size))
     assert set(attention.shapes(config, 3).values()) == {shape for shape in seen if shape[1:2] != (3,)}  # not over time
-    rows = attention.attentions([name], precision="float32", batch_size=1, clock=ONCE)
+    rows = list(attention.attentions([name], precision="float32", batch_size=1, clock=ONCE))
     assert len(rows) == 2 * len(attention.shapes(config, 1))
     assert all(row["differs by"] < 1e-5 for row in rows if row["differs by"] is not None)
 

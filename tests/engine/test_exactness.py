@@ -109,10 +109,20 @@ def test_dropout_and_readings_across_a_stop_survive_it_in_deterministic_mode(dat
     assert [line["step"] for line in metrics(runs[0].run) if "loss" in line] == [4, 8, 10]
 
 
+def random_start() -> list[float]:
+    """Numbers of the distribution of random weights: PyTorch 2.11 draws others from a seed than 2.15."""
+    return torch.nn.init.trunc_normal_(torch.empty(4), generator=torch.Generator().manual_seed(0)).tolist()
+
+
 def test_a_refactor_shows_in_the_losses_kept_in_the_repository(straight):
-    """To accept a change on purpose: python -m tests.engine.test_exactness"""
+    """Ten steps of a tiny run, from the random weights that the kept ones had.
+
+    To accept a change on purpose: python -m tests.engine.test_exactness
+    """
     kept = json.loads(GOLDEN.read_text())
-    assert losses(straight) == pytest.approx(kept, rel=1e-4)  # other processors round otherwise
+    if random_start() != pytest.approx(kept["random_start"]):
+        pytest.skip(f"PyTorch {torch.__version__} draws other random weights from a seed, so the losses are others")
+    assert losses(straight) == pytest.approx(kept["losses"], rel=1e-4)  # other processors round otherwise
 
 
 @pytest.mark.parametrize(
@@ -148,4 +158,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         root = write_table(Path(folder) / "data", train=26, val=6, broken=1)
         run = train(tiny_config(root, Path(folder) / "run"))
-        GOLDEN.write_text(json.dumps(losses(run), indent=1) + "\n")
+        GOLDEN.write_text(json.dumps({"random_start": random_start(), "losses": losses(run)}, indent=1) + "\n")

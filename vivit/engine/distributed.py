@@ -116,18 +116,7 @@ def parallelize(model: ViViT, config: ParallelConfig, world: World, *, bfloat16:
         if config.compile:
             block.compile()
     if config.strategy == "fsdp" and world.size > 1:
-        from torch.distributed.device_mesh import init_device_mesh  # FSDP takes seconds to import
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-        # Inputs stay float32, as under DDP: autocast decides what is computed in bfloat16.
-        policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
-        mesh = init_device_mesh(world.device.type, (world.size,))
-        for module in (*blocks, model):
-            # Reshard the root as well: validation reads other (averaged) values through the same parameters.
-            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-        return model
+        return shard(model, blocks, device_type=world.device.type, size=world.size, bfloat16=bfloat16)
     if world.size > 1:
         devices = [world.device] if world.device.type == "cuda" else None
         with warnings.catch_warnings():
@@ -135,6 +124,22 @@ def parallelize(model: ViViT, config: ParallelConfig, world: World, *, bfloat16:
             return DistributedDataParallel(
                 model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
+    return model
+
+
+def shard(model: nn.Module, blocks: Sequence[nn.Module], *, device_type: str, size: int, bfloat16: bool) -> nn.Module:
+    """Divide the parameters of each block, and of the rest, among `size` processes (FSDP2), in place."""
+    from torch.distributed.device_mesh import init_device_mesh  # FSDP takes seconds to import
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    # Inputs stay float32, as under DDP: autocast decides what is computed in bfloat16.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    mesh = init_device_mesh(device_type, (size,))
+    for module in (*blocks, model):
+        # Reshard the root as well: validation reads other (averaged) values through the same parameters.
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     return model
 
 

@@ -55,9 +55,7 @@ class Tokenizer(nn.Module):
         They stay uint8 until the product. They are taken as pixel − 128, which each float type holds exactly, so that
         no large bias has to cancel.
         """
-        # pixel ^ 128, its bits read as int8, is pixel − 128
-        centered = (tubelets ^ 128).view(torch.int8).to(kernel.dtype)
-        return F.linear(centered, kernel, bias)
+        return F.linear(tubelets.to(kernel.dtype).sub_(128), kernel, bias)
 
 
 def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
