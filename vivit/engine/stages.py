@@ -217,7 +217,7 @@ def choose_head(model: ViViT, train: Cached, table: StageTable, clock: Clock, *,
         assert linear is not None  # a linear head always has the time for one penalty
         note(linear.score, "the frozen baseline")
     head, motion, best = HEADS[0], False, linear
-    if mirror and len(train.views) > 2:
+    if mirror and len(train.views) > 2 and linear.score.value < 1:
         with table.stage("linear, no clip mirrored") as note:
             found = cross_validate(model, HEADS[0], train.without_mirrored(), motion=False, seconds=next(seconds))
             assert found is not None
@@ -229,13 +229,16 @@ def choose_head(model: ViViT, train: Cached, table: StageTable, clock: Clock, *,
         if model.config.norm_after_pool and other.settings["attention_pool"]:
             continue  # it needs the norm before pooling
         has_motion = motion if with_motion is None else with_motion
+        if best.score.value == 1:
+            table.row(other.name + " + motion" * has_motion, None, 0, "left out: all is right without it")
+            continue
         with table.stage(other.name + " + motion" * has_motion) as note:
             found = cross_validate(model, other, train, motion=has_motion, seconds=next(seconds))
             better = found is not None and found.score.value > best.score.value
             note(found and found.score, "best so far" if better else "not better" if found else NO_TIME)
         if found is not None and better:
             head, motion, best = other, has_motion, found
-    if unequal(train.labels):
+    if unequal(train.labels) and best.score.value < 1:
         balanced = replace(train, balanced=True)
         with table.stage(f"{head.name + ' + motion' * motion}, balanced") as note:
             found = cross_validate(model, head, balanced, motion=motion, seconds=next(seconds))

@@ -65,8 +65,8 @@ def write_report(
     `run` is the folder that trained `model`, None for weights of unknown training; `evaluation` is the model's test,
     `shuffled` the same test with the frames of each clip in random order, `prediction` that of one more video;
     `next_lines` end the page: what to type next. `choose_examples` chooses the clips, which are read again from their
-    files; so are training videos that look wrongly labelled, if the run has a list of them. A model that is no ViViT has
-    no attention maps on the page. Raises OSError if `path` cannot be written.
+    files; so are training videos that look wrongly labelled, if the run lists any. A model that is no ViViT has no
+    attention maps on the page. Raises OSError if `path` cannot be written.
     """
     training = read_training(run) if run else None
     about = training.environment if training else environment()
