@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -126,18 +126,30 @@ def test_the_same_command_resumes_and_other_settings_are_refused(run: Path, vide
         train(replace(again, seed=1))
 
 
+def corrected(videos: Path) -> Path:
+    """Return a copy of the table in which the first video has another noun."""
+    head, first, *lines = videos.read_text().splitlines()
+    path, _, *rest = first.split(",")
+    table = videos.with_name("corrected.csv")
+    table.write_text("\n".join([head, ",".join([path, "tee", *rest]), *lines]) + "\n")
+    return table
+
+
+@pytest.mark.parametrize("table", [lambda videos: videos, corrected], ids=["same", "corrected"])
 def test_a_second_run_reuses_the_features_of_the_first(
-    run: Path, videos: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, videos: Path, image: Path, monkeypatch: pytest.MonkeyPatch, table: Callable[[Path], Path]
 ) -> None:
+    """Also if a label has been corrected in between."""
+
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(features_module, "encode", fail)
     monkeypatch.setattr(stages_module, "number_of_views", lambda *_: 2)  # another machine, another measurement
-    other = run.parent / "b"
+    other = run.parent / ("corrected" if table is corrected else "second")
     train(
         replace(
-            config(videos, image, other),
+            config(table(videos), image, other),
             optim=OptimConfig(name="adamw", lr=1e-4, batch_size=8, epochs=0, warmup_epochs=0),
         )
     )
@@ -348,15 +360,11 @@ def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
         data.folds()
 
 
-def test_other_videos_are_no_resumption(run: Path, videos: Path, image: Path, tmp_path: Path) -> None:
+def test_other_videos_are_no_resumption(run: Path, videos: Path, image: Path) -> None:
     """A corrected label is another list; the run folder says so instead of keeping what the old labels gave."""
-    lines = (videos).read_text().splitlines()
-    other = videos.with_name("corrected.csv")
-    first = lines[1].split(",")
-    other.write_text("\n".join([lines[0], ",".join([first[0], "tee", *first[2:]]), *lines[2:]]) + "\n")
     c = config(videos, image, run)
     with pytest.raises(ValueError, match="another list of videos"):
-        train(replace(c, data=replace(c.data, root=str(other))))
+        train(replace(c, data=replace(c.data, root=str(corrected(videos)))))
 
 
 def test_an_unreadable_video_is_named_and_left_out(videos: Path, image: Path, tmp_path: Path) -> None:
