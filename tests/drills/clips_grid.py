@@ -106,7 +106,7 @@ def measure(home: Path, clips: int, classes: int, seed: int) -> dict[str, Any]:
         **{name: float(right.mean()) for name, right in found.items()},
         "only_frozen": int((found["frozen"] & ~found["tuned"]).sum()),
         "only_tuned": int((found["tuned"] & ~found["frozen"]).sum()),
-        "stages": [{k: row[k] for k in ("on", "stage", "accuracy", "kept")} for row in stages["stages"]],
+        "stages": [{k: row.get(k) for k in ("on", "stage", "accuracy", "kept")} for row in stages["stages"]],
     }
 
 

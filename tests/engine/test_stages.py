@@ -34,6 +34,8 @@ from vivit.errors import DataError
 from vivit.model.vivit import ViViT
 from vivit.weights.load import from_pretrained
 
+from .test_scale import run_in_world
+
 CPU = World(0, 1, torch.device("cpu"))
 
 
@@ -117,6 +119,21 @@ def test_the_first_validation_is_that_of_the_chosen_start(run: Path) -> None:
     assert first["step"] == 0
     mean = (first["val/noun/top1"] + first["val/verb/top1"]) / 2
     assert mean == pytest.approx(kept["accuracy"], abs=1 / 16 + 1e-9)  # float16 activations may turn one answer
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_features_of_one(run: Path, videos: Path, image: Path, tmp_path: Path) -> None:
+    """Each reads half of the videos; the first fits the heads while the other waits."""
+    no_epochs = OptimConfig(name="adamw", batch_size=8, epochs=0, warmup_epochs=0)
+    c = replace(config(videos, image, tmp_path / "two"), optim=no_epochs)
+    run_in_world(2, [(c, None, False)])
+    for split in ("train", "val"):
+        for array in ("done", "positions", "motion", "activations"):
+            one, two = (np.load(folder / "features" / split / f"{array}.npy") for folder in (run, Path(c.run)))
+            assert np.array_equal(one, two)
+    names = [row["stage"] for row in json.loads((Path(c.run) / "stages.json").read_text())["stages"]]
+    assert names[0] == "linear"
+    assert from_pretrained(c.run).config == from_pretrained(Path(c.run) / "start").config
 
 
 def test_the_same_command_resumes_and_other_settings_are_refused(run: Path, videos: Path, image: Path) -> None:
