@@ -24,6 +24,7 @@ from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW
 from vivit.engine.features import cache_features
 from vivit.engine.heads import HEADS, Cached, fit_head
+from vivit.engine.stages import LAST
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
 from vivit.recipes.finetune import finetune
@@ -45,7 +46,7 @@ def baseline(config: Config) -> ViViT:
         split.labels,
         config=config,
         views=views,
-        cut=depth - max(round(0.25 * depth), 1),
+        cut=depth - max(round(LAST * depth), 1),
         name="train",
         world=World(0, 1, torch.device("cpu")),
         log=print,

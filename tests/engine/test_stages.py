@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vivit import load_run, predict
 from vivit.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, Preprocessing, replace
@@ -18,18 +20,34 @@ from vivit.data.sample import Sample
 from vivit.data.splits import load_split
 from vivit.data.tools.synthetic import write_dataset
 from vivit.engine import features as features_module
+from vivit.engine import heads as heads_module
 from vivit.engine import stages as stages_module
-from vivit.engine.budget import seconds_of
+from vivit.engine import train as train_module
+from vivit.engine.budget import Clock, estimate, number_of_views, seconds_of
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW
 from vivit.engine.features import cache_features
-from vivit.engine.heads import HEADS, Cached, Tail, score, tail_logits, with_head
+from vivit.engine.heads import HEADS, Cached, Tail, cross_validate, score, tail_logits, with_head
 from vivit.engine.probe import fit_linear
 from vivit.engine.train import train
 from vivit.errors import DataError
+from vivit.model.vivit import ViViT
 from vivit.weights.load import from_pretrained
 
+from .test_scale import run_in_world
+
 CPU = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_fits() -> Iterator[None]:
+    """Fit heads in few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads_module, "STEPS", 40)
+        patch.setattr(heads_module, "FEWEST_STEPS", 10)
+        patch.setattr(heads_module, "PENALTIES", (1.0, 0.1))
+        patch.setattr(stages_module, "EPOCHS", 6)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +121,21 @@ def test_the_first_validation_is_that_of_the_chosen_start(run: Path) -> None:
     assert mean == pytest.approx(kept["accuracy"], abs=1 / 16 + 1e-9)  # float16 activations may turn one answer
 
 
+@pytest.mark.slow
+def test_two_processes_compute_the_features_of_one(run: Path, videos: Path, image: Path, tmp_path: Path) -> None:
+    """Each reads half of the videos; the first fits the heads while the other waits."""
+    no_epochs = OptimConfig(name="adamw", batch_size=8, epochs=0, warmup_epochs=0)
+    c = replace(config(videos, image, tmp_path / "two"), optim=no_epochs)
+    run_in_world(2, [(c, None, False)])
+    for split in ("train", "val"):
+        for array in ("done", "positions", "motion", "activations"):
+            one, two = (np.load(folder / "features" / split / f"{array}.npy") for folder in (run, Path(c.run)))
+            assert np.array_equal(one, two)
+    names = [row["stage"] for row in json.loads((Path(c.run) / "stages.json").read_text())["stages"]]
+    assert names[0] == "linear"
+    assert from_pretrained(c.run).config == from_pretrained(Path(c.run) / "start").config
+
+
 def test_the_same_command_resumes_and_other_settings_are_refused(run: Path, videos: Path, image: Path) -> None:
     again = config(videos, image, run)
     assert train(again) == run
@@ -110,23 +143,75 @@ def test_the_same_command_resumes_and_other_settings_are_refused(run: Path, vide
         train(replace(again, seed=1))
 
 
+def corrected(videos: Path) -> Path:
+    """Return a copy of the table in which the first video has another noun."""
+    head, first, *lines = videos.read_text().splitlines()
+    path, _, *rest = first.split(",")
+    table = videos.with_name("corrected.csv")
+    table.write_text("\n".join([head, ",".join([path, "tee", *rest]), *lines]) + "\n")
+    return table
+
+
+@pytest.mark.parametrize("table", [lambda videos: videos, corrected], ids=["same", "corrected"])
 def test_a_second_run_reuses_the_features_of_the_first(
-    run: Path, videos: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, videos: Path, image: Path, monkeypatch: pytest.MonkeyPatch, table: Callable[[Path], Path]
 ) -> None:
+    """Also if a label has been corrected in between."""
+
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(features_module, "encode", fail)
     monkeypatch.setattr(stages_module, "number_of_views", lambda *_: 2)  # another machine, another measurement
-    other = run.parent / "b"
+    other = run.parent / ("corrected" if table is corrected else "second")
     train(
         replace(
-            config(videos, image, other),
+            config(table(videos), image, other),
             optim=OptimConfig(name="adamw", lr=1e-4, batch_size=8, epochs=0, warmup_epochs=0),
         )
     )
     assert not (other / "features").exists()
     assert from_pretrained(other).config.classes == from_pretrained(run).config.classes
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "call"),
+    [
+        (stages_module, "source_groups", 1),  # the features are there, no head yet
+        (stages_module, "cross_validate", 2),
+        (stages_module, "tune_last_layers", 1),
+        (stages_module, "fitting_epochs", 1),  # the weights are there, stages.json is not
+        (train_module, "train_steps", 1),  # all stages are done
+    ],
+)
+def test_a_run_killed_in_any_stage_ends_with_the_same_weights(
+    place: object,
+    name: str,
+    call: int,
+    run: Path,
+    videos: Path,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    c = config(videos, image, run.parent / f"{name}-{call}")  # next to `run`, whose features it takes
+    whole, calls = getattr(place, name), []
+
+    def killed(*arguments: object, **settings: object) -> object:
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return whole(*arguments, **settings)
+
+    monkeypatch.setattr(stages_module, "number_of_views", lambda *_: 6)
+    monkeypatch.setattr(place, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(c)
+    assert (Path(c.run) / "stages.json").exists() == (name == "train_steps")
+    train(c)
+    for part in ("start", "weights"):
+        expected, found = (load_file(folder / part / "model.safetensors") for folder in (run, Path(c.run)))
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
 def test_a_killed_cache_is_completed(
@@ -292,21 +377,18 @@ def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
         data.folds()
 
 
-def test_other_videos_are_no_resumption(run: Path, videos: Path, image: Path, tmp_path: Path) -> None:
+def test_other_videos_are_no_resumption(run: Path, videos: Path, image: Path) -> None:
     """A corrected label is another list; the run folder says so instead of keeping what the old labels gave."""
-    lines = (videos).read_text().splitlines()
-    other = videos.with_name("corrected.csv")
-    first = lines[1].split(",")
-    other.write_text("\n".join([lines[0], ",".join([first[0], "tee", *first[2:]]), *lines[2:]]) + "\n")
     c = config(videos, image, run)
     with pytest.raises(ValueError, match="another list of videos"):
-        train(replace(c, data=replace(c.data, root=str(other))))
+        train(replace(c, data=replace(c.data, root=str(corrected(videos)))))
 
 
 def test_an_unreadable_video_is_named_and_left_out(videos: Path, image: Path, tmp_path: Path) -> None:
     table = videos.with_name("with-broken.csv")
     videos.with_name("broken.mp4").write_bytes(b"no video")
-    table.write_text("\n".join([*videos.read_text().splitlines()[:9], "broken.mp4,bar,left,train"]))
+    rows = videos.read_text().splitlines()
+    table.write_text("\n".join([*rows[:9], "broken.mp4,bar,left,train", rows[-1]]))
     c = replace(config(videos, image, tmp_path / "a"), data=DataConfig(root=str(table), workers=0))
     split = load_split(c.data, "train")
     model = stages_module.create(replace(c.model, classes=split.classes), init=c.init).eval().requires_grad_(False)
@@ -323,3 +405,70 @@ def test_an_unreadable_video_is_named_and_left_out(videos: Path, image: Path, tm
     assert any("broken.mp4" in line for line in said)
     with pytest.raises(DataError, match="max_unreadable"):
         compute(0)
+
+
+def test_features_that_the_budget_has_no_time_for_are_left_out_for_good(
+    videos: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any time FEWEST videos of all classes are read; the same command reads no more."""
+    monkeypatch.setattr(features_module, "FEWEST", 16)
+    c = config(videos, image, tmp_path / "a")
+    split = load_split(c.data, "train")
+    model = stages_module.create(replace(c.model, classes=split.classes), init=c.init).eval().requires_grad_(False)
+    said: list[str] = []
+
+    def compute(seconds: float) -> features_module.Features:
+        return cache_features(
+            model, split.samples, split.labels, config=c, views=1, cut=3, name="train", world=CPU, log=said.append,
+            seconds=seconds,
+        )  # fmt: skip
+
+    found = compute(0.0)
+    assert int(found.readable.sum()) == 16
+    assert len(split.labels[found.readable, 0].unique()) == 4
+    assert any("no time for 16 of the 32 videos" in line for line in said)
+    monkeypatch.setattr(features_module, "encode", lambda *_: pytest.fail("computed again"))
+    again = compute(1e9)
+    assert torch.equal(again.readable, found.readable)
+    assert torch.equal(again.positions, found.positions)
+
+
+def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() -> None:
+    torch.manual_seed(0)
+    x, labels = torch.randn(40, 1, 2, 8), torch.arange(40)[:, None] % 2
+    features = features_module.Features(x, torch.zeros(40, 1, 16), None, torch.ones(40, dtype=torch.bool))
+    data = Cached(features, labels, torch.arange(40), (0,))
+    model = ViViT(
+        ModelConfig(
+            classes={"label": ("a", "b")}, embed_dim=8, depth=1, num_heads=1, temporal_depth=1, num_frames=4,
+            image_size=(16, 16), tubelet_size=(2, 8, 8),
+        )
+    )  # fmt: skip
+    hurried = cross_validate(model, HEADS[0], data, motion=False, seconds=0.0)
+    assert hurried is not None
+    assert hurried.setting == heads_module.PENALTIES[0]
+    unhurried = cross_validate(model, HEADS[0], data, motion=False)
+    assert unhurried is not None
+    assert unhurried.score.loss <= hurried.score.loss
+    assert cross_validate(model, HEADS[2], data, motion=False, seconds=0.0) is None
+    assert cross_validate(model, HEADS[2], data, motion=False, seconds=1e9) is not None
+
+
+def test_stages_share_the_time_that_is_left() -> None:
+    """Six stages of 60 s in all: 10 s each; what the first leaves, the others divide."""
+    clock = Clock(240.0)
+    parts = clock.parts(0.25, count=6)
+    assert next(parts) == pytest.approx(10, abs=0.1)
+    assert next(parts) == pytest.approx(12, abs=0.1)
+    assert next(Clock(240.0, started=time.monotonic() - 200).parts(0.25, count=2)) == pytest.approx(10, abs=0.1)
+
+
+def test_the_estimate_says_what_thousands_of_clips_leave_out() -> None:
+    """5000 clips of 0.36 s take 30 minutes, of which a budget of 15 minutes gives 9 to the features."""
+    data = stages_module.Data([Sample("x.mp4")] * 5000, torch.zeros(5000, 1), [], torch.zeros(0, 1), {})
+    clock = Clock(900.0, per_clip=0.36)
+    views = number_of_views(clock, data)
+    assert views == 1
+    line = estimate(clock, Config(), data, views)
+    assert "features about 9 min for 30% of the videos (all: 30 min)" in line
+    assert "heads at most 4 min" in line

@@ -45,3 +45,35 @@ def test_text_of_a_study_is_no_markup(tmp_path):
     page = page_of(results, tmp_path)
     assert not {"<b>row", "<i>\x1b", "<u>"} & set(re.findall(r"<b>row|<i>\x1b|<u>", page))
     assert "needs <i>\\x1b[31m" in unescape(page)
+
+
+def first_line(results, folder: Path) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", page_of(results, folder).split("<header>")[1])).strip()
+
+
+def decide(results, *rows: int) -> None:
+    """Make the difference of these rows clear and that of all others not."""
+    for number, row in enumerate(row for row in results["rows"] if row.get("to_first")):
+        low = 0.1 if number in rows else -0.1
+        row["to_first"] |= {"low": low, "high": 0.3, "videos_low": low, "videos_high": 0.3, "mean": 0.2, "seeds": 3}
+
+
+def test_the_first_line_says_what_is_undecided(tmp_path):
+    results = json.loads((RESULTS / "study-tokenisation.json").read_text())
+    compared = [row for row in results["rows"] if row.get("to_first")]
+    decide(results)
+    assert "Undecided: no row differs clearly from “Uniform frame sampling”." in first_line(results, tmp_path)
+    decide(results, 0)
+    line = first_line(results, tmp_path)
+    assert f"Undecided for {len(compared) - 1} of {len(compared)} rows." in line
+    assert f"in points: {compared[0]['title']} (+20.0)." in line
+    decide(results, *range(len(compared)))
+    assert "Undecided" not in first_line(results, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["low", "videos_low"])
+def test_one_interval_with_zero_leaves_a_row_undecided(name, tmp_path):
+    results = json.loads((RESULTS / "study-tokenisation.json").read_text())
+    decide(results, 0)
+    next(row for row in results["rows"] if row.get("to_first"))["to_first"][name] = -0.01
+    assert "Undecided: no row" in first_line(results, tmp_path)

@@ -51,6 +51,21 @@ def config(table, tmp_path, monkeypatch):
     return replace(config, optim=optim, eval=replace(config.eval, temporal_views=1, spatial_views=1))
 
 
+def test_the_budget_of_a_recipe_is_left_out(config, monkeypatch, capsys):
+    """With it a random start would be refused, and rows would train for as long as the machine allows."""
+    seen = []
+
+    def stop(runs, **_):
+        seen.extend(runs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study_module, "run_all", stop)
+    with pytest.raises(KeyboardInterrupt):
+        study("regularisation", replace(config, budget="auto"), seeds=1)
+    assert [run.config.budget for run in seen] == [None] * 5
+    assert "budget is left out" in capsys.readouterr().out
+
+
 def test_the_models_of_the_architecture_study_are_those_of_the_paper():
     """Parameters in millions, as the official code has them; the average-pool baseline as the paper says."""
     rows = {row.name: row.config for row in architecture(base()).rows}

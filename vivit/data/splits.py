@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import DataError
 from ..text import listing
+from .datasets.folder import HELD_OUT, folder_splits, held_out
 from .datasets.registry import known_classes, read_samples
+from .datasets.split_names import usual_split
+from .manifest import find_in_manifest
 from .sample import Classes
 from .sample_table import SampleTable, class_names, encode_labels
 
@@ -35,7 +41,7 @@ def load_split(data: DataConfig, split: str, *, classes: Classes | None = None, 
 
     Raises DataError for labels outside the classes, and for a training split in which no file is readable.
     """
-    samples = read_samples(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
+    samples = read_split(data, split)
     if classes is None:
         classes = known_classes(data) or class_names(samples)
     readable, unreadable = samples.readable()
@@ -46,3 +52,36 @@ def load_split(data: DataConfig, split: str, *, classes: Classes | None = None, 
             raise DataError(listing("none of the training videos can be read", lines))
     named = {name: tuple(names) for name, names in classes.items()}
     return Split(samples, encode_labels(samples, named), named, unreadable)
+
+
+def read_split(data: DataConfig, split: str) -> SampleTable:
+    """Read the samples of one split.
+
+    Where a folder or table has a training split but none to validate on, about a fifth of the training videos, by
+    class and recording, is held out for that; another split such as "test" is not used. Raises DataError.
+    """
+    if split not in (data.train_split, data.eval_split) or not lacks_validation(data):
+        return read_samples(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
+    samples = read_samples(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
+    held = np.array(held_out(samples))
+    if not held.any():
+        raise DataError(
+            f"{data.root}: no split {data.eval_split!r}. Of each class one training video in {HELD_OUT} would be held "
+            "out for it, but no class has two recordings; add videos, or give another split with --data.eval-split"
+        )
+    if split == data.eval_split:
+        logging.getLogger("vivit").warning(
+            "%s has no split %r: %d of the %d training videos are held out for it, by class and recording",
+            *(data.root, data.eval_split, held.sum(), len(samples)),
+        )
+    return samples.take(held == (split == data.eval_split))
+
+
+def lacks_validation(data: DataConfig) -> bool:
+    """Return whether the data is a folder or table with a training split, and "val" is asked for but not there."""
+    if data.dataset != "folder" or usual_split(data.eval_split) != "val" or not Path(data.root).exists():
+        return False
+    if find_in_manifest(data.dataset, data.root, data.eval_split, data.manifest, data.labels):
+        return False
+    splits = folder_splits(Path(data.root))
+    return (usual_split(data.train_split) or data.train_split) in splits and "val" not in splits

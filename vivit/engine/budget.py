@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -17,8 +18,9 @@ from .setup import Data
 
 CPU_BUDGET = 15 * 60.0
 LONGEST = 3600.0  # the budget of which the shares below are taken, if it is longer or unlimited
-FEATURES, LAST_LAYERS = 0.45, 0.35  # shares
-VIEWS = (2, 6)  # fewest and most views of a training video
+FEATURES, HEAD_FITS, LAST_LAYERS = 0.45, 0.25, 0.35  # shares
+MOST_FEATURES, VALIDATION = 0.6, 0.2  # share after which features of no further video begin; of it, for validation
+VIEWS = (1, 6)  # fewest and most views of a training video
 FEWEST_EPOCHS = 3  # of the whole encoder that are worth a start
 BACKWARD = 3  # a training step takes this many forward passes
 MEASURED = 6  # videos
@@ -30,7 +32,7 @@ class Clock:
 
     budget: float
     per_clip: float = 0.0
-    """Seconds of one clip: decoding and the forward pass."""
+    """Seconds of one clip, decoding and the forward pass, divided by the number of processes."""
     started: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
@@ -40,6 +42,15 @@ class Clock:
     def share(self, part: float) -> float:
         """Return the seconds of a share of the budget."""
         return part * min(self.budget, LONGEST)
+
+    def parts(self, share: float, *, count: int) -> Iterator[float]:
+        """Yield the seconds of each of `count` stages, which have a share of the budget and leave half of the rest.
+
+        What one stage does not use, the next ones have.
+        """
+        end = time.monotonic() + min(self.share(share), self.left() / 2)
+        for stages in range(count, 0, -1):
+            yield max(end - time.monotonic(), 0.0) / stages
 
 
 def seconds_of(budget: str, device: torch.device) -> float:
@@ -99,7 +110,12 @@ def estimate(clock: Clock, config: Config, videos: Data, views: int) -> str:
     """Say how long each stage takes, and what the budget leaves out."""
     features = clock.per_clip * (views * len(videos.train) + len(videos.val))
     whole = epoch_seconds(clock, videos) * config.optim.epochs
-    lines = f"features about {short_time(features)}, heads and last layers about {short_time(clock.share(LAST_LAYERS))}"
+    most = MOST_FEATURES * clock.budget
+    first = f"features about {short_time(min(features, most))}"
+    if features > most:
+        first += f" for {most / features:.0%} of the videos (all: {short_time(features)})"
+    heads, layers = (short_time(clock.share(part)) for part in (HEAD_FITS, LAST_LAYERS))
+    lines = f"{first}, heads at most {heads}, last layers at most {layers}"
     if math.isinf(clock.budget):
         return f"no budget: {lines}, the whole encoder about {short_time(whole)}"
     if clock.budget - features >= whole:

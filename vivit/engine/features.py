@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ from .progress import progress_bar
 
 FOLDER = "features"
 VERSION = 1  # of the cached numbers; another one makes all caches new
-READ, UNREADABLE = 1, 2  # in the array `done`
+READ, UNREADABLE, NO_TIME = 1, 2, 3  # in the array `done`
+FEWEST = 16  # videos that each process reads, however little time there is
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 MOST_BYTES = 4 * 2**30  # of activations; more are not cached
 
@@ -54,7 +56,7 @@ class Features:
     activations: Tensor | None
     """(N, V, t, n, D) float16, memory-mapped: the tokens below the layers that are trained; None if too large."""
     readable: Tensor
-    """(N,) bool: False for a video that cannot be read, whose numbers are 0."""
+    """(N,) bool: False for a video that cannot be read or that there was no time for; its numbers are 0."""
 
 
 def cache_features(
@@ -69,11 +71,13 @@ def cache_features(
     world: World,
     log: Callable[[str], None],
     skipped: dict[str, str] | None = None,
+    seconds: float = math.inf,
 ) -> Features:
     """Compute or reuse the features of `views` views of every sample; the layers over space from `cut` on come later.
 
     labels (N, L). The cache is `name` in the run's folder features/. Each of several processes computes its share of
-    the videos; the folder must be shared. `views` counts if the cache is new. Raises DataError if no video can be
+    the videos; the folder must be shared. `views` counts if the cache is new. After `seconds` no further video is
+    begun, but FEWEST are read; the order is random, so that no class is left out. Raises DataError if no video can be
     read or too many cannot, and OSError if there is no room.
     """
     assert isinstance(model.encoder, FactorisedEncoder)
@@ -86,7 +90,8 @@ def cache_features(
     mode = "r+" if own else "c"  # another run's cache is complete, and stays as it is
     arrays = {array: np.load(folder / f"{array}.npy", mmap_mode=mode) for array in shapes}
     done = arrays.pop("done")
-    waiting = np.flatnonzero(done != READ)[world.rank :: world.size].tolist() if own else []
+    rows = np.random.default_rng(config.seed).permutation(np.flatnonzero((done != READ) & (done != NO_TIME)))
+    waiting = rows[world.rank :: world.size].tolist() if own else []
     world.barrier()  # before a process marks a video as done that another one has not listed
     if world.sum([len(waiting)])[0]:
         size = format_size(bytes_of(shapes))
@@ -104,7 +109,7 @@ def cache_features(
         numbers=waiting,
     )
     missing: dict[int, str] = {}
-    motion = image_filters(model)
+    motion, since = image_filters(model), time.monotonic()
     with (
         progress_bar("features", len(waiting), enabled=world.is_main) as update,
         eval_clips(dataset, workers=config.data.workers, skipped=skipped) as clips,
@@ -121,12 +126,18 @@ def cache_features(
                         arrays[array][row] = values.float().cpu().numpy()
             done[row] = READ if clip.video is not None else UNREADABLE
             update(count)
+            if count >= FEWEST and time.monotonic() - since > seconds:
+                done[waiting[count:]] = NO_TIME
+                break
     if own:
         for array in (*arrays.values(), done):
             array.flush()
     world.barrier()
     report_missing([why for share in world.gather(missing) for why in share.values()], config, log)
-    readable = torch.from_numpy(np.load(folder / "done.npy") == READ)
+    states = np.load(folder / "done.npy")
+    if left_out := int((states == NO_TIME).sum()):
+        log(f"features: the budget had no time for {left_out} of the {len(samples)} videos; a longer --budget has it")
+    readable = torch.from_numpy(states == READ)
     if not readable.any():
         raise DataError(f"none of the {len(samples)} videos can be read: {next(iter(missing.values()), '')}")
     return Features(

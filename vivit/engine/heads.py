@@ -7,6 +7,9 @@ cached activations of the layer below.
 
 from __future__ import annotations
 
+import copy
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,12 +26,14 @@ from ..model.vivit import ViViT
 from .features import Features
 from .losses import cross_entropy
 from .optim import build_optimizer, learning_rate
-from .probe import PENALTIES, choose_penalty, fit_linear, folds
+from .probe import FOLDS, PENALTIES, choose_penalty, fit_linear, folds
+from .progress import progress_bar
 
 DROPOUT = 0.5  # of the features that the linear layer reads
 BATCH, BATCH_OF_LAYERS = 64, 16
 LEARNING_RATE = 1e-3
 STEPS, EPOCHS, MOST_STEPS = 300, 10, 3000  # of a head: at least STEPS, and EPOCHS times the videos
+FEWEST_STEPS = 100  # of a head that are worth a start
 MANY = 20_000  # rows of a linear head; of more, evenly spaced ones are used
 
 
@@ -111,6 +116,17 @@ class Score:
         return (self.accuracy + self.balanced) / 2
 
 
+@dataclass(frozen=True)
+class Validation:
+    """How a head does on the training videos that it was not fitted to."""
+
+    score: Score
+    logits: Tensor
+    """(N, K) of every video, by the head that was fitted without its fold."""
+    setting: float
+    """What `fit_head` needs to fit the same head: the L2 penalty of a linear one, the training steps of another."""
+
+
 def score(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
     """Score logits (N, K) against labels (N, L)."""
     accuracy, balanced, all_right = [], [], torch.ones(len(labels), dtype=torch.bool)
@@ -153,20 +169,33 @@ def linear_videos(data: Cached, keep: Tensor) -> Tensor:
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).round().long()]
 
 
-def cross_validate_linear(data: Cached, sizes: Sequence[int], parts: Tensor, *, motion: bool) -> Tensor:
-    """Return the logits (N, K) of every video by a linear head fitted without its fold, at the best L2 penalty."""
+def cross_validate_linear(
+    data: Cached, sizes: Sequence[int], parts: Tensor, *, motion: bool, seconds: float
+) -> tuple[Tensor, float]:
+    """Return the logits (N, K) of every video by a linear head fitted without its fold, and the best L2 penalty.
+
+    After `seconds` no weaker penalty is tried.
+    """
     logits = torch.zeros(len(PENALTIES), len(data.labels), sum(sizes), dtype=torch.float64)
-    for fold in parts.unique():
-        held = parts == fold
-        x, labels, _ = linear_rows(data, ~held, motion=motion)
-        rows = data.rows(held)
-        inputs = linear_inputs(data.features, rows, data.views[0], motion=motion).double()
-        weights = data.weights(linear_videos(data, ~held)).repeat(len(data.views))
-        for i, head in enumerate(fit_linear(x, labels, sizes, weights=weights)):
-            logits[i, rows] = inputs @ head.weight.T + head.bias
+    penalties, numbers = PENALTIES, parts.unique()
+    with progress_bar("linear head, folds", len(numbers)) as update:
+        for done, fold in enumerate(numbers, start=1):
+            held = parts == fold
+            x, labels, _ = linear_rows(data, ~held, motion=motion)
+            rows = data.rows(held)
+            inputs = linear_inputs(data.features, rows, data.views[0], motion=motion).double()
+            weights = data.weights(linear_videos(data, ~held)).repeat(len(data.views))
+            heads = fit_linear(
+                x, labels, sizes, penalties=penalties, weights=weights, seconds=seconds / (len(numbers) + 1)
+            )
+            penalties = penalties[: len(heads)]
+            for i, head in enumerate(heads):
+                logits[i, rows] = inputs @ head.weight.T + head.bias
+            update(done)
     rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
-    losses = [cross_entropy(found[rows], data.labels[rows], sizes).mean().item() for found in logits]
-    return logits[losses.index(min(losses))].float()
+    losses = [cross_entropy(found[rows], data.labels[rows], sizes).mean().item() for found in logits[: len(penalties)]]
+    best = losses.index(min(losses))
+    return logits[best].float(), penalties[best]
 
 
 class Tail(nn.Module):
@@ -264,46 +293,92 @@ def with_head(model: ViViT, config: ModelConfig, *, seed: int) -> ViViT:
     return new
 
 
-def fit_head(model: ViViT, head: Head, data: Cached, train: Tensor, *, motion: bool, seed: int = 0) -> ViViT:
-    """Return a model with this head, fitted to the videos of the mask `train`; it shares frozen parts with `model`."""
-    config = replace(model.config, **head.settings, motion_pool=motion)
-    new = with_head(model, config, seed=seed)
-    sizes = [len(names) for names in config.classes.values()]
+def fit_head(
+    model: ViViT,
+    head: Head,
+    data: Cached,
+    train: Tensor,
+    *,
+    motion: bool,
+    seed: int = 0,
+    setting: float | None = None,
+    title: str = "",
+) -> ViViT:
+    """Return a model with this head, fitted to the videos of the mask `train`; it shares frozen parts with `model`.
+
+    `setting` is the L2 penalty of a linear head, by default the best on folds, and the training steps of another one.
+    `title` names the progress bar.
+    """
+    new = new_head(model, head, data, motion=motion, seed=seed)
+    sizes = [len(names) for names in new.config.classes.values()]
+    if head.name == "linear":
+        x, labels, groups = linear_rows(data, train, motion=motion)
+        penalty = choose_penalty(x, labels, groups, sizes)[0] if setting is None else setting
+        weights = data.weights(linear_videos(data, train)).repeat(len(data.views))
+        [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,), weights=weights)
+        new.head.weight.data.copy_(fitted.weight)
+        new.head.bias.data.copy_(fitted.bias)
+        return new.eval()
+    steps = usual_steps(data, train) if setting is None else int(setting)
+    with progress_bar(title or head.name, steps) as update:
+        for step in train_tail(Tail(new, new.config.depth), data, train, steps=steps, rate=LEARNING_RATE, seed=seed):
+            update(step)
+    return new
+
+
+def new_head(model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int) -> ViViT:
+    """Build a model with this head, not yet fitted, on the frozen parts of `model`; only the head is trainable."""
+    new = with_head(model, replace(model.config, **head.settings, motion_pool=motion), seed=seed)
     if new.motion is not None:
         center, scale = motion_statistics(data.features)
         new.motion.center.data.copy_(center)
         new.motion.scale.data.copy_(scale)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(name.startswith(("encoder.temporal.", "head.")))
-    if head.name == "linear":
-        x, labels, groups = linear_rows(data, train, motion=motion)
-        penalty, _ = choose_penalty(x, labels, groups, sizes)
-        weights = data.weights(linear_videos(data, train)).repeat(len(data.views))
-        [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,), weights=weights)
-        new.head.weight.data.copy_(fitted.weight)
-        new.head.bias.data.copy_(fitted.bias)
-        return new.eval()
-    steps = min(max(STEPS, EPOCHS * len(data.rows(train)) // BATCH), MOST_STEPS)
-    for _ in train_tail(Tail(new, config.depth), data, train, steps=steps, rate=LEARNING_RATE, seed=seed):
-        pass
     return new
 
 
-def cross_validate(model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int = 0) -> tuple[Score, Tensor]:
-    """Return the score and the logits (N, K) of every video, by a head that was fitted without its fold."""
+def usual_steps(data: Cached, train: Tensor) -> int:
+    """Return the training steps of a head that is not linear, where time does not limit them."""
+    return min(max(STEPS, EPOCHS * len(data.rows(train)) // BATCH), MOST_STEPS)
+
+
+def measure_step(tail: Tail, data: Cached, train: Tensor) -> float:
+    """Return the seconds of a training step, on a copy of the tail."""
+    since, seconds = time.monotonic(), 1.0
+    for _ in train_tail(copy.deepcopy(tail), data, train, steps=3, rate=0.0):
+        since, seconds = time.monotonic(), time.monotonic() - since
+    return seconds
+
+
+def cross_validate(
+    model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int = 0, seconds: float = math.inf
+) -> Validation | None:
+    """Test a head on every training video, fitted without the video's fold.
+
+    The time of all folds and of a last fit to all videos stays within `seconds`, by fewer penalties or steps. Returns
+    None if it allows fewer than FEWEST_STEPS.
+    """
     parts = data.folds()
     sizes = [len(names) for names in model.config.classes.values()]
-    logits = torch.zeros(len(data.labels), sum(sizes))
-    if head.name == "linear":
-        logits = cross_validate_linear(data, sizes, parts, motion=motion)
-    else:
-        for fold in parts.unique():
-            held = parts == fold
-            fitted = fit_head(model, head, data, ~held, motion=motion, seed=seed)
-            if len(rows := data.rows(held)):
-                logits[rows] = tail_logits(Tail(fitted, fitted.config.depth), data, rows)
     rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
-    return score(logits[rows], data.labels[rows], sizes), logits
+    if head.name == "linear":
+        logits, setting = cross_validate_linear(data, sizes, parts, motion=motion, seconds=seconds)
+        return Validation(score(logits[rows], data.labels[rows], sizes), logits, setting)
+    everything = torch.ones(len(data.labels), dtype=torch.bool)
+    tail = Tail(new_head(model, head, data, motion=motion, seed=seed), model.config.depth)
+    fits = (FOLDS + 1) * measure_step(tail, data, everything)
+    steps = int(min(usual_steps(data, everything), seconds / fits))
+    if steps < FEWEST_STEPS:
+        return None
+    logits = torch.zeros(len(data.labels), sum(sizes))
+    for done, fold in enumerate(numbers := parts.unique(), start=1):
+        held = parts == fold
+        title = f"{head.name}, fold {done} of {len(numbers)}"
+        fitted = fit_head(model, head, data, ~held, motion=motion, seed=seed, setting=steps, title=title)
+        if len(held_out := data.rows(held)):
+            logits[held_out] = tail_logits(Tail(fitted, fitted.config.depth), data, held_out)
+    return Validation(score(logits[rows], data.labels[rows], sizes), logits, steps)
 
 
 def score_on(model: ViViT, data: Cached, cut: int | None = None) -> Score:

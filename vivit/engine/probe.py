@@ -7,6 +7,8 @@ the features are those of the image model, averaged over the frames of the clip.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -169,10 +171,11 @@ def fit_linear(
     *,
     penalties: Sequence[float] = PENALTIES,
     weights: Tensor | None = None,
+    seconds: float = math.inf,
 ) -> list[Linear]:
     """Fit a head for each penalty λ: minimize mean cross-entropy + λ/2 · the squared norm of its weights.
 
-    `weights` (R,) of the rows, of mean 1, weigh the cross-entropy.
+    `weights` (R,) of the rows, of mean 1, weigh the cross-entropy. After `seconds` no further penalty is begun.
 
     The norm is that of the weights of standardised features, so that λ means the same for any model. The problem is
     convex, so the result does not depend on the start; each fit starts from the previous one, the strongest λ first.
@@ -183,8 +186,10 @@ def fit_linear(
     x = (x - mean) / std
     weight = torch.zeros(sum(sizes), x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(sum(sizes), dtype=torch.float64, requires_grad=True)
-    heads = []
+    heads, since = list[Linear](), time.monotonic()
     for penalty in penalties:
+        if heads and time.monotonic() - since > seconds:
+            break
         optimizer = torch.optim.LBFGS((weight, bias), max_iter=100, line_search_fn="strong_wolfe")
 
         def closure(penalty: float = penalty, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:

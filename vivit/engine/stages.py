@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from ..model.vivit import ViViT
 from ..text import printable
 from ..weights.load import create, load_checkpoint
 from .budget import (
+    HEAD_FITS,
     LAST_LAYERS,
+    MOST_FEATURES,
+    VALIDATION,
     Clock,
     estimate,
     fitting_epochs,
@@ -37,7 +41,19 @@ from .budget import (
 )
 from .distributed import World
 from .features import Features, cache_features
-from .heads import HEADS, Cached, Score, Tail, cross_validate, fit_head, score_on, train_tail
+from .heads import (
+    HEADS,
+    Cached,
+    Head,
+    Score,
+    Tail,
+    Validation,
+    cross_validate,
+    fit_head,
+    measure_step,
+    score_on,
+    train_tail,
+)
 from .interruption import note_skipped_files, skipped_files
 from .progress import progress_bar
 from .run import check_same_settings
@@ -47,6 +63,7 @@ STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
 LAST = 0.25  # of the layers over space are trained on cached activations
 EPOCHS, CHECKS = 20, 8  # of the last layers: most epochs, and evaluations on the validation videos
 UNEQUAL = 2  # numbers of videos of two classes whose ratio is above this are unequal
+NO_TIME = "left out: the budget has no time for it"
 RATE = 0.1  # learning rate of the last layers times the width
 
 Log = Callable[[str], None]
@@ -76,11 +93,15 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
         .eval()
     )
     skipped = skipped_files(Path(config.run))
-    clock.per_clip = world.gather(measure_clip(model, config, videos))[0]
+    clock.per_clip = world.gather(measure_clip(model, config, videos))[0] / world.size
     cut = model.config.depth - max(round(LAST * model.config.depth), 1)
     views = number_of_views(clock, videos)
     log(estimate(clock, config, videos, views))
-    splits = (("train", videos.train, videos.labels, views), ("val", videos.val, videos.val_labels, 1))
+    most = MOST_FEATURES * clock.budget
+    splits = (
+        ("train", videos.train, videos.labels, views, (1 - VALIDATION) * most),
+        ("val", videos.val, videos.val_labels, 1, VALIDATION * most),
+    )
     caches = [
         cache_features(
             model,
@@ -93,8 +114,9 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
             world=world,
             log=log,
             skipped=skipped,
+            seconds=seconds,
         )
-        for name, samples, labels, count in splits
+        for name, samples, labels, count, seconds in splits
     ]
     note_skipped_files(Path(config.run), skipped, world)
     world.on_main(lambda: fit_stages(model, config, videos, caches, cut, clock, log))
@@ -135,50 +157,23 @@ def fit_stages(
     train = Cached(caches[0], videos.labels, torch.from_numpy(source_groups(videos.train)), tuple(range(views)))
     val = Cached(caches[1], videos.val_labels, torch.arange(len(videos.val)), (0,))
     table = StageTable(log, "head, on held-out training videos")
-    with table.stage("linear") as note:
-        best, logits = cross_validate(model, HEADS[0], train, motion=False)
-        note(best, "the frozen baseline")
-    linear = best
-    mirrored = bool(config.augment.flip)
-    if mirrored and views > 2:
-        with table.stage("linear, no clip mirrored") as note:
-            found, _ = cross_validate(model, HEADS[0], train.without_mirrored(), motion=False)
-            mirrored = found.value <= best.value
-            note(found, "mirroring stays" if mirrored else "better: no mirroring from here on")
-    if not mirrored:
-        train = train.without_mirrored()
-    head, motion = HEADS[0], False
-    for other, with_motion in ((HEADS[0], True), (HEADS[1], None), (HEADS[2], None)):
-        if model.config.norm_after_pool and other.settings["attention_pool"]:
-            continue  # it needs the norm before pooling
-        has_motion = motion if with_motion is None else with_motion
-        with table.stage(other.name + " + motion" * has_motion) as note:
-            found, held_out = cross_validate(model, other, train, motion=has_motion)
-            better = found.value > best.value
-            note(found, "best so far" if better else "not better")
-        if better:
-            head, motion, best, logits = other, has_motion, found, held_out
-    if unequal(videos.labels):
-        balanced = replace(train, balanced=True)
-        with table.stage(f"{head.name + ' + motion' * motion}, balanced") as note:
-            found, held_out = cross_validate(model, head, balanced, motion=motion)
-            better = found.value > best.value
-            note(found, "better: every class counts equally" if better else "not better: classes as they are")
-        if better:
-            train, best, logits = balanced, found, held_out
+    chosen = choose_head(model, train, table, clock, mirror=bool(config.augment.flip))
+    head, motion, train = chosen.head, chosen.motion, chosen.train
     everything = torch.ones(len(videos.labels), dtype=torch.bool)
-    fitted = fit_head(model, head, train, everything, motion=motion)
+    fitted = fit_head(model, head, train, everything, motion=motion, setting=chosen.found.setting)
     doubts = write_doubtful(
-        Path(config.run) / DOUBTFUL, videos, logits, fitted.config, train.rows(everything), train.groups
+        Path(config.run) / DOUBTFUL, videos, chosen.found.logits, fitted.config, train.rows(everything), train.groups
     )
     log(f"{doubts} training videos are confidently taken for another class: {Path(config.run) / DOUBTFUL}")
 
-    table.title(f"on the {len(videos.val)} validation videos")
-    baseline = score_on(fit_head(model, HEADS[0], train, everything, motion=False), val)
+    table.title(f"on the {int(val.features.readable.sum())} validation videos")
+    frozen = fit_head(model, HEADS[0], train, everything, motion=False, setting=chosen.linear.setting)
+    baseline = score_on(frozen, val)
     table.row("linear", baseline, 0, "the frozen baseline")
     name, on_val = head.name + " + motion" * motion, score_on(fitted, val)
     table.row(name, on_val, 0, "chosen on the training videos")
-    reason = f"{name}, {best.accuracy:.1%} where linear has {linear.accuracy:.1%}, on held-out training videos"
+    accuracy, linear = chosen.found.score.accuracy, chosen.linear.score.accuracy
+    reason = f"{name}, {accuracy:.1%} where linear has {linear:.1%}, on held-out training videos"
     if train.features.activations is not None and val.features.activations is not None:
         with table.stage(f"{name}, last {model.config.depth - cut} layers") as note:
             tuned, found = tune_last_layers(fitted, train, val, cut=cut, clock=clock)
@@ -193,13 +188,68 @@ def fit_stages(
         "asked": to_dict(config),
         **hashes(videos),
         "model": to_dict(fitted.config),
-        "mirrored": mirrored,
+        "mirrored": chosen.mirrored,
         "epochs": fitting_epochs(clock, config, videos),
         "baseline": baseline.joint,
         "stages": table.rows,
     }
     with atomic_write(Path(config.run) / STAGES) as file:
         json.dump(stages, file, indent=1)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The head that is best on held-out training videos."""
+
+    head: Head
+    motion: bool
+    mirrored: bool
+    train: Cached
+    """What to fit it to: with or without mirrored views, classes balanced or as they are."""
+    found: Validation
+    linear: Validation
+    """The frozen baseline."""
+
+
+def choose_head(model: ViViT, train: Cached, table: StageTable, clock: Clock, *, mirror: bool) -> Chosen:
+    """Compare the heads by cross-validation, within their share of the budget."""
+    seconds = clock.parts(HEAD_FITS, count=6)
+    with table.stage("linear") as note:
+        linear = cross_validate(model, HEADS[0], train, motion=False, seconds=next(seconds))
+        assert linear is not None  # a linear head always has the time for one penalty
+        note(linear.score, "the frozen baseline")
+    head, motion, best = HEADS[0], False, linear
+    if mirror and len(train.views) > 2 and linear.score.value < 1:
+        with table.stage("linear, no clip mirrored") as note:
+            found = cross_validate(model, HEADS[0], train.without_mirrored(), motion=False, seconds=next(seconds))
+            assert found is not None
+            mirror = found.score.value <= best.score.value
+            note(found.score, "mirroring stays" if mirror else "better: no mirroring from here on")
+    if not mirror:
+        train = train.without_mirrored()
+    for other, with_motion in ((HEADS[0], True), (HEADS[1], None), (HEADS[2], None)):
+        if model.config.norm_after_pool and other.settings["attention_pool"]:
+            continue  # it needs the norm before pooling
+        has_motion = motion if with_motion is None else with_motion
+        if best.score.value == 1:
+            table.row(other.name + " + motion" * has_motion, None, 0, "left out: all is right without it")
+            continue
+        with table.stage(other.name + " + motion" * has_motion) as note:
+            found = cross_validate(model, other, train, motion=has_motion, seconds=next(seconds))
+            better = found is not None and found.score.value > best.score.value
+            note(found and found.score, "best so far" if better else "not better" if found else NO_TIME)
+        if found is not None and better:
+            head, motion, best = other, has_motion, found
+    if unequal(train.labels) and best.score.value < 1:
+        balanced = replace(train, balanced=True)
+        with table.stage(f"{head.name + ' + motion' * motion}, balanced") as note:
+            found = cross_validate(model, head, balanced, motion=motion, seconds=next(seconds))
+            better = found is not None and found.score.value > best.score.value
+            kept = "better: every class counts equally" if better else "not better: classes as they are"
+            note(found and found.score, kept if found else NO_TIME)
+        if found is not None and better:
+            train, best = balanced, found
+    return Chosen(head, motion, mirror, train, best, linear)
 
 
 def unequal(labels: Tensor) -> bool:
@@ -233,14 +283,6 @@ def tune_last_layers(head: ViViT, train: Cached, val: Cached, *, cut: int, clock
     return tuned.eval(), best
 
 
-def measure_step(tail: Tail, train: Cached, everything: Tensor) -> float:
-    """Return the seconds of a training step, on a copy of the tail."""
-    since, seconds = time.monotonic(), 1.0
-    for _ in train_tail(copy.deepcopy(tail), train, everything, steps=3, rate=0.0):
-        since, seconds = time.monotonic(), time.monotonic() - since
-    return seconds
-
-
 def write_doubtful(path: Path, videos: Data, logits: Tensor, model: ModelConfig, rows: Tensor, groups: Tensor) -> int:
     """Write the training videos that heads fitted without them take for another class, the most confident first.
 
@@ -257,12 +299,14 @@ def write_doubtful(path: Path, videos: Data, logits: Tensor, model: ModelConfig,
             truth, p = int(videos.labels[row, i]), part[row]
             if int(p.argmax()) != truth and recordings[truth] > 1:
                 answer = names[int(p.argmax())]
-                line = [videos.train[row].path, label_set, names[truth], answer, f"{p.max():.3f}", f"{p[truth]:.3f}"]
+                sample = videos.train[row]
+                where = [sample.path, *("" if x is None else str(x) for x in (sample.start, sample.end))]
+                line = [*where, label_set, names[truth], answer, f"{p.max():.3f}", f"{p[truth]:.3f}"]
                 found.append((float(p.max()), line))
     found.sort(key=lambda pair: -pair[0])
     with atomic_write(path, newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label_set", "label", "answer", "probability", "probability_of_label"])
+        writer.writerow(["path", "start", "end", "label_set", "label", "answer", "probability", "probability_of_label"])
         writer.writerows(line for _, line in found)
     return sum(p >= 0.9 for p, _ in found)
 
@@ -279,14 +323,18 @@ class StageTable:
         self.where = text
         self.log(f"{text:36}   top-1  balanced   loss  time")
 
-    def row(self, name: str, found: Score, seconds: float, kept: str) -> None:
-        """Print and keep the result of a stage."""
-        self.rows.append({"on": self.where, "stage": name, **vars(found), "seconds": seconds, "kept": kept})
-        numbers = f"{found.accuracy:7.1%}  {found.balanced:8.1%}  {found.loss:5.2f}  {seconds:3.0f}s"
+    def row(self, name: str, found: Score | None, seconds: float, kept: str) -> None:
+        """Print and keep the result of a stage; it has no score if there was no time for it."""
+        scores = vars(found) if found else {}
+        self.rows.append({"on": self.where, "stage": name, **scores, "seconds": seconds, "kept": kept})
+        numbers = f"{'–':>7}  {'–':>8}  {'–':>5}"
+        if found:
+            numbers = f"{found.accuracy:7.1%}  {found.balanced:8.1%}  {found.loss:5.2f}"
+        numbers += f"  {seconds:3.0f}s"
         self.log(f"  {printable(name):34}{numbers}  {kept}")
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[Score, str], None]]:
+    def stage(self, name: str) -> Iterator[Callable[[Score | None, str], None]]:
         """Time a stage; yields a function that takes its score and what becomes of it."""
         since = time.monotonic()
         yield lambda found, kept: self.row(name, found, time.monotonic() - since, kept)

@@ -56,12 +56,12 @@ def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config
 
 def from_weights(config: Config, init: str) -> Config:
     """`config` fitted to the weights that it starts from and to the training videos."""
-    from ..data.datasets.registry import read_samples  # here, so that the recipe and its help do not wait for PyTorch
+    from ..data.splits import read_split  # here, so that the recipe and its help do not wait for PyTorch
     from ..weights.load import config_for_init, load_checkpoint
 
     data = config.data
     is_image = load_checkpoint(init).is_image
-    samples = read_samples(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
+    samples = read_split(data, data.train_split)
     asked = schedule(len(samples))
     epochs = asked["epochs"]
     model = config_for_init(init, replace(config.model, temporal_skip=True))

@@ -23,6 +23,7 @@ from ..engine.runs import metrics as read_metrics
 from ..inference.predict import Prediction
 from ..model.vivit import ViViT
 from .charts import confusion_matrix, line_chart
+from .doubtful import doubtful_examples
 from .examples import EXAMPLES, answers, clip_figure, draw_examples, is_wrong, true_labels
 from .html import percent, plural, write_html
 
@@ -66,11 +67,13 @@ def write_report(
     `shuffled` the same test with the frames of each clip in random order, `prediction` that of one more video,
     `timeline` the scores of a long one: title, summary, page and what `draw_lanes` returns;
     `next_lines` end the page: what to type next. `choose_examples` chooses the clips, which are read again from their
-    files. A model that is no ViViT has no attention maps on the page. Raises OSError if `path` cannot be written.
+    files; so are training videos that look wrongly labelled, if the run lists any. A model that is no ViViT has no
+    attention maps on the page. Raises OSError if `path` cannot be written.
     """
     training = read_training(run) if run else None
     about = training.environment if training else environment()
     drawn = draw_examples(model, evaluation, examples)
+    doubtful, doubts = doubtful_examples(run, training.config, model) if run and training else ([], 0)
     return write_html(
         path,
         "run.html",
@@ -89,6 +92,8 @@ def write_report(
         videos=len(evaluation.samples),
         examples=drawn,
         attention=any(column.heat for example in drawn for column in example.clip.columns),
+        doubtful=doubtful,
+        doubts=doubts,
         prediction=describe_prediction(model, prediction, evaluation) if prediction else None,
         timeline=timeline,
         facts=facts(training, about, model, evaluation),

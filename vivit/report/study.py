@@ -68,9 +68,29 @@ def summary(results: Mapping[str, Any]) -> str:
     start = results["init"] or "a random start"
     quick = "; quick: a third of the epochs" if results["quick"] else ""
     return (
-        f"{rows} rows, each trained {times} on {train} videos from {start} and tested on {test} others, "
-        f"{results['protocol']} views{quick}."
+        f"{verdict(results)}{rows} rows, each trained {times} on {train} videos from {start} and tested on {test} "
+        f"others, {results['protocol']} views{quick}."
     )
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """Say which rows differ clearly from the first, and how many are undecided; nothing if none was compared."""
+    compared = [row for row in results["rows"] if row.get("to_first")]
+    if not compared:
+        return ""
+    first = next(row["title"] for row in results["rows"] if row["name"] == results["reference"])
+    clear = [f"{row['title']} ({100 * row['to_first']['mean']:+.1f})" for row in compared if is_clear(row["to_first"])]
+    open_rows = len(compared) - len(clear)
+    if not clear:
+        return f"Undecided: no row differs clearly from “{first}”. "
+    undecided = f"Undecided for {open_rows} of {len(compared)} rows. " if open_rows else ""
+    return f"{undecided}Clearly different from “{first}”, in points: {', '.join(clear)}. "
+
+
+def is_clear(found: Mapping[str, Any]) -> bool:
+    """Return whether neither interval of a difference holds 0."""
+    intervals = ((found["low"], found["high"]), (found["videos_low"], found["videos_high"]))
+    return found["seeds"] >= MIN_SEEDS and all(low > 0 or high < 0 for low, high in intervals)
 
 
 def top1_chart(results: Mapping[str, Any]) -> Markup | str:

@@ -42,6 +42,8 @@ def study(
 ) -> dict[str, Any]:
     """Run the study `kind` on the recipe's `config` and return what results.json holds.
 
+    A `budget` of the config is left out: each row trains its complete model, equally long on any machine.
+
     Every row is trained from the seeds config.seed, config.seed + 1, … in `config.run`/row/seed-N; complete runs are
     skipped. If a row fails, its error is kept and the others still run. Writes results.json and report.html, and
     prints the table. Raises ValueError or DataError if the data or the folder do not fit, Stopped after a signal.
@@ -51,6 +53,9 @@ def study(
     if seeds < 1 or num_jobs < 1:
         raise ValueError(f"seeds is {seeds} and jobs is {num_jobs}; both are 1 or more")
     config = with_data_classes(config)
+    if config.budget:
+        print("study: budget is left out; each row trains its complete model for as long as the others")
+        config = replace(config, budget=None)
     config = shorter(config) if quick else config
     plan = STUDIES[kind](config, quick=quick, cnn_epochs=cnn_epochs)
     chosen = range(config.seed, config.seed + (min(seeds, QUICK_SEEDS) if quick else seeds))

@@ -92,6 +92,14 @@ def test_wrong_rows_of_all_splits_are_listed_at_once_and_what_can_be_read_is_loo
     assert "no row has split 'val'" in report.found["annotations"][0]
 
 
+def test_without_a_split_to_validate_on_training_videos_are_held_out(folder, caplog):
+    (folder / "val").rename(folder / "test")
+    report = quick_check(folder)
+    assert list(report.videos) == ["train"]
+    assert "annotations" not in report.found
+    assert "has no split 'val': " in caplog.text
+
+
 def test_equal_files_are_named_as_duplicates_and_across_splits_as_a_leak(folder):
     shutil.copy(folder / "train/cat/1.mp4", folder / "train/dog/copy.mp4")
     shutil.copy(folder / "train/dog/3.mp4", folder / "val/cat/copy.mp4")

@@ -47,6 +47,16 @@ def read_folder(root: Path, split: str, missing: Sequence[str] = (), labels: Seq
     return samples
 
 
+def folder_splits(root: Path) -> set[str]:
+    """Return the names of the splits of a folder or table; none where `read_folder` divides the videos itself.
+
+    Raises DataError as `read_folder` does.
+    """
+    if root.is_file():
+        return set(table_samples(root, read_table(root, (), tuple(folder_classes(root))))[1]) - {""}
+    return set(_splits(root, {name: find_videos(root / name, thorough=True) for name in _subfolders(root)}) or ())
+
+
 def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
     """Read classes.json, {"label": ["a", "b", …]}, in the folder or next to the table; {} without one."""
     file = (root.parent if root.is_file() else root) / "classes.json"
@@ -226,7 +236,12 @@ def _read_table(table: Path, split: str, labels: Sequence[str]) -> list[Sample]:
 
 
 def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
-    """Return the rows for "train", or those of the held-out recordings: all clips of a recording are on one side.
+    """Return the rows for "train", or those of the held-out recordings."""
+    return [s for held, s in zip(held_out(samples), samples) if held != (split == "train")]
+
+
+def held_out(samples: Sequence[Sample]) -> list[bool]:
+    """Return which samples are held out, about one in HELD_OUT: all clips of a recording are on one side.
 
     In the order of the hashes of their names, recordings are held out as long as every combination of labels in them
     has room: each gives at most ceil(n / HELD_OUT) of its n recordings, none if it has only one.
@@ -239,12 +254,12 @@ def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
         combinations.setdefault(group, set()).add(tuple(s.labels.values()))
     recordings = Counter(c for several in combinations.values() for c in several)
     room = {c: math.ceil(n / HELD_OUT) if n > 1 else 0 for c, n in recordings.items()}
-    held_out = set()
+    held = set()
     for group in sorted(paths, key=lambda group: _hash(os.path.basename(paths[group])) + os.fsencode(paths[group])):
         if all(room[c] for c in combinations[group]):
-            held_out.add(group)
+            held.add(group)
             room.update({c: room[c] - 1 for c in combinations[group]})
-    return [s for group, s in zip(groups, samples) if (group in held_out) != (split == "train")]
+    return [group in held for group in groups]
 
 
 def _share(samples: list[Sample], split: str) -> list[Sample]:

@@ -24,6 +24,7 @@ from ..manifest import FileInfo, base_of, default_path, read_file_info, take_fin
 from ..packet_index import PacketIndex
 from ..sample import Classes, Sample
 from ..sample_table import SampleTable, class_names
+from ..splits import lacks_validation, read_split
 from ..video.frame_folder import open_video
 from .check_report import Report
 from .probe import CheckJob, add_hashes, check_jobs, probe_files
@@ -135,10 +136,20 @@ def read_splits(
         except DataError as error:
             if len(splits) == 1 or not Path(root).exists():
                 raise
+            if samples and _is_held_out(DataConfig(root=root, dataset=dataset, labels=tuple(labels), eval_split=split)):
+                continue
             found["annotations"] += [line for line in str(error).split("\n") if line not in found["annotations"]]
     if not samples:
         raise DataError("\n".join(found["annotations"]))
     return samples, missing
+
+
+def _is_held_out(data: DataConfig) -> bool:
+    """Return whether training videos are held out because there is no split to validate on; a warning says how many."""
+    try:
+        return lacks_validation(data) and bool(read_split(data, data.eval_split))
+    except DataError:
+        return False
 
 
 def note_files(files: Sequence[FileInfo], found: dict[str, list[str]]) -> None:

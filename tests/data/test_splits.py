@@ -1,0 +1,79 @@
+"""A folder or table without a split to validate on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from vivit.config import DataConfig
+from vivit.data.splits import load_split, read_split
+from vivit.errors import DataError
+
+from .datasets.test_folder import touch
+
+
+def paths(data: DataConfig, split: str) -> set[str]:
+    return {str(Path(s.path).relative_to(Path(data.root).parent)) for s in read_split(data, split)}
+
+
+def write_folder(root: Path) -> DataConfig:
+    """Two classes of five recordings with three clips each, and a test split."""
+    names = [f"{c}/g{g}_c{i}.mp4" for c in "ab" for g in range(5) for i in range(3)]
+    touch(root / "videos", *(f"train/{name}" for name in names), "test/a/x.mp4", "test/b/x.mp4")
+    return DataConfig(root=str(root / "videos"))
+
+
+def write_table(root: Path) -> DataConfig:
+    """The same as a table."""
+    data = write_folder(root)
+    found = sorted(path.relative_to(root) for path in Path(data.root).rglob("*.mp4"))
+    rows = [f"{path},{path.parts[2]},{path.parts[1]}" for path in found]
+    (root / "labels.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    return DataConfig(root=str(root / "labels.csv"))
+
+
+@pytest.mark.parametrize("write", [write_folder, write_table])
+def test_a_fifth_of_the_training_videos_is_held_out_by_class_and_recording(tmp_path: Path, write) -> None:
+    data = write(tmp_path)
+    train, val = paths(data, "train"), paths(data, "val")
+    assert len(train) == 24
+    assert len(val) == 6
+    assert not train & val
+    assert Counter(Path(path).parent.name for path in val) == {"a": 3, "b": 3}
+    recordings = {(Path(path).parent.name, Path(path).name[:2]) for path in val}
+    assert len(recordings) == 2  # of each class one complete recording
+    assert not any("test/" in path for path in train | val)
+    assert len(paths(data, "test")) == 2
+
+
+def test_the_split_has_the_labels_of_its_samples(tmp_path: Path) -> None:
+    split = load_split(write_folder(tmp_path), "val")
+    assert split.classes == {"label": ("a", "b")}
+    assert [split.classes["label"][i] for i in split.labels[:, 0]] == [s.labels["label"] for s in split.samples]
+
+
+def test_nothing_is_held_out_if_the_test_split_is_to_validate_on(tmp_path: Path) -> None:
+    data = DataConfig(root=write_folder(tmp_path).root, eval_split="test")
+    assert len(paths(data, "train")) == 30
+
+
+def test_nothing_is_held_out_next_to_a_validation_split(tmp_path: Path) -> None:
+    data = write_folder(tmp_path)
+    touch(Path(data.root), "val/a/x.mp4", "val/b/x.mp4")
+    assert len(paths(data, "train")) == 30
+    assert len(paths(data, "val")) == 2
+
+
+def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
+    touch(tmp_path / "videos", *(f"{c}/{i}.mp4" for c in ("train", "car") for i in range(10)))
+    data = DataConfig(root=str(tmp_path / "videos"))
+    assert len(paths(data, "train")) == 16
+    assert len(paths(data, "val")) == 4
+
+
+def test_one_recording_per_class_cannot_be_held_out(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/x.mp4", "train/b/y.mp4", "test/a/z.mp4", "test/b/z.mp4")
+    with pytest.raises(DataError, match="no class has two recordings"):
+        read_split(DataConfig(root=str(tmp_path)), "train")
