@@ -53,7 +53,7 @@ class Prediction:
 @torch.no_grad()
 def predict(
     model: ViViT | TokenReducedViViT | str | os.PathLike[str],
-    path: str | os.PathLike,
+    path: str | os.PathLike | Sample,
     *,
     temporal_views: int = 4,
     spatial_views: int = 3,
@@ -62,7 +62,7 @@ def predict(
     end: float | None = None,
     precision: str = "auto",
 ) -> Prediction:
-    """Classify the video at `path`, or its segment from `start` to `end` seconds.
+    """Classify the video at `path`, or its segment from `start` to `end` seconds; a Sample has its own segment.
 
     Prepares the frames as the weights need them. Averages the logits over temporal_views x spatial_views views, then
     takes a softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16 on CUDA devices with units for
@@ -78,7 +78,8 @@ def predict(
         model = from_pretrained(model).to(pick_device())
         choose_attention(model.head.weight.device)
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
-    views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
+    sample = path if isinstance(path, Sample) else Sample(os.fspath(path), start=start, end=end)
+    views = eval_views(sample, model.config, protocol)
     views = views[1:] if len(views) > 1 else views
     device = next(model.parameters()).device
     run = in_precision(copy_sharing_weights(model) if model.training else model, precision)
@@ -87,7 +88,7 @@ def predict(
     logits = torch.cat([run(batch.to(device)).float() for batch in views.split(batch_size)]).mean(dim=0)
     if not logits.isfinite().all():
         raise WeightsError(
-            f"{os.fspath(path)}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
+            f"{sample.path}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
             f"are not finite (NaN or infinite){describe_source(model)}; check the weights or, in bfloat16, use float32"
         )
     classes = {}
@@ -96,7 +97,7 @@ def predict(
         best = scores.argsort(descending=True, stable=True)[:top_k].tolist()  # of equal logits, the first class
         probabilities = scores.softmax(dim=0).tolist()
         classes[label_set] = [(names[i], probabilities[i]) for i in best]
-    return Prediction(os.fspath(path), classes)
+    return Prediction(sample.path, classes)
 
 
 def describe_source(model: ViViT | TokenReducedViViT) -> str:

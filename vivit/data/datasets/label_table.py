@@ -79,14 +79,19 @@ def read_table(table: Path, labels: Sequence[str] = (), listed: Sequence[str] = 
 
     Raises DataError for a file that is no table or has no column `path` or no label.
     """
-    text = read_text(table)
-    rows = list(_json_rows(text, table) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, table))
+    rows = read_rows(table)
     if not rows:
         raise DataError(f"{table}: no rows; it takes a column 'path' and one or more label columns, one video a row")
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row if name is not None))
     if "path" not in columns:
         raise DataError(f"{table}: no column 'path'; found {', '.join(columns)}. Label columns may have any name")
     return LabelTable(rows, columns, *choose_labels(table, columns, labels, listed))
+
+
+def read_rows(table: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Read (line number, cells by column) of a CSV of any delimiter or of JSON lines. Raises DataError and OSError."""
+    text = read_text(table)
+    return list(_json_rows(text, table) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, table))
 
 
 def choose_labels(
