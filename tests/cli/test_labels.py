@@ -1,0 +1,30 @@
+"""`vivit labels`: the commands of its guide, and arguments that are wrong."""
+
+from pathlib import Path
+
+from ..data.videos import counter_frames, write_video
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "labels.md"
+TABLE = "path,start,end,label\na.mp4,0.4,0.8,open\na.mp4,,0.4,close\n"
+
+
+def test_the_commands_of_the_guide_give_the_table_back(vivit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recordings").mkdir()
+    write_video(tmp_path / "recordings" / "a.mp4", counter_frames(40))
+    (tmp_path / "recordings" / "labels.csv").write_text(TABLE)
+    commands = [line for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("vivit ")]
+    assert len(commands) == 2
+    said = [vivit(*command.split()[1:]) for command in commands]
+    assert said == [(0, "", "2 labels in tasks\n"), (0, "", "2 rows of 1 videos in recordings/corrected.csv\n")]
+    assert (tmp_path / "recordings" / "corrected.csv").read_text() == TABLE
+
+
+def test_wrong_arguments_say_what_to_do(vivit, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "labels.json").write_text("[1]")
+    command = ["labels", "import", tmp_path / "labels.json", "--root", tmp_path, "--format"]
+    assert "a JSON object is expected, got [1]" in vivit(*command, "via")[2]
+    assert "not a file of label-studio, or a damaged one" in vivit(*command, "label-studio")[2]
+    assert vivit(*command, "dive")[0] == 2
+    assert "unknown command 'labels move'" in vivit("labels", "move")[2]
