@@ -183,7 +183,7 @@ def test_problems_are_listed_together(root, tmp_path):
         import_labels(tmp_path / "file", "fiftyone", root, root / "again.csv")
     assert "'a' is from frames 2 to 98 of a video with 40 frames" in str(error.value)
     assert "nothing: no video of this name below" in str(error.value)
-    assert "two labels from 0 s to 0.08 s, 'a' and 'b'; a table takes one" in str(error.value)
+    assert "two labels from 0 s to 0.08 s, 'a' and 'b'; one is allowed" in str(error.value)
     for text, problem in (
         ("{", "not JSON"),
         ("[]", "object is expected"),

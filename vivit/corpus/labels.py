@@ -62,7 +62,7 @@ def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
         found = rows.setdefault((path, start, end), {})
         if found.setdefault(one.label_set, one.label) != one.label:
             problems[
-                f"{path}: two labels {describe(start, end)}, {found[one.label_set]!r} and {one.label!r}; a table takes one"
+                f"{path}: two labels {describe(start, end)}, {found[one.label_set]!r} and {one.label!r}; one is allowed"
             ] = None
     label_sets = list(dict.fromkeys(one.label_set for one in labels))
     samples = [Sample(path, found, start, end) for (path, start, end), found in rows.items()]
