@@ -24,6 +24,8 @@ COMMANDS = {
     "features": ("WEIGHTS VIDEO ...", "features of videos as arrays, for other models"),
     "stream": ("WEIGHTS SOURCE ...", "scores of a camera, pipe or address as it comes"),
     "serve": ("WEIGHTS", "a server with a page, for this machine or others"),
+    "corpus": ("predict|timeline ...", "the same for long lists of videos, resumable"),
+    "labels": ("import|export|next ...", "for annotation tools; what to label next"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
     "starts": ("[NAME ...]", "weights to start from: sizes, licences, results"),
     "info": ("PRESET", "parameters and multiply-adds of a model"),

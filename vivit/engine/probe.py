@@ -111,6 +111,7 @@ def clip_features(
     precision: str,
     world: World,
     skipped: dict[str, str] | None = None,
+    title: str = "features for the linear probe",
 ) -> Rows:
     """Compute the features of every test view of every sample, in the order of the list, from all processes."""
     mine = list(range(world.rank, len(samples), world.size))
@@ -120,7 +121,7 @@ def clip_features(
     found: dict[int, Tensor] = {}
     missing: dict[int, str] = {}
     with (
-        progress_bar("features for the linear probe", len(mine), enabled=world.is_main) as update,
+        progress_bar(title, len(mine), enabled=world.is_main) as update,
         eval_clips(videos, workers=workers, skipped=skipped) as clips,
     ):
         for done, clip in enumerate(clips, start=1):

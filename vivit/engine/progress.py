@@ -85,8 +85,11 @@ class TrainingBar:
 @contextmanager
 def progress_bar(
     description: str, total: int, *, enabled: bool = True, console: Console | None = None
-) -> Iterator[Callable[[float], None]]:
-    """Show a bar with the time left on a terminal. Yields a function that takes the number of items done."""
+) -> Iterator[Callable[..., None]]:
+    """Show a bar with the time left on a terminal.
+
+    Yields a function that takes the number of items done and, if it changes, the description.
+    """
     console = console or Console()
     columns = (
         BarColumn(bar_width=16),
@@ -95,4 +98,4 @@ def progress_bar(
     )
     with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal)) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, description=None: bar.update(task, completed=done, description=description)

@@ -54,7 +54,7 @@ class Prediction:
 @torch.no_grad()
 def predict(
     model: ViViT | TokenReducedViViT | str | os.PathLike[str],
-    path: str | os.PathLike,
+    path: str | os.PathLike | Sample,
     *,
     temporal_views: int = 4,
     spatial_views: int = 3,
@@ -63,7 +63,7 @@ def predict(
     end: float | None = None,
     precision: str = "auto",
 ) -> Prediction:
-    """Classify the video at `path`, or its segment from `start` to `end` seconds.
+    """Classify the video at `path`, or its segment from `start` to `end` seconds; a Sample has its own segment.
 
     Prepares the frames as the weights need them. Averages the logits over temporal_views x spatial_views views, then
     takes a softmax per label set. `precision` is float32, bfloat16, or auto: bfloat16 on CUDA devices with units for
@@ -79,12 +79,13 @@ def predict(
         model = from_pretrained(model).to(pick_device())
         choose_attention(model.head.weight.device)
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
-    views = eval_views(Sample(os.fspath(path), start=start, end=end), model.config, protocol)
+    sample = path if isinstance(path, Sample) else Sample(os.fspath(path), start=start, end=end)
+    views = eval_views(sample, model.config, protocol)
     views = views[1:] if len(views) > 1 else views
     run = in_precision(copy_sharing_weights(model) if model.training else model, precision)
     logits = mean_logits(model, run, views, batch_views=protocol.batch_views)
-    check_finite(model, logits, os.fspath(path))
-    return Prediction(os.fspath(path), best_classes(model.config.classes, logits, top_k))
+    check_finite(model, logits, sample.path)
+    return Prediction(sample.path, best_classes(model.config.classes, logits, top_k))
 
 
 def mean_logits(

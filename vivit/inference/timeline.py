@@ -183,19 +183,23 @@ class Plan:
 
 def plan_timeline(
     model: ViViT | TokenReducedViViT,
-    path: str | os.PathLike,
+    path: str | os.PathLike | Sample,
     *,
     hop: float = HOP,
     start: float | None = None,
     end: float | None = None,
     crops: int = 1,
 ) -> Plan:
-    """Open a video and choose its windows; see `timeline`. Raises VideoError, and ValueError for a wrong number."""
+    """Open a video and choose its windows; see `timeline`. A Sample has its own `start` and `end`.
+
+    Raises VideoError, and ValueError for a wrong number.
+    """
     check_numbers(hop, crops)
-    with as_video_error(os.fspath(path)):
-        sample = Sample(os.fspath(path))
+    segment = path if isinstance(path, Sample) else Sample(os.fspath(path), start=start, end=end)
+    sample, start, end = replace(segment, start=None, end=None), segment.start, segment.end
+    with as_video_error(sample.path):
         video = open_sample(sample)
-        segment_frames(video, Sample(sample.path, start=start, end=end))  # raises if there are none
+        segment_frames(video, segment)  # raises if there are none
         candidates, stride = candidate_frames(video, sample, model.config)
     windows, hop = windows_for(model, stride=stride, fps=video.fps, hop=hop)
     plan = make_plan(model.config, video, windows, candidates=candidates, stride=stride, hop=hop, crops=crops)

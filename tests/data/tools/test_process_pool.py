@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vivit.data.tools.process_pool import map_in_processes
+from vivit.data.tools.process_pool import map_in_processes, map_unordered
 
 
 def work(job):
@@ -70,3 +70,41 @@ def test_whoever_stops_listening_leaves_no_process_behind():
     jobs = map_in_processes(work, ["a", "hang", "hang"], workers=3, title="", on_crash=lambda job: "killed")
     assert next(jobs) == ("a", "a done")
     jobs.close()
+
+
+def crash_once(job):
+    """End the process if a file does not exist yet."""
+    path, name = job
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+@pytest.mark.parametrize("start_method", [None, pytest.param("spawn", marks=pytest.mark.slow)])
+def test_a_job_is_tried_again_and_the_reason_is_the_signal(tmp_path, start_method):
+    jobs = [(str(tmp_path / name), name) for name in "abc"]
+    results = map_unordered(
+        crash_once, jobs, workers=2, on_crash=lambda job, why: why, attempts=2, start_method=start_method
+    )
+    assert sorted(results) == [(0, "a"), (1, "b"), (2, "c")]
+    reasons = map_unordered(work, ["die", "exit", "hang"], workers=3, on_crash=lambda job, why: why, timeout=0.5)
+    assert dict(reasons) == {
+        0: "its process was killed by SIGKILL",
+        1: "its process ended with exit code 0",
+        2: "not done after 0.5 s",
+    }
+
+
+def test_running_jobs_are_shown_while_waiting():
+    seen = []
+    assert list(map_unordered(nap, [1.2], workers=1, on_crash=lambda job, why: why, while_waiting=seen.append)) == [
+        (0, 1)
+    ]
+    assert seen[0][0][0] == 1.2
+    assert 0.9 < seen[0][0][1] < 1.2
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return 1

@@ -81,8 +81,7 @@ def read_table(
 
     Raises DataError for a file that is no table or has no column `path`, or that needs a label and has none.
     """
-    text = read_text(table)
-    rows = list(_json_rows(text, table) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, table))
+    rows = read_rows(table)
     if not rows:
         raise DataError(f"{table}: no rows; it takes a column 'path' and one or more label columns, one video a row")
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row if name is not None))
@@ -91,6 +90,12 @@ def read_table(
     if not need_labels and {_key(name) for name in columns} <= {*SPECIAL, *NOT_LABELS}:
         return LabelTable(rows, columns, (), "no label columns")
     return LabelTable(rows, columns, *choose_labels(table, columns, labels, listed))
+
+
+def read_rows(table: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Read (line number, cells by column) of a CSV of any delimiter or of JSON lines. Raises DataError and OSError."""
+    text = read_text(table)
+    return list(_json_rows(text, table) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, table))
 
 
 def choose_labels(

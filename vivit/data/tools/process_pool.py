@@ -7,8 +7,9 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -53,9 +54,16 @@ def map_in_processes(
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    job: int
+    job: int = -1
     """The number of its current job."""
-    deadline: float
+    since: float = 0.0
+    deadline: float = float("inf")
+    is_late: bool = False
+
+    def begin(self, job: int, timeout: float) -> None:
+        """Note that a job was given to it now."""
+        self.job, self.since = job, time.monotonic()
+        self.deadline = self.since + timeout
 
 
 def _results(
@@ -65,49 +73,103 @@ def _results(
     on_crash: Callable[[Job], Result],
     timeout: float,
 ) -> Iterator[Result]:
-    """Yield the results in order. Each worker has one job at a time, so that a crash points at a single job."""
-    todo = iter(range(len(jobs)))
+    """Yield the results in order."""
     done: dict[int, Result] = {}
-    busy: list[_Worker] = []
     given = 0
+    results = map_unordered(function, jobs, workers=workers, on_crash=lambda job, why: on_crash(job), timeout=timeout)
+    with closing(results):
+        for number, result in results:
+            done[number] = result
+            while given in done:
+                yield done.pop(given)
+                given += 1
+
+
+def map_unordered(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    on_crash: Callable[[Job, str], Result],
+    timeout: float = float("inf"),
+    startup: float = 0.0,
+    attempts: int = 1,
+    start_method: str | None = None,
+    while_waiting: Callable[[list[tuple[Job, float]]], None] | None = None,
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield (number of the job, function(job)) as the jobs end. Each worker has one job at a time.
+
+    A job that ends its process is tried `attempts` times; then its result is `on_crash(job, why)`, as it is for a job
+    that is not done after `timeout` seconds, `startup` more for the first one of a process. An exception in `function`
+    is raised here. `start_method` is one of multiprocessing's. About once a second `while_waiting` gets the jobs that
+    run and their seconds so far. However the iteration ends, no process is left.
+    """
+    todo = iter(range(len(jobs)))
+    again: list[int] = []
+    crashes: Counter[int] = Counter()
+    busy: list[_Worker] = []
+
+    def next_job() -> int | None:
+        return again.pop() if again else next(todo, None)
+
     try:
-        while given < len(jobs):
-            while len(busy) < workers and (job := next(todo, None)) is not None:
-                busy.append(_start(function, jobs[job], job, timeout))
-            for worker in _ready(busy):
+        while True:
+            while len(busy) < workers and (job := next_job()) is not None:
+                busy.append(_start(function, jobs[job], job, timeout + startup, start_method))
+            if not busy:
+                return
+            ready = _ready(busy, 1.0 if while_waiting else float("inf"))
+            if while_waiting:
+                now = time.monotonic()
+                while_waiting([(jobs[worker.job], now - worker.since) for worker in busy])
+            for worker in ready:
                 outcome = _receive(worker)
                 if outcome is None:
-                    done[worker.job] = on_crash(jobs[worker.job])
                     busy.remove(worker)
                     _end([worker])
+                    crashes[worker.job] += 1
+                    if worker.is_late or crashes[worker.job] >= attempts:
+                        yield worker.job, on_crash(jobs[worker.job], _reason(worker, timeout, attempts))
+                    else:
+                        again.append(worker.job)
                     continue
                 result, error = outcome
                 if error is not None:
                     raise error
-                done[worker.job] = result
-                if (job := next(todo, None)) is None:
+                done = worker.job
+                if (job := next_job()) is None:
                     busy.remove(worker)
                     _end([worker])
                 else:
-                    worker.job, worker.deadline = job, time.monotonic() + timeout
+                    worker.begin(job, timeout)
                     with suppress(OSError):  # it has died in the meantime; `_ready` finds that
                         worker.pipe.send(jobs[job])
-            while given in done:
-                yield done.pop(given)
-                given += 1
+                yield done, result
     finally:
         _end(busy)
 
 
-def _start(function: Callable[[Job], Any], job: Job, number: int, timeout: float) -> _Worker:
+def _reason(worker: _Worker, timeout: float, attempts: int) -> str:
+    """Say why a job has no result."""
+    if worker.is_late:
+        return f"not done after {timeout:g} s"
+    code = worker.process.exitcode or 0
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"its process {how}" + (f", {attempts} times" if attempts > 1 else "")
+
+
+def _start(function: Callable[[Job], Any], job: Job, number: int, timeout: float, start_method: str | None) -> _Worker:
     """Start a process with its first job."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
+    context = multiprocessing.get_context(start_method)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)  # type: ignore[attr-defined]
     process.start()
     theirs.close()
     with suppress(OSError):
         ours.send(job)
-    return _Worker(process, ours, number, time.monotonic() + timeout)
+    worker = _Worker(process, ours)
+    worker.begin(number, timeout)
+    return worker
 
 
 def _work(function: Callable[[Any], Any], pipe: Connection, parent: int) -> None:
@@ -131,12 +193,15 @@ def _work(function: Callable[[Any], Any], pipe: Connection, parent: int) -> None
             pickle.loads(message)  # an exception may not survive it
         except Exception:
             message = pickle.dumps((None, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
-        pipe.send_bytes(message)
+        try:
+            pipe.send_bytes(message)
+        except OSError:  # the parent has gone
+            return
 
 
-def _ready(busy: Sequence[_Worker]) -> list[_Worker]:
-    """Wait for workers that have answered, died, or are late."""
-    rest = min(worker.deadline for worker in busy) - time.monotonic()
+def _ready(busy: Sequence[_Worker], patience: float) -> list[_Worker]:
+    """Wait for workers that have answered, died, or are late, but no longer than `patience` seconds."""
+    rest = min(patience, min(worker.deadline for worker in busy) - time.monotonic())
     ready = set(wait([worker.pipe for worker in busy], timeout=None if rest == float("inf") else max(rest, 0)))
     now = time.monotonic()
     return [worker for worker in busy if worker.pipe in ready or worker.deadline <= now]
@@ -145,9 +210,12 @@ def _ready(busy: Sequence[_Worker]) -> list[_Worker]:
 def _receive(worker: _Worker) -> tuple[Any, Exception | None] | None:
     """Receive (result, exception) from a worker; None from one that is dead or late."""
     try:
-        return worker.pipe.recv() if worker.pipe.poll() else None
+        if worker.pipe.poll():
+            return worker.pipe.recv()
+        worker.is_late = True
     except (EOFError, OSError):
-        return None
+        worker.process.join(1)  # for its exit code
+    return None
 
 
 def _end(workers: Sequence[_Worker]) -> None:

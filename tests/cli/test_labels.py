@@ -1,0 +1,42 @@
+"""`vivit labels`: the commands of its guide, and arguments that are wrong."""
+
+import shutil
+from pathlib import Path
+
+from ..data.videos import counter_frames, write_video
+from ..model import tiny
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "labels.md"
+TABLE = "path,start,end,label\na.mp4,0.4,0.8,open\na.mp4,,0.4,close\n"
+
+
+def test_the_commands_of_the_guide_give_the_table_back(vivit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recordings").mkdir()
+    write_video(tmp_path / "recordings" / "a.mp4", counter_frames(40))
+    (tmp_path / "recordings" / "labels.csv").write_text(TABLE)
+    commands = [line for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("vivit ")]
+    assert len(commands) == 4
+    said = [vivit(*command.split()[1:]) for command in commands[:2]]
+    assert said == [(0, "", "2 labels in tasks\n"), (0, "", "2 rows of 1 videos in recordings/corrected.csv\n")]
+    assert (tmp_path / "recordings" / "corrected.csv").read_text() == TABLE
+    tiny.model(classes={"label": ("close", "open")}).save_pretrained("runs/finetune")
+    for name in "bcdefghijk":
+        shutil.copy(tmp_path / "recordings" / "a.mp4", tmp_path / "recordings" / f"{name}.mp4")
+    rows = [f"{name}.mp4,0.{i},,{'open' if i % 2 else 'close'}" for i, name in enumerate("bcdefghijk")]
+    (tmp_path / "recordings" / "labels.csv").write_text("\n".join(["path,start,end,label", *rows]))
+    [choose, doubt] = [vivit(*command.split()[1:], "--workers", 0) for command in commands[2:]]
+    assert choose == (0, "", "1 videos to label next in next.csv, the most useful first\n")
+    assert (tmp_path / "next.csv").read_text().splitlines()[1].startswith("recordings/a.mp4,,,,")
+    assert doubt[0] == 0, doubt[2]
+    assert len((tmp_path / "doubtful.csv").read_text().splitlines()) == 9
+
+
+def test_wrong_arguments_say_what_to_do(vivit, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "labels.json").write_text("[1]")
+    command = ["labels", "import", tmp_path / "labels.json", "--root", tmp_path, "--format"]
+    assert "a JSON object is expected, got [1]" in vivit(*command, "via")[2]
+    assert "not a file of label-studio, or a damaged one" in vivit(*command, "label-studio")[2]
+    assert vivit(*command, "dive")[0] == 2
+    assert "unknown command 'labels move'" in vivit("labels", "move")[2]

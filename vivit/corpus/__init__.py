@@ -1,0 +1,1 @@
+"""Classify long lists of videos in several processes, and keep what is done"""

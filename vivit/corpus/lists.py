@@ -1,0 +1,96 @@
+"""Read the list of a corpus: a folder, a table, tar shards or an official dataset; labels are not needed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.datasets.find_videos import VIDEO_SUFFIXES, find_videos
+from ..data.datasets.label_table import read_rows
+from ..data.datasets.registry import read_samples
+from ..data.datasets.rows import parse_number, parse_segment
+from ..data.reading import show_reading
+from ..data.sample import Sample
+from ..data.sample_table import SampleTable
+from ..data.shards import INDEX, is_url
+from ..errors import DataError
+from ..text import listing, printable
+
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+
+
+def read_list(source: str, *, dataset: str = "", split: str = "val") -> SampleTable:
+    """Return the videos and segments that `source` names, in the order of the list, each once.
+
+    Args:
+        source: A folder, which is searched for videos; a table (CSV, JSON lines, Parquet) with a column `path`,
+            relative to its folder or absolute, and optional `start`, `end` (seconds) and `fps` of folders of images; a
+            folder or URL of tar shards; a video.
+        dataset: A dataset of `vivit.data.datasets.registry`, whose `split` in the folder `source` is the list.
+        split: Of `dataset` and of shards.
+
+    A table may name files that do not exist. Raises DataError for a source without videos and for unusable rows.
+    """
+    is_shards = is_url(source) or os.path.isfile(os.path.join(source, INDEX))
+    if dataset or is_shards:
+        return read_samples(dataset or "shards", source, split)
+    path = Path(source)
+    if path.is_dir():
+        samples = [Sample(os.path.join(source, name), where=name) for name in find_videos(source, thorough=True)]
+    elif not path.is_file():
+        raise DataError(f"{source}: does not exist; a list is a folder, a table, a folder of shards or a video")
+    elif path.suffix.lower() in TABLES:
+        rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path)
+        samples = _samples(path, rows)
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        samples = [Sample(source)]
+    else:
+        raise DataError(f"{source}: neither a table ({', '.join(TABLES)}) nor a video by its suffix")
+    if not samples:
+        raise DataError(f"{source}: no video in it")
+    return SampleTable.of(samples)
+
+
+def _samples(table: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Sample]:
+    """Return the samples of rows; of equal ones the first, with a warning. Raises DataError for unusable rows."""
+    found: dict[tuple[str, float | None, float | None], Sample] = {}
+    problems: list[str] = []
+    for number, row in show_reading(rows, f"rows of {printable(table.name)}"):
+        wrong: list[str] = []
+        name = str(row.get("path") or "").strip()
+        if not name:
+            wrong.append("path is empty" if "path" in row else "no column path")
+        start, end = parse_segment(row.get("start"), row.get("end"), wrong)
+        fps = parse_number(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
+        problems += [f"{table.name}:{number}: {one}" for one in wrong]
+        path = os.path.join(table.parent, name)
+        found.setdefault((path, start, end), Sample(path, {}, start, end, f"{table.name}:{number}", fps))
+    if problems:
+        raise DataError(listing(f"{table}: rows that cannot be used", problems))
+    if len(found) < len(rows):
+        logging.getLogger("vivit").warning("%s: %d rows repeat others and are left out", table, len(rows) - len(found))
+    return [*found.values()]
+
+
+def _parquet_rows(table: Path) -> list[tuple[int, dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ImportError(f"{table} needs pyarrow: pip install 'vivit[parquet]'") from error
+    try:
+        names = [name for name in parquet.read_schema(table).names if name in ("path", "start", "end", "fps")]
+        return list(enumerate(parquet.read_table(table, columns=names).to_pylist(), start=1))
+    except ArrowException as error:
+        raise DataError(f"{table}: not a readable Parquet table: {error}") from error
+
+
+def hash_list(samples: Iterable[Sample]) -> str:
+    """Return the SHA-256 of the paths and segments of a list, in its order."""
+    digest = hashlib.sha256()
+    for one in samples:
+        digest.update(f"{one.path}\0{one.start}\0{one.end}\0{one.fps}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,122 @@
+"""Compute the videos of a corpus in processes of this machine."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.dataset import wait_for_storage
+from ..data.sample import Sample
+from ..data.sample_table import SampleTable
+from ..data.tools.process_pool import cores, map_unordered
+from ..engine.device import choose_attention
+from ..engine.evaluate import load_weights
+from ..errors import DataError, VideoError, VivitError
+from ..model.vivit import ViViT
+from ..weights.save import hash_weights
+from .jobs import JOBS
+
+SCORES = "timelines"  # the folder of the scores over time
+ATTEMPTS = 3  # of a video whose process is killed, also from outside
+PER_GPU = 4  # processes that share a GPU: some decode while one computes
+START_METHOD = "spawn"  # PyTorch forks badly once it has computed
+STARTUP = 600.0  # seconds more for the first video of a process, which loads the weights
+STORAGE_TIMEOUT = 600.0  # seconds to wait for a folder of videos that is gone
+
+Result = tuple[int, list[list[Any]], str]
+"""(row of the list, cells, error)"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker process needs to know."""
+
+    job: str
+    weights: str
+    sha256: str
+    """Hash of the weights."""
+    devices: tuple[str, ...]
+    settings: dict[str, Any]
+    out: str
+    root: str
+    """The folder of the list, to see whether its storage is there."""
+
+
+class Units(Sequence[tuple[int, Sample]]):
+    """The rows of a list that are to be done, with their numbers; samples are created when they are asked for."""
+
+    def __init__(self, samples: SampleTable, rows: Sequence[int]):
+        self.samples, self.rows = samples, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = int(self.rows[i])
+        return row, self.samples[row]
+
+
+def compute_units(
+    task: Task,
+    units: Units,
+    *,
+    workers: int | None = None,
+    timeout: float = float("inf"),
+    while_waiting: Callable[[list[tuple[tuple[int, Sample], float]]], None] | None = None,
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield (number of the unit, its result) as the units end; see `map_unordered`.
+
+    A process decodes and computes one unit at a time, so what is under way is bounded by their number: by default one
+    per core on a CPU, with one thread each, and `PER_GPU` for each GPU.
+    """
+    on_cpu = task.devices[0] == "cpu"
+    count = workers or (cores() if on_cpu else min(PER_GPU * len(task.devices), cores()))
+    return map_unordered(
+        partial(run_unit, task),
+        units,
+        workers=min(count, len(units)),
+        on_crash=lambda unit, why: (unit[0], [], f"{unit[1].path}: {why}"),
+        timeout=timeout,
+        startup=STARTUP,
+        attempts=ATTEMPTS,
+        start_method=START_METHOD,
+        while_waiting=while_waiting,
+    )
+
+
+def run_unit(task: Task, unit: tuple[int, Sample]) -> tuple[int, list[list[Any]], str]:
+    """Compute one video or segment in a worker process. Raises DataError if the storage of the list is gone."""
+    row, sample = unit
+    try:
+        wait_for_storage(sample.path, task.root, seconds=STORAGE_TIMEOUT)
+    except VideoError as error:
+        raise DataError(f"{error}; the same command resumes") from error
+    model = load_once(task.weights, task.sha256, task.devices)
+    scores = Path(task.out, SCORES, f"{row // 1000:06}", f"{row:09}.npz")
+    try:
+        return row, JOBS[task.job].compute(model, sample, task.settings, scores), ""
+    except VivitError as error:
+        return row, [], str(error)
+
+
+@lru_cache(maxsize=1)
+def load_once(weights: str, sha256: str, devices: tuple[str, ...]) -> ViViT:
+    """Load the model of this process. Raises DataError if the weights have changed since the job began."""
+    number = int(multiprocessing.current_process().name.rpartition("-")[2])
+    device = torch.device(devices[number % len(devices)])
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # the processes share the cores; sums come in one order
+    choose_attention(device)
+    logging.getLogger("vivit").setLevel(logging.ERROR)  # the first process has warned of the weights
+    model = load_weights(weights)
+    logging.getLogger("vivit").setLevel(logging.WARNING)
+    if hash_weights(model) != sha256:
+        raise DataError(f"{weights} has changed while the job ran; give weights that stay, and another --out")
+    return model.to(device)
