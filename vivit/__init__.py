@@ -48,8 +48,8 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .errors import WorkerDied as WorkerDied
     from .inference.explain import Explanation as Explanation
     from .inference.explain import explain
-    from .inference.predict import Prediction as Prediction
     from .inference.predict import predict
+    from .inference.prediction import Prediction as Prediction
     from .inference.timeline import Timeline as Timeline
     from .inference.timeline import timeline
     from .model.rollout import attention_maps
@@ -82,7 +82,7 @@ _MODULES = {
     "Evaluation": "engine.evaluation",
     "Explanation": "inference.explain",
     "FolderInUse": "errors",
-    "Prediction": "inference.predict",
+    "Prediction": "inference.prediction",
     "RunFolder": "api",
     "Sample": "data.sample",
     "Stopped": "errors",

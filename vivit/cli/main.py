@@ -23,6 +23,7 @@ COMMANDS = {
     "timeline": ("WEIGHTS VIDEO ...", "scores over time of long videos"),
     "stream": ("WEIGHTS SOURCE", "scores of a camera, pipe or address as it comes"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
+    "export": ("WEIGHTS DEST", "a file for onnxruntime and others, with a proof"),
     "info": ("PRESET", "parameters and multiply-adds of a model"),
     "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),
     "study": ("STUDY RECIPE", "an analysis of the paper on your own videos"),

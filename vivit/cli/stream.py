@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from .parse import parse
-from .predict import Predict, load_model
+from .predict import Predict, load_any
 
 if TYPE_CHECKING:
     from ..inference.events import Webhook
@@ -83,7 +83,7 @@ def run(args: list[str]) -> None:
 
     source = Source(asked.source, asked.protocol, asked.open_timeout, asked.read_timeout, asked.give_up)
     source.kind  # refuses an address before the model is loaded  # noqa: B018
-    model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
+    model = load_any(Predict(asked.weights, device=asked.device, precision=asked.precision))
     params = webhook = None
     if asked.events or asked.webhook:
         params = load_params(asked.thresholds) if asked.thresholds else SegmentParams()

@@ -17,20 +17,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
-from ..engine.device import autocast, in_precision
 from ..errors import WeightsError
-from ..model.encoders import FactorisedEncoder
-from ..model.modes import copy_sharing_weights
-from ..model.token_reduction import TokenReducedViViT
-from ..model.tokenizer import uniform_frame_indices
-from ..model.vivit import ViViT
-from .predict import describe_source
+from ..model_config import uniform_frame_indices
+from .exported import ExportedModel, ExportedSteps
+
+if TYPE_CHECKING:
+    from ..model.token_reduction import TokenReducedViViT
+    from ..model.vivit import ViViT
+
+    AnyModel = ViViT | TokenReducedViViT | ExportedModel
 
 CPU_BATCH, GPU_BATCH = 4, 32  # positions in one forward pass
 
@@ -66,7 +66,7 @@ class Windows:
         return (self.number(positions) - 1) * self.hop + self.span
 
 
-def make_windows(model: ViViT | TokenReducedViViT, *, hop: int) -> Windows:
+def make_windows(model: AnyModel, *, hop: int) -> Windows:
     """Return the windows of a model for a hop of this many positions."""
     c = model.config
     if c.tokenizer == "uniform_frames":
@@ -78,7 +78,35 @@ def make_windows(model: ViViT | TokenReducedViViT, *, hop: int) -> Windows:
 
 def shares_positions(model: object) -> bool:
     """Say whether the model encodes a position without regard to the others: Model 2 without motion pooling."""
-    return isinstance(model, ViViT) and isinstance(model.encoder, FactorisedEncoder) and model.motion is None
+    if isinstance(model, ExportedModel):
+        return model.shares_positions
+    from .steps import encodes_positions
+
+    return encodes_positions(model)
+
+
+class Steps(Protocol):
+    """The two steps of a model; its arrays are tensors of PyTorch or arrays of numpy."""
+
+    source: str
+    """Where the weights come from, for messages."""
+
+    def encode(self, frames: list[Any]) -> list[Any]:
+        """Map the frames (crops, depth, C, H, W) of positions to features (crops, D)."""
+        ...
+
+    def classify(self, positions: list[Any]) -> Any:
+        """Map the features, or the frames, of the positions of a window to the mean logits of its crops (K,)."""
+        ...
+
+
+def make_steps(model: AnyModel, precision: str) -> Steps:
+    """Return the steps of a model. Only weights need PyTorch."""
+    if isinstance(model, ExportedModel):
+        return ExportedSteps(model)
+    from .steps import TorchSteps
+
+    return TorchSteps(model, precision)
 
 
 class SlidingModel:
@@ -90,7 +118,7 @@ class SlidingModel:
 
     def __init__(
         self,
-        model: ViViT | TokenReducedViViT,
+        model: AnyModel,
         windows: Windows,
         *,
         precision: str = "auto",
@@ -98,25 +126,17 @@ class SlidingModel:
         first: int = 0,
         first_window: int = 0,
     ):
-        self.device = next(model.parameters()).device
-        self.precision = precision
         self.windows, self.next, self.first_window = windows, first, first_window
         self.batch = choose_batch(model, batch)
         self.shares = shares_positions(model)
-        model = copy_sharing_weights(model) if model.training else model
-        # in_precision returns a copy of the model for bfloat16 on a CPU; elsewhere `_autocast` does its work
-        self.model = in_precision(model, precision) if self.device.type == "cpu" else model
-        self.source = describe_source(model)
-        with torch.inference_mode():
-            self.embedding = self.model.fold_normalization() if self.shares else ()  # type: ignore[operator]
-        self.features: deque[Tensor] = deque(maxlen=windows.span)  # (crops, D), or pixels (crops, depth, C, H, W)
-        self.waiting: list[tuple[Hashable, Tensor]] = []
-        self.last: tuple[Hashable, Tensor] = object(), torch.empty(0)  # key and feature of the last encoded position
+        self.steps = make_steps(model, precision)
+        self.features: deque[Any] = deque(maxlen=windows.span)  # (crops, D), or pixels (crops, depth, C, H, W)
+        self.waiting: list[tuple[Hashable, Any]] = []
+        self.last: tuple[Hashable, Any] = object(), None  # key and feature of the last encoded position
         self.encoded = 0
         """Positions that went through the model so far."""
 
-    @torch.inference_mode()
-    def push(self, key: Hashable, frames: Tensor) -> list[tuple[int, Tensor]]:
+    def push(self, key: Hashable, frames: Any) -> list[tuple[int, Any]]:
         """Take the next position, (crops, depth, C, H, W) uint8; return (number, logits (K,)) of finished windows.
 
         A position whose `key` is that of the one before has the same frames and is not encoded again.
@@ -125,8 +145,7 @@ class SlidingModel:
         self.next += 1
         return [] if (self.next - self.windows.span) % self.batch else self.flush()
 
-    @torch.inference_mode()
-    def flush(self) -> list[tuple[int, Tensor]]:
+    def flush(self) -> list[tuple[int, Any]]:
         """Encode the positions that wait; return the windows that this finishes."""
         first = self.next - len(self.waiting)
         rows = []
@@ -134,11 +153,10 @@ class SlidingModel:
             self.features.append(feature)
             window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
             if rest == 0 and window >= self.first_window:
-                clip = torch.stack([self.features[i] for i in self.windows.offsets], dim=1)  # (crops, t, …)
-                rows.append((window, self._classify(clip)))
+                rows.append((window, self._classify([self.features[i] for i in self.windows.offsets])))
         return rows
 
-    def _encode_waiting(self) -> list[Tensor]:
+    def _encode_waiting(self) -> list[Any]:
         """Encode the distinct positions that wait and are read, in one forward pass: one tensor a waiting position."""
         first = self.next - len(self.waiting)
         key, old = self.last
@@ -154,36 +172,25 @@ class SlidingModel:
         self.last = (key, result[-1] if result else old)
         return result
 
-    def _encode(self, frames: list[Tensor]) -> list[Tensor]:
+    def _encode(self, frames: list[Any]) -> list[Any]:
         if not self.shares:
             return frames
         self.encoded += len(frames)
-        crops = frames[0].shape[0]
-        stacked = torch.cat(frames).to(self.device)
-        with self._autocast():
-            return list(self.model.encode_positions(stacked, self.embedding).unflatten(0, (-1, crops)))  # type: ignore[operator]
+        return self.steps.encode(frames)
 
-    def _classify(self, clip: Tensor) -> Tensor:
-        """Average the logits of the crops of one window: (crops, t, …) → (K,) float32 on the CPU."""
-        x = clip.to(self.device)
-        with self._autocast():
-            if self.shares:
-                logits = self.model.classify_positions(x)  # type: ignore[operator]
-            else:
-                logits = torch.cat([self.model(one[None]) for one in x.flatten(1, 2)])
-        logits = logits.float().mean(dim=0).cpu()
-        if not logits.isfinite().all():
+    def _classify(self, positions: list[Any]) -> Any:
+        """Average the logits of the crops of one window: (K,) float32 on the CPU. Raises WeightsError for NaN."""
+        logits = self.steps.classify(positions)
+        finite = np.isfinite(np.asarray(logits))
+        if not finite.all():
             raise WeightsError(
-                f"no timeline, because {int((~logits.isfinite()).sum())} of {len(logits)} logits are not finite (NaN "
-                f"or infinite){self.source}; check the weights or, in bfloat16, use float32"
+                f"no timeline, because {int((~finite).sum())} of {len(finite)} logits are not finite (NaN or infinite)"
+                f"{self.steps.source}; check the weights or, in bfloat16, use float32"
             )
         return logits
 
-    def _autocast(self) -> AbstractContextManager:
-        return autocast(self.device, "float32" if self.device.type == "cpu" else self.precision)
 
-
-def choose_batch(model: nn.Module, batch: int | None = None) -> int:
+def choose_batch(model: AnyModel, batch: int | None = None) -> int:
     """Return how many positions go through the encoder in one forward pass: `batch`, or what the device prefers.
 
     On a CPU reading the weights once for CPU_BATCH positions saves a tenth of the time, and more gain nothing. Models
@@ -191,7 +198,8 @@ def choose_batch(model: nn.Module, batch: int | None = None) -> int:
     """
     if not shares_positions(model):
         return 1
-    return batch or (CPU_BATCH if next(model.parameters()).device.type == "cpu" else GPU_BATCH)
+    on_cpu = isinstance(model, ExportedModel) or next(model.parameters()).device.type == "cpu"
+    return batch or (CPU_BATCH if on_cpu else GPU_BATCH)
 
 
 def restart(windows: Windows, window: int, *, batch: int, key: Callable[[int], Hashable]) -> int:

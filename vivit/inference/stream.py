@@ -15,19 +15,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import ModelConfig
 from ..data.video.decoder import Video
 from ..data.video.live import Frame, Source, read_frames
 from ..errors import VideoError
-from ..model.token_reduction import TokenReducedViViT
-from ..model.vivit import ViViT
+from .exported import ExportedModel
 from .sliding import SlidingModel, Windows, choose_batch
-from .timeline import HOP, check_numbers, frame_preparation, windows_for
+from .timeline import HOP, check_numbers, frame_preparation, stacker, windows_for
+
+if TYPE_CHECKING:
+    from .sliding import AnyModel
 
 FPS = 25.0  # of a live source, to choose the hop; the frames themselves have their own times
 
@@ -38,7 +39,7 @@ class Position:
 
     key: tuple[int, ...]
     """The numbers of its frames."""
-    frames: Tensor
+    frames: Any
     """(crops, depth, C, H, W) uint8."""
     shown: tuple[tuple[float, float], ...]
     """Seconds at which each frame appears and ends."""
@@ -128,11 +129,14 @@ class FrameSampler:
 class PositionBuilder:
     """Make positions of the sampled frames of one connection, with those that pad both ends."""
 
-    def __init__(self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler):
+    def __init__(
+        self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler, as_arrays: bool = False
+    ):
+        self.as_arrays = as_arrays
         self.config, self.windows, self.crops, self.sampler = config, windows, crops, sampler
-        self.prepare: Callable[[np.ndarray], Tensor] | None = None
-        self.samples: list[tuple[Frame, Tensor]] = []
-        self.last: tuple[Frame, Tensor] | None = None
+        self.prepare: Callable[[np.ndarray], Any] | None = None
+        self.samples: list[tuple[Frame, Any]] = []
+        self.last: tuple[Frame, Any] | None = None
         self.complete = 0  # positions of the stream itself, without padding
 
     def push(self, frame: Frame) -> list[Position]:
@@ -155,28 +159,31 @@ class PositionBuilder:
         if self.last is None or self.last[0].number != frame.number:
             image = frame.image()
             if self.prepare is None:
-                self.prepare = frame_preparation(self.config, *image.shape[:2], crops=self.crops)
+                height, width, _ = image.shape
+                self.prepare = frame_preparation(self.config, height, width, crops=self.crops, as_arrays=self.as_arrays)
             self.last = frame, self.prepare(image)
         before = [self._padding(self.last)] * self.windows.lead if is_first else []
         self.samples.append(self.last)
         return before + (self._complete(padded=False) if len(self.samples) == self.windows.depth else [])
 
-    def _padding(self, sample: tuple[Frame, Tensor]) -> Position:
-        return make_position([sample] * self.windows.depth, padded=True)
+    def _padding(self, sample: tuple[Frame, Any]) -> Position:
+        return make_position([sample] * self.windows.depth, padded=True, stack=stacker(self.as_arrays))
 
     def _complete(self, *, padded: bool) -> list[Position]:
-        position = make_position(self.samples, padded=padded)
+        position = make_position(self.samples, padded=padded, stack=stacker(self.as_arrays))
         self.samples = []
         self.complete += 1
         return [position]
 
 
-def make_position(samples: list[tuple[Frame, Tensor]], *, padded: bool) -> Position:
+def make_position(
+    samples: list[tuple[Frame, Any]], *, padded: bool, stack: Callable[[list[Any], int], Any]
+) -> Position:
     """Make a position of the frames of its samples."""
     frames = [frame for frame, _ in samples]
     return Position(
         key=tuple(frame.number for frame in frames),
-        frames=torch.stack([pixels for _, pixels in samples], dim=1),
+        frames=stack([pixels for _, pixels in samples], 1),
         shown=tuple((frame.time, frame.end) for frame in frames),
         padded=padded,
         connection=frames[-1].connection,
@@ -241,7 +248,7 @@ class PositionQueue:
 
 
 def stream(
-    model: ViViT | TokenReducedViViT,
+    model: AnyModel,
     source: Source,
     *,
     hop: float = HOP,
@@ -281,7 +288,9 @@ def stream(
                 if builder is None or frame.connection != connection:
                     connection = frame.connection
                     sampler = FrameSampler(stride, fps=None if p.clip_seconds is None else fps)
-                    builder = PositionBuilder(model.config, windows, crops=crops, sampler=sampler)
+                    builder = PositionBuilder(
+                        model.config, windows, crops=crops, sampler=sampler, as_arrays=isinstance(model, ExportedModel)
+                    )
                 if not all(queue.put(position) for position in builder.push(frame)):
                     return
             for position in builder.finish() if builder else ():
@@ -301,7 +310,7 @@ def stream(
 
 
 def _rows(
-    model: ViViT | TokenReducedViViT,
+    model: AnyModel,
     windows: Windows,
     queue: PositionQueue,
     statistics: Statistics,
@@ -339,7 +348,7 @@ class Connection:
 
     def push(self, position: Position, queue: PositionQueue, statistics: Statistics) -> Iterator[StreamRow]:
         """Compute a position; yield the rows that this finishes."""
-        self.shown.append(replace(position, frames=torch.empty(0)))
+        self.shown.append(replace(position, frames=None))
         yield from self._rows(self.engine.push(position.key, position.frames), queue, statistics)
 
     def finish(self, queue: PositionQueue, statistics: Statistics) -> Iterator[StreamRow]:
@@ -347,7 +356,7 @@ class Connection:
         yield from self._rows(self.engine.flush(), queue, statistics)
 
     def _rows(
-        self, finished: list[tuple[int, Tensor]], queue: PositionQueue, statistics: Statistics
+        self, finished: list[tuple[int, Any]], queue: PositionQueue, statistics: Statistics
     ) -> Iterator[StreamRow]:
         windows = self.engine.windows
         for window, logits in finished:
@@ -360,7 +369,7 @@ class Connection:
             yield row
 
 
-def make_row(shown: list[Position], logits: Tensor, *, dropped: int) -> StreamRow:
+def make_row(shown: list[Position], logits: Any, *, dropped: int) -> StreamRow:
     """Make the row of a window from its positions."""
     times = [seconds for position in shown for seconds in position.shown]
     begin, end = times[len(times) // 2]
@@ -369,7 +378,7 @@ def make_row(shown: list[Position], logits: Tensor, *, dropped: int) -> StreamRo
         end=times[-1][1],
         center=begin if len(times) % 2 == 0 else (begin + end) / 2,
         padded=any(position.padded for position in shown),
-        logits=logits.numpy(),
+        logits=np.asarray(logits),
         dropped=dropped,
         connection=shown[-1].connection,
         latency=time.monotonic() - shown[-1].captured,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..model_config import ModelConfig, uniform_frame_indices
 
 
 class Tokenizer(nn.Module):
@@ -58,11 +58,6 @@ class Tokenizer(nn.Module):
         # pixel ^ 128, its bits read as int8, is pixel − 128
         centered = (tubelets ^ 128).view(torch.int8).to(kernel.dtype)
         return F.linear(centered, kernel, bias)
-
-
-def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
-    """Return the frames round(k · T / (n + 1)) for k = 1 … n, halves to even, as in the official code."""
-    return [round(k * num_frames / (sampled_frames + 1)) for k in range(1, sampled_frames + 1)]
 
 
 # config.tokenizer → which frames of a clip become tokens
