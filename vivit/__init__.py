@@ -51,8 +51,8 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .inference.explain import explain
     from .inference.features import Features as Features
     from .inference.features import features
-    from .inference.predict import Prediction as Prediction
     from .inference.predict import predict
+    from .inference.prediction import Prediction as Prediction
     from .inference.timeline import Timeline as Timeline
     from .inference.timeline import timeline
     from .model.rollout import attention_maps
@@ -89,7 +89,7 @@ _MODULES = {
     "Explanation": "inference.explain",
     "Features": "inference.features",
     "FolderInUse": "errors",
-    "Prediction": "inference.predict",
+    "Prediction": "inference.prediction",
     "RunFolder": "api",
     "Sample": "data.sample",
     "Stopped": "errors",

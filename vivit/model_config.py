@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ EncoderName = Literal[
 ENCODERS: dict[str, Callable[[ModelConfig], Any]] = {}
 """The table of encoders, which vivit.model.encoders fills."""
 ALL = "all"  # names all label sets of a video together in results, so no label set may have this name
+# What a field calls the right answer in every label set at once; elsewhere it is called `ALL`.
+JOINT_NAMES = {frozenset({"verb", "noun"}): "action"}
 
 
 @dataclass(frozen=True)
@@ -246,3 +248,13 @@ class ModelConfig:
 
     def __repr__(self) -> str:
         return short_repr(self)
+
+
+def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
+    """Return the frames round(k · T / (n + 1)) for k = 1 … n, halves to even, as in the official code."""
+    return [round(k * num_frames / (sampled_frames + 1)) for k in range(1, sampled_frames + 1)]
+
+
+def joint_name(label_sets: Iterable[str]) -> str:
+    """Return the name, in results and logs, of several label sets together: "action" for verb and noun, else "all"."""
+    return JOINT_NAMES.get(frozenset(label_sets), ALL)

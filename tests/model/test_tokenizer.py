@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from vivit.model.tokenizer import Tokenizer, uniform_frame_indices
+from vivit.model.tokenizer import Tokenizer
+from vivit.model_config import uniform_frame_indices
 
 from . import tiny
 

@@ -6,9 +6,10 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,8 @@ from .parse import parse
 from .terminal import print_error
 
 if TYPE_CHECKING:
-    from ..inference.predict import Prediction
+    from ..inference.exported import ExportedModel
+    from ..inference.prediction import Prediction
     from ..model.token_reduction import TokenReducedViViT
     from ..model.vivit import ViViT
 
@@ -48,7 +50,7 @@ class Predict:
     """
 
     weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
+    """A run folder, a folder with model.safetensors, a file, also one of vivit export, or a hub id."""
     videos: Positional[tuple[str, ...]] = ()
     """Video files, folders of images, or folders that are searched for both."""
     classes: tuple[str, ...] = ()
@@ -96,7 +98,7 @@ def run(args: list[str]) -> None:
     videos = find_inputs(asked.videos)
     if asked.csv:
         refuse_unwritable(Path(asked.csv))
-    model = load_model(asked)
+    model = load_any(asked)
     failed = 0
     with ExitStack() as stack:
         table = (
@@ -152,6 +154,22 @@ def refuse_unwritable(path: Path, option: str = "--csv") -> None:
         raise FileNotFoundError(f"{path.absolute().parent} does not exist; {option} takes a file in an existing folder")
 
 
+def load_any(asked: Predict) -> ViViT | TokenReducedViViT | ExportedModel:
+    """Load weights, or an exported model without PyTorch, if the name is that of one."""
+    from ..inference.exported import is_exported, open_exported
+
+    if not is_exported(asked.weights):
+        return load_model(asked)
+    refused = {"device": asked.device not in ("auto", "cpu"), "precision": asked.precision == "bfloat16"}
+    refused |= {"merge-tokens": asked.merge_tokens > 0, "drop-static": asked.drop_static is not None}
+    if wrong := [f"--{name}" for name, asked_for in refused.items() if asked_for]:
+        raise ValueError(
+            f"{asked.weights} is an exported model, which computes on the CPU as it was exported; leave out "
+            f"{', '.join(wrong)} or give the weights"
+        )
+    return open_exported(asked.weights)
+
+
 def load_model(asked: Predict) -> ViViT | TokenReducedViViT:
     """Load the weights onto the device, and print what the user should know about them to stderr."""
     from ..engine.device import choose_attention, pick_device, uses_bfloat16
@@ -177,14 +195,13 @@ def is_demo(classes: dict[str, tuple[str, ...]]) -> bool:
 
 
 def predict_all(
-    model: ViViT | TokenReducedViViT, videos: Sequence[str], asked: Predict
+    model: ViViT | TokenReducedViViT | ExportedModel, videos: Sequence[str], asked: Predict
 ) -> Iterator[tuple[str, Prediction | VivitError]]:
     """Yield every path with its prediction or its error; of several videos, a terminal shows a bar with time left."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..inference.predict import predict
-
+    classify = predict_function(model, asked)
     on_screen = sys.stdout.isatty()  # then the bar stays below the results; else it goes to stderr
     console = Console(stderr=not on_screen)
     wraps_lines = on_screen and asked.json  # the bar would wrap long lines
@@ -197,21 +214,26 @@ def predict_all(
     ) as bar:
         for path in bar.track(videos, description="predicting"):
             try:
-                yield (
-                    path,
-                    predict(
-                        model,
-                        path,
-                        temporal_views=asked.temporal_views,
-                        spatial_views=asked.spatial_views,
-                        top_k=asked.top_k,
-                        start=asked.start,
-                        end=asked.end,
-                        precision=asked.precision,
-                    ),
-                )
+                yield path, classify(path)
             except VivitError as error:  # also of the weights: logits of this video that are not finite
                 yield path, error
+
+
+def predict_function(model: ViViT | TokenReducedViViT | ExportedModel, asked: Predict) -> Callable[[str], Prediction]:
+    """Return a function from the path of a video to its prediction."""
+    from ..data.sample import Sample
+    from ..inference.exported import ExportedModel, predict_exported
+
+    how: dict[str, Any] = {
+        "temporal_views": asked.temporal_views,
+        "spatial_views": asked.spatial_views,
+        "top_k": asked.top_k,
+    }
+    if isinstance(model, ExportedModel):
+        return lambda path: predict_exported(model, Sample(path, start=asked.start, end=asked.end), **how)
+    from ..inference.predict import predict
+
+    return partial(predict, model, precision=asked.precision, start=asked.start, end=asked.end, **how)
 
 
 class Table:

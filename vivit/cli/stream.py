@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from ..text import printable
 from .parse import parse
-from .predict import Predict, load_model
+from .predict import Predict, load_any
 
 if TYPE_CHECKING:
     from ..inference.events import Webhook
@@ -89,7 +89,7 @@ def run(args: list[str]) -> None:
     sources = [Source(name, asked.protocol if ADDRESS.match(name) else None, *times) for name in asked.sources]
     for source in sources:
         source.kind  # refuses an address before the model is loaded  # noqa: B018
-    model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
+    model = load_any(Predict(asked.weights, device=asked.device, precision=asked.precision))
     params = webhook = None
     if asked.events or asked.webhook:
         params = load_params(asked.thresholds) if asked.thresholds else SegmentParams()

@@ -16,16 +16,15 @@ from tyro.conf import Positional
 from ..errors import VivitError
 from ..text import printable
 from .parse import parse
-from .predict import Predict, find_inputs, load_model
+from .predict import Predict, find_inputs, load_any
 from .terminal import print_error
 from .timeline_outputs import SegmentOptions, check_names, check_outputs, write_outputs
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..inference.sliding import AnyModel
     from ..inference.timeline import Plan, Timeline
-    from ..model.token_reduction import TokenReducedViViT
-    from ..model.vivit import ViViT
 
 USAGE = "vivit timeline WEIGHTS VIDEO [VIDEO ...] [options]"
 USUAL = ("hop", "start", "end", "out", "segments", "html", "truth", "fit", "thresholds", "background")
@@ -82,7 +81,7 @@ def run(args: list[str]) -> None:
     videos = find_inputs(asked.videos)
     targets = output_files(videos, asked.out)
     check_outputs(asked.outputs, videos)
-    model = load_model(Predict(asked.weights, device=asked.device, precision=asked.precision))
+    model = load_any(Predict(asked.weights, device=asked.device, precision=asked.precision))
     check_names(asked.outputs, model.config.classes)
     if asked.out:
         score = make_saver(model, targets, asked)
@@ -119,7 +118,7 @@ def output_files(videos: Sequence[str], out: str | None) -> dict[str, Path]:
     return {video: Path(out) / f"{os.path.relpath(path, base)}.npz" for video, path in zip(videos, whole)}
 
 
-def open_plan(model: ViViT | TokenReducedViViT, path: str, asked: TimelineOptions) -> Plan:
+def open_plan(model: AnyModel, path: str, asked: TimelineOptions) -> Plan:
     """Read the frame index of a video and choose the windows; say what the hop is."""
     from rich.console import Console
 
@@ -133,9 +132,10 @@ def open_plan(model: ViViT | TokenReducedViViT, path: str, asked: TimelineOption
 
 
 def compute(
-    model: ViViT | TokenReducedViViT, plan: Plan, done: int, asked: TimelineOptions, *, bar: bool = True
+    model: AnyModel, plan: Plan, done: int, asked: TimelineOptions, *, bar: bool = True
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the logits (K,) of the rows after the first `done` ones; a terminal shows the time left."""
+    import numpy as np
     from rich.console import Console
 
     from ..engine.progress import progress_bar
@@ -146,21 +146,17 @@ def compute(
         update(done)
         rows = compute_rows(model, plan, rows=plan.rows[done:], precision=asked.precision, batch=asked.batch)
         for count, (row, logits) in enumerate(rows, start=done + 1):
-            yield row, logits.numpy()
+            yield row, np.asarray(logits)
             update(count)
 
 
-def make_saver(
-    model: ViViT | TokenReducedViViT, targets: dict[str, Path], asked: TimelineOptions
-) -> Callable[[str], Timeline]:
+def make_saver(model: AnyModel, targets: dict[str, Path], asked: TimelineOptions) -> Callable[[str], Timeline]:
     """Return a function that writes the timeline of a video to its file, and resumes where a run was stopped."""
     from ..inference.resume import PartialRows, is_finished, made_from
     from ..inference.sliding import choose_batch
     from ..inference.timeline import Timeline
-    from ..weights.save import hash_weights
 
-    weights = hash_weights(model)
-    device = next(model.parameters()).device
+    weights, device = identify(model)
 
     def save(path: str) -> Timeline:
         target, plan = targets[path], open_plan(model, path, asked)
@@ -187,7 +183,18 @@ def make_saver(
     return save
 
 
-def make_collector(model: ViViT | TokenReducedViViT, asked: TimelineOptions) -> Callable[[str], Timeline]:
+def identify(model: AnyModel) -> tuple[str, str]:
+    """Return the hash of the weights and the kind of device, on which the logits of a timeline depend."""
+    from ..inference.exported import ExportedModel
+
+    if isinstance(model, ExportedModel):
+        return model.weights, f"exported {model.path.suffix}"
+    from ..weights.save import hash_weights
+
+    return hash_weights(model), next(model.parameters()).device.type
+
+
+def make_collector(model: AnyModel, asked: TimelineOptions) -> Callable[[str], Timeline]:
     """Return a function that computes the timeline of a video and prints none of its rows."""
 
     import numpy as np
@@ -199,7 +206,7 @@ def make_collector(model: ViViT | TokenReducedViViT, asked: TimelineOptions) -> 
     return collect
 
 
-def make_printer(model: ViViT | TokenReducedViViT, asked: TimelineOptions) -> Callable[[str], Timeline]:
+def make_printer(model: AnyModel, asked: TimelineOptions) -> Callable[[str], Timeline]:
     """Return a function that prints the timeline of a video as CSV, row by row."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(score_columns(model.config.classes))

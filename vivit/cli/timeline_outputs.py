@@ -69,7 +69,7 @@ def check_outputs(options: SegmentOptions, videos: Sequence[str]) -> None:
 
 def check_names(options: SegmentOptions, classes: Mapping[str, Sequence[str]]) -> None:
     """Raise ValueError for a label set or a class that the model does not have."""
-    from ..engine.metrics import joint_name
+    from ..model_config import joint_name
 
     known = {name for names in classes.values() for name in names}
     joint = joint_name(list(classes))
@@ -87,7 +87,6 @@ def write_outputs(timelines: Sequence[Timeline], options: SegmentOptions) -> Non
     from ..inference.segment_fit import fit, load_params
     from ..inference.segments import SegmentParams, segments
     from ..inference.timeline_scores import format_scores, read_truth, score_timelines
-    from ..report.timeline import write_timeline_page
 
     params = SegmentParams(background=options.background)
     if options.fit:
@@ -115,6 +114,8 @@ def write_outputs(timelines: Sequence[Timeline], options: SegmentOptions) -> Non
         written = write_timelines(options.segments, videos, options.format, form)
         print(f"segments in {', '.join(printable(str(path)) for path in written)}", file=sys.stderr)
     if options.html:
+        from ..report.timeline import write_timeline_page  # imports PyTorch
+
         for path, (timeline, found) in zip(page_files(options.html, timelines), videos):
             write_timeline_page(path, timeline, found)
             print(f"open {printable(str(path))}", file=sys.stderr)

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from ..data.clips import GRACE
-from ..data.dataset import open_sample
 from ..data.sample import Sample
+from ..data.views import open_sample
 
 
 @dataclass(frozen=True)

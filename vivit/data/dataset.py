@@ -24,23 +24,13 @@ from torch.utils.data import Dataset
 from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, replace
 from ..errors import VideoError, as_video_error
 from .augment import augment_clip
-from .clips import clip_frames, frame_range, random_start, view_starts
+from .clips import clip_frames, random_start
 from .sample import Sample
-from .shards import is_url, read_packed
-from .transforms import (
-    center_box,
-    crop,
-    draw_train_crop,
-    eval_boxes,
-    has_direction,
-    resize_for_eval,
-    shuffle_frames,
-)
-from .video.decoder import Video
-from .video.frame_folder import FrameFolder, open_video
+from .shards import is_url
+from .transforms import center_box, draw_train_crop, has_direction, resize_for_eval, shuffle_frames
+from .views import candidate_frames, open_sample, plan_views
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
-MAX_TICKS = 2**22  # evenly spaced times for clip_seconds: 46 hours at 25 a second
 
 
 @dataclass(frozen=True)
@@ -109,29 +99,6 @@ class TrainDataset(Dataset[Item]):
         )
         frames = video.frames(frame_ids[clip].tolist(), box=box, transform=fit)
         return augment_clip(frames, self.augment, rng)
-
-
-def open_sample(sample: Sample) -> Video | FrameFolder:
-    """Open the video of a sample: a file, a folder of images, or bytes inside a tar file.
-
-    The one door from a sample to its frames. Raises VideoError.
-    """
-    with as_video_error(sample.path):
-        if sample.offset is None or sample.index is None:
-            return open_video(sample.path, fps=sample.fps, index=sample.index)
-        return Video(sample.path, data=read_packed(sample.path, sample.offset, sample.index.size), index=sample.index)
-
-
-def segment_frames(video: Video | FrameFolder, sample: Sample) -> range:
-    """Return the numbers of the frames in the sample's segment. Raises VideoError if there are none."""
-    frames = frame_range(video.times, video.duration, sample.start, sample.end)
-    if frames:
-        return frames
-    part = f"no frame between {sample.start or 0} s and {'the end' if sample.end is None else f'{sample.end} s'}"
-    shown = f"the video lasts {video.duration:.2f} s"
-    if video.times[0] > 0:
-        shown = f"the video shows frames from {video.times[0]:.2f} s to {video.duration:.2f} s"
-    raise VideoError(sample.path, f"{part}; {shown}", "a segment inside its video")
 
 
 @contextmanager
@@ -239,47 +206,9 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
 
 def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int) -> Tensor:
     video = open_sample(sample)
-    frame_ids, frame_stride = candidate_frames(video, sample, model)
-    protocols = [(1, 1), (protocol.temporal_views, protocol.spatial_views)]
-    clips = [clips_of(frame_ids, temporal, model.num_frames, frame_stride) for temporal, _ in protocols]
-    needed, where = np.unique(np.concatenate([np.concatenate(group) for group in clips]), return_inverse=True)
+    plan = plan_views(video, sample, model, protocol)
     box = center_box(video.height, video.width, image_size=model.image_size)
     resize = partial(resize_for_eval, image_size=model.image_size, crop_fraction=model.preprocessing.crop_fraction)
-    frames = video.frames(needed.tolist(), box=box, transform=resize)
-    positions = iter(where.reshape(-1, model.num_frames))
+    views = plan.cut(video.frames(plan.frame_ids, box=box, transform=resize))
     rng = np.random.default_rng(seed)
-    views = []
-    for group, (_, spatial) in zip(clips, protocols):
-        for _ in group:
-            clip = frames[torch.from_numpy(next(positions))]
-            for box in eval_boxes(*frames.shape[-2:], image_size=model.image_size, views=spatial):
-                view = crop(clip, box)
-                views.append(shuffle_frames(view, rng) if protocol.shuffle_frames else view)
-    return torch.stack(views[:1] if protocols[1] == (1, 1) else views)
-
-
-def clips_of(frame_ids: np.ndarray, views: int, num_frames: int, frame_stride: float) -> list[np.ndarray]:
-    """Return the frame numbers, (num_frames,) each, of `views` evenly spaced clips of a video."""
-    n = len(frame_ids)
-    starts = view_starts(n, num_frames=num_frames, frame_stride=frame_stride, views=views)
-    return [frame_ids[clip_frames(s, n, num_frames=num_frames, frame_stride=frame_stride)] for s in starts]
-
-
-def candidate_frames(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
-    """Return the frame numbers of which clips are made, in order of time, and the stride of a clip in this list.
-
-    Without `clip_seconds` these are the frames of the sample's segment. With it they are the frames shown at evenly
-    spaced times, at the mean frame rate, so that a clip has the same duration whatever the (variable) frame rate.
-    """
-    p, times = model.preprocessing, video.times
-    frames = segment_frames(video, sample)
-    if p.clip_seconds is None:
-        return np.arange(frames.start, frames.stop), p.frame_stride
-    seconds = float(times[frames[-1]] - times[frames[0]])
-    num_ticks = seconds * video.fps + 1
-    if not num_ticks < max(MAX_TICKS, 2 * len(frames)):
-        reason = f"{len(frames)} frames spread over {seconds:.4g} s, at {video.fps:.4g} a second"
-        raise VideoError(sample.path, reason, f"at most {MAX_TICKS} ticks of the clock that clip_seconds needs")
-    ticks = np.arange(round(num_ticks)) / video.fps + times[frames[0]]
-    frame_ids = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
-    return np.clip(frame_ids, frames[0], frames[-1]), p.clip_seconds * video.fps / model.num_frames
+    return torch.stack([shuffle_frames(view, rng) for view in views] if protocol.shuffle_frames else views)

@@ -13,17 +13,18 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import suggestion
 from ..errors import DataError
 from ..text import listing
 from .packet_index import PacketIndex
 from .sample import Classes, Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,8 @@ def encode_labels(samples: Sequence[Sample], classes: Classes) -> Tensor:
         problems.append(f"{s.where or s.path}: {got}{suggestion(label, labels) if label else ''}")
     if problems:
         raise DataError(listing("labels do not fit the class list", problems))
+    import torch  # not above: reading tables needs only numpy
+
     return torch.from_numpy(indices)
 
 

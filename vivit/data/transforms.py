@@ -1,4 +1,7 @@
-"""Crop and resize clips, (T, C, H, W) uint8: one draw for all frames of a clip."""
+"""Crop and resize clips, (T, C, H, W) uint8: one draw for all frames of a clip.
+
+Functions that need PyTorch import it, so that an exported model reads its clips, arrays of numpy, without.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+
+from .resize import resize_uint8
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_ASPECT = 16  # sides of a test frame, in units of the model's; a longer one would take gigabytes once resized
 SIDES = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)  # a word, also left-to-right, turn_left
@@ -74,11 +79,16 @@ def resize_and_flip(frames: Tensor, *, image_size: tuple[int, int], flip: bool) 
     return frames.flip(-1) if flip else frames
 
 
-def resize(frames: Tensor, size: Sequence[int]) -> Tensor:
+def resize(frames: Any, size: Sequence[int]) -> Any:
     """Resize (n, C, H', W') to (n, C, H, W), bilinear with antialiasing, bit-identical to torchvision.
 
-    torchvision itself is not used: importing it takes longer than importing PyTorch and this package.
+    Takes and returns a tensor or an array. torchvision itself is not used: importing it takes longer than importing
+    PyTorch and this package.
     """
+    if isinstance(frames, np.ndarray):
+        return resize_uint8(frames, size)
+    from torch.nn import functional as F
+
     if not len(frames):
         return frames.new_empty(*frames.shape[:2], *size)
     if tuple(frames.shape[-2:]) == tuple(size):
@@ -92,6 +102,8 @@ def has_direction(labels: Tensor, classes: Mapping[str, Sequence[str]]) -> Tenso
     Mirrored, these would show another class. In Something-Something v2 they are six: "Pulling" and "Pushing something
     from left to right" and "from right to left", "Turning the camera left" and "right while filming something".
     """
+    import torch
+
     found = torch.zeros(len(labels), dtype=torch.bool)
     for column, names in zip(labels.T, classes.values()):
         found |= torch.tensor([bool(SIDES.search(name)) for name in names])[column]
@@ -105,7 +117,7 @@ def center_box(height: int, width: int, *, image_size: tuple[int, int]) -> Box:
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def resize_for_eval(clip: Tensor, *, image_size: tuple[int, int], crop_fraction: float) -> Tensor:
+def resize_for_eval(clip: Any, *, image_size: tuple[int, int], crop_fraction: float) -> Any:
     """Resize (T, C, H', W') so that a crop of `image_size` covers `crop_fraction` of the frame."""
     height, width = clip.shape[-2:]
     scale = cover_scale(height, width, image_size) / crop_fraction
@@ -126,11 +138,11 @@ def eval_boxes(height: int, width: int, *, image_size: tuple[int, int], views: i
     return [Box(top, left, *image_size) for top, left in corners]
 
 
-def crop(clip: Tensor, box: Box) -> Tensor:
-    """Crop (…, H', W') to the box."""
+def crop(clip: Any, box: Box) -> Any:
+    """Crop (…, H', W'), a tensor or an array, to the box."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def shuffle_frames(clip: Tensor, rng: np.random.Generator) -> Tensor:
     """Shuffle the frames of a clip (T, …): this removes motion and keeps the images."""
-    return clip[torch.from_numpy(rng.permutation(clip.shape[0]))]
+    return clip[rng.permutation(clip.shape[0]).tolist()]

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from ..data.sample import Sample
+from ..model_config import joint_name
 from ..text import format_table, listing, printable
 from .eval_tables import describe_protocol
 from .evaluate import PREDICTIONS
 from .evaluation import Evaluation, load_evaluation
-from .metrics import correct, finite, joint_name
+from .metrics import correct, finite
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,15 @@ answer and a confidence, leave it out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
-from ..config import ALL
+from ..model_config import joint_name
 
 MOST_COMBINATIONS = 2**24  # scores held at once: EPIC-Kitchens has 97 x 300 combinations for each of 9668 videos
-# What a field calls the right answer in every label set at once; elsewhere it is called `ALL`.
-JOINT_NAMES = {frozenset({"verb", "noun"}): "action"}
-
-
-def joint_name(label_sets: Iterable[str]) -> str:
-    """Return the name, in results and logs, of several label sets together: "action" for verb and noun, else "all"."""
-    return JOINT_NAMES.get(frozenset(label_sets), ALL)
 
 
 def accuracies(

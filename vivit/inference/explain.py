@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig, suggestion
-from ..data.dataset import candidate_frames, clips_of, eval_views, open_sample
+from ..data.dataset import eval_views
 from ..data.sample import Sample
+from ..data.views import candidate_frames, clips_of, open_sample
 from ..engine.device import choose_attention, in_precision, pick_device
 from ..engine.evaluate import SINGLE_VIEW
 from ..engine.progress import progress_bar

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..data.dataset import candidate_frames, open_sample, segment_frames
 from ..data.sample import Sample
+from ..data.views import candidate_frames, open_sample, segment_frames
 from ..engine.device import choose_attention, pick_device
 from ..errors import as_video_error
 from ..model.encoders import Transformer

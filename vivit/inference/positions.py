@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import ModelConfig
 from ..data.video.live import Frame
 from .sliding import Windows
-from .timeline import frame_preparation
+from .timeline import frame_preparation, stacker
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Position:
 
     key: tuple[int, ...]
     """The numbers of its frames."""
-    frames: Tensor
+    frames: Any
     """(crops, depth, C, H, W) uint8."""
     shown: tuple[tuple[float, float], ...]
     """Seconds at which each frame appears and ends."""
@@ -76,11 +75,14 @@ class FrameSampler:
 class PositionBuilder:
     """Make positions of the sampled frames of one connection, with those that pad both ends."""
 
-    def __init__(self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler):
+    def __init__(
+        self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler, as_arrays: bool = False
+    ):
+        self.as_arrays = as_arrays
         self.config, self.windows, self.crops, self.sampler = config, windows, crops, sampler
-        self.prepare: Callable[[np.ndarray], Tensor] | None = None
-        self.samples: list[tuple[Frame, Tensor]] = []
-        self.last: tuple[Frame, Tensor] | None = None
+        self.prepare: Callable[[np.ndarray], Any] | None = None
+        self.samples: list[tuple[Frame, Any]] = []
+        self.last: tuple[Frame, Any] | None = None
         self.complete = 0  # positions of the stream itself, without padding
 
     def push(self, frame: Frame) -> list[Position]:
@@ -103,28 +105,31 @@ class PositionBuilder:
         if self.last is None or self.last[0].number != frame.number:
             image = frame.image()
             if self.prepare is None:
-                self.prepare = frame_preparation(self.config, *image.shape[:2], crops=self.crops)
+                height, width, _ = image.shape
+                self.prepare = frame_preparation(self.config, height, width, crops=self.crops, as_arrays=self.as_arrays)
             self.last = frame, self.prepare(image)
         before = [self._padding(self.last)] * self.windows.lead if is_first else []
         self.samples.append(self.last)
         return before + (self._complete(padded=False) if len(self.samples) == self.windows.depth else [])
 
-    def _padding(self, sample: tuple[Frame, Tensor]) -> Position:
-        return make_position([sample] * self.windows.depth, padded=True)
+    def _padding(self, sample: tuple[Frame, Any]) -> Position:
+        return make_position([sample] * self.windows.depth, padded=True, stack=stacker(self.as_arrays))
 
     def _complete(self, *, padded: bool) -> list[Position]:
-        position = make_position(self.samples, padded=padded)
+        position = make_position(self.samples, padded=padded, stack=stacker(self.as_arrays))
         self.samples = []
         self.complete += 1
         return [position]
 
 
-def make_position(samples: list[tuple[Frame, Tensor]], *, padded: bool) -> Position:
+def make_position(
+    samples: list[tuple[Frame, Any]], *, padded: bool, stack: Callable[[list[Any], int], Any]
+) -> Position:
     """Make a position of the frames of its samples."""
     frames = [frame for frame, _ in samples]
     return Position(
         key=tuple(frame.number for frame in frames),
-        frames=torch.stack([pixels for _, pixels in samples], dim=1),
+        frames=stack([pixels for _, pixels in samples], 1),
         shown=tuple((frame.time, frame.end) for frame in frames),
         padded=padded,
         connection=frames[-1].connection,

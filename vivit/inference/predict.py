@@ -4,56 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import EvalConfig
 from ..data.dataset import eval_views
-from ..data.sample import Classes, Sample
+from ..data.sample import Sample
 from ..engine.device import choose_attention, in_precision, pick_device
 from ..errors import WeightsError
 from ..model.modes import copy_sharing_weights
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
-from ..text import printable
 from ..weights.load import from_pretrained
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of one video, per label set, as (name, probability), best first."""
-
-    path: str
-    classes: dict[str, list[tuple[str, float]]]
-
-    def unsure(self, threshold: float) -> list[str]:
-        """Return the label sets in which no class reaches the probability `threshold`."""
-        return [name for name, top in self.classes.items() if top[0][1] < threshold]
-
-    def to_dict(self, threshold: float = 0.0) -> dict[str, Any]:
-        """Return a dictionary for JSON; `unsure` lists the label sets that do not reach a threshold."""
-        top = {k: [{"name": n, "probability": p} for n, p in v] for k, v in self.classes.items()}
-        return {"path": self.path, "classes": top} | ({"unsure": self.unsure(threshold)} if threshold else {})
-
-    def to_text(self, threshold: float = 0.0) -> str:
-        """Return one line per class; a label set in which no class reaches the threshold starts with "unsure"."""
-        lines, unsure = [printable(self.path)], self.unsure(threshold)
-        for label_set, top in self.classes.items():
-            name = f"  {printable(label_set):12}"
-            lines += [f"{name} unsure: no class reaches {threshold:.1%}"] if label_set in unsure else []
-            lines += [f"{name} {p:6.1%}  {printable(label)}" for label, p in top]
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_text()
+from .exported import ExportedModel, is_exported, open_exported, predict_exported
+from .prediction import Prediction, top_classes
 
 
 @torch.no_grad()
 def predict(
-    model: ViViT | TokenReducedViViT | str | os.PathLike[str],
+    model: ViViT | TokenReducedViViT | ExportedModel | str | os.PathLike[str],
     path: str | os.PathLike | Sample,
     *,
     temporal_views: int = 4,
@@ -73,19 +43,24 @@ def predict(
     Raises VideoError for an unreadable file and WeightsError for logits that are not finite.
 
     In place of a model, give the name of weights: a run, a folder, a file or a hub id. Each call loads them to the best
-    device; load them once with `vivit.from_pretrained` to predict many videos.
+    device; load them once with `vivit.from_pretrained` to predict many videos. A file of `vivit export`, or what
+    `vivit.inference.exported.open_exported` makes of it, computes on the CPU in the precision of the file.
     """
+    if isinstance(model, str | os.PathLike) and is_exported(model):
+        model = open_exported(model)
+    sample = path if isinstance(path, Sample) else Sample(os.fspath(path), start=start, end=end)
+    if isinstance(model, ExportedModel):
+        return predict_exported(model, sample, temporal_views=temporal_views, spatial_views=spatial_views, top_k=top_k)
     if isinstance(model, str | os.PathLike):
         model = from_pretrained(model).to(pick_device())
         choose_attention(model.head.weight.device)
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
-    sample = path if isinstance(path, Sample) else Sample(os.fspath(path), start=start, end=end)
     views = eval_views(sample, model.config, protocol)
     views = views[1:] if len(views) > 1 else views
     run = in_precision(copy_sharing_weights(model) if model.training else model, precision)
     logits = mean_logits(model, run, views, batch_views=protocol.batch_views)
     check_finite(model, logits, sample.path)
-    return Prediction(sample.path, best_classes(model.config.classes, logits, top_k))
+    return Prediction(sample.path, top_classes(model.config.classes, logits.cpu().numpy(), top_k))
 
 
 def mean_logits(
@@ -108,16 +83,6 @@ def check_finite(model: ViViT | TokenReducedViViT, logits: Tensor, path: str) ->
             f"{path}: no prediction, because {int((~logits.isfinite()).sum())} of the {len(logits)} logits "
             f"are not finite (NaN or infinite){describe_source(model)}; check the weights or, in bfloat16, use float32"
         )
-
-
-def best_classes(classes: Classes, logits: Tensor, top_k: int) -> dict[str, list[tuple[str, float]]]:
-    """Return the `top_k` most probable classes of each label set, as (name, probability), from logits (K,)."""
-    found = {}
-    for (label_set, names), scores in zip(classes.items(), logits.split([len(names) for names in classes.values()])):
-        best = scores.argsort(descending=True, stable=True)[:top_k].tolist()  # of equal logits, the first class
-        probabilities = scores.softmax(dim=0).tolist()
-        found[label_set] = [(names[i], probabilities[i]) for i in best]
-    return found
 
 
 def describe_source(model: ViViT | TokenReducedViViT) -> str:

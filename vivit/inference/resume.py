@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
-import torch
 
 from ..data.video.decoder import Video
 from ..errors import FolderInUse, VideoError
@@ -28,7 +27,7 @@ CHUNK = 2**24  # bytes of rows in memory
 VERSION = 1  # of the computation; higher when the same weights and video give other bits
 
 
-def made_from(plan: Plan, weights: str, *, precision: str, batch: int, device: torch.device) -> str:
+def made_from(plan: Plan, weights: str, *, precision: str, batch: int, device: str) -> str:
     """Return as JSON what the logits of a plan depend on: the file, the hash of the weights, all settings."""
     path = plan.video.path
     try:
@@ -47,7 +46,7 @@ def made_from(plan: Plan, weights: str, *, precision: str, batch: int, device: t
         "crops": plan.crops,
         "precision": precision,
         "batch": batch,
-        "device": device.type,
+        "device": device,
     }
     return json.dumps(depends, sort_keys=True)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..config import check, suggestion
-from ..engine.metrics import joint_name
+from ..model_config import joint_name
 from .timeline import Timeline
 
 TOLERANCE = 1e-6  # seconds: sums of hops are not exact

@@ -20,23 +20,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
-from ..engine.device import autocast, in_precision
 from ..errors import WeightsError
-from ..model.encoders import FactorisedEncoder
-from ..model.modes import copy_sharing_weights
-from ..model.token_reduction import TokenReducedViViT
-from ..model.tokenizer import uniform_frame_indices
-from ..model.vivit import ViViT
-from .predict import describe_source
+from ..model_config import uniform_frame_indices
+from .exported import ExportedModel, ExportedSteps
+
+if TYPE_CHECKING:
+    from ..model.token_reduction import TokenReducedViViT
+    from ..model.vivit import ViViT
+
+    AnyModel = ViViT | TokenReducedViViT | ExportedModel
 
 CPU_BATCH, GPU_BATCH = 4, 32  # positions in one forward pass
 Readout = Literal["logits", "features", "positions", "tokens"]
@@ -79,7 +78,7 @@ class Windows:
         return (self.number(positions) - 1) * self.hop + self.span
 
 
-def make_windows(model: ViViT | TokenReducedViViT, *, hop: int) -> Windows:
+def make_windows(model: AnyModel, *, hop: int) -> Windows:
     """Return the windows of a model for a hop of this many positions."""
     c = model.config
     if c.tokenizer == "uniform_frames":
@@ -94,9 +93,36 @@ def shares_positions(model: object, readout: Readout = "logits") -> bool:
 
     Model 2 does. Its motion pooling reads neighbouring positions, for logits and features of clips.
     """
-    if not (isinstance(model, ViViT) and isinstance(model.encoder, FactorisedEncoder)):
-        return False
-    return model.motion is None or readout in ("positions", "tokens")
+    if isinstance(model, ExportedModel):
+        return model.shares_positions
+    from .steps import encodes_positions
+
+    return encodes_positions(model, readout)
+
+
+class Steps(Protocol):
+    """The two steps of a model; its arrays are tensors of PyTorch or arrays of numpy."""
+
+    source: str
+    """Where the weights come from, for messages."""
+
+    def encode(self, frames: list[Any]) -> list[Any]:
+        """Map the frames (crops, depth, C, H, W) of positions to features (crops, D)."""
+        ...
+
+    def read(self, positions: list[Any]) -> Any:
+        """Map the features, or the frames, of the positions of a window to its readout, the mean of its crops."""
+        ...
+
+
+def make_steps(model: AnyModel, precision: str, readout: Readout) -> Steps:
+    """Return the steps of a model. Only weights need PyTorch; an exported model has only logits."""
+    if isinstance(model, ExportedModel):
+        assert readout == "logits"
+        return ExportedSteps(model)
+    from .steps import TorchSteps
+
+    return TorchSteps(model, precision, readout)
 
 
 class SlidingModel:
@@ -108,7 +134,7 @@ class SlidingModel:
 
     def __init__(
         self,
-        model: ViViT | TokenReducedViViT,
+        model: AnyModel,
         windows: Windows,
         *,
         precision: str = "auto",
@@ -117,38 +143,30 @@ class SlidingModel:
         first_window: int = 0,
         readout: Readout = "logits",
     ):
-        self.device = next(model.parameters()).device
-        self.precision = precision
         self.windows, self.next, self.first_window = windows, first, first_window
         self.batch = choose_batch(model, batch, readout)
         self.shares, self.readout = shares_positions(model, readout), readout
-        model = copy_sharing_weights(model) if model.training else model
-        # in_precision returns a copy of the model for bfloat16 on a CPU; elsewhere `_autocast` does its work
-        self.model = in_precision(model, precision) if self.device.type == "cpu" else model
-        self.source = describe_source(model)
-        with torch.inference_mode():
-            self.embedding = self.model.fold_normalization() if self.shares else ()  # type: ignore[operator]
-        self.features: deque[Tensor] = deque(maxlen=windows.span)  # (crops, D), or pixels (crops, depth, C, H, W)
-        self.waiting: list[tuple[Hashable, Tensor]] = []
-        self.last: tuple[Hashable, Tensor] = object(), torch.empty(0)  # key and feature of the last encoded position
+        self.steps = make_steps(model, precision, readout)
+        self.features: deque[Any] = deque(maxlen=windows.span)  # (crops, D), or pixels (crops, depth, C, H, W)
+        self.waiting: list[tuple[Hashable, Any]] = []
+        self.last: tuple[Hashable, Any] = object(), None  # key and feature of the last encoded position
         self.encoded = 0
         """Positions that went through the model so far."""
 
-    @torch.inference_mode()
-    def push(self, key: Hashable, frames: Tensor) -> list[tuple[int, Tensor]]:
+    def push(self, key: Hashable, frames: Any) -> list[tuple[int, Any]]:
         """Take the next position, (crops, depth, C, H, W) uint8; return (number, readout) of finished windows.
 
         A position whose `key` is that of the one before has the same frames and is not encoded again.
         """
         return self.flush() if self.add(key, frames) else []
 
-    def add(self, key: Hashable, frames: Tensor) -> bool:
+    def add(self, key: Hashable, frames: Any) -> bool:
         """Let a position wait; say whether a batch is full, for `flush` or `flush_together`."""
         self.waiting.append((key, frames))
         self.next += 1
         return (self.next - self.windows.span) % self.batch == 0
 
-    def flush(self) -> list[tuple[int, Tensor]]:
+    def flush(self) -> list[tuple[int, Any]]:
         """Encode the positions that wait; return the windows that this finishes."""
         return flush_together([self])[0]
 
@@ -157,10 +175,10 @@ class SlidingModel:
         other = copy(self)
         other.windows, other.batch, other.next, other.first_window, other.encoded = windows, batch, 0, 0, 0
         other.features, other.waiting = deque(maxlen=windows.span), []
-        other.last = object(), torch.empty(0)
+        other.last = object(), None
         return other
 
-    def _take_waiting(self) -> tuple[list[Tensor], list[int]]:
+    def _take_waiting(self) -> tuple[list[Any], list[int]]:
         """Return the distinct positions that wait and are read, and of each waiting position its place among them.
 
         The place is -1 for a position that repeats the last one of the batch before.
@@ -175,7 +193,7 @@ class SlidingModel:
         self.last = (key, self.last[1])
         return todo, places
 
-    def _finish_windows(self, encoded: list[Tensor], places: list[int]) -> list[tuple[int, Tensor]]:
+    def _finish_windows(self, encoded: list[Any], places: list[int]) -> list[tuple[int, Any]]:
         """Take what was encoded for the positions that waited; return the windows that this finishes."""
         key, old = self.last
         rows = []
@@ -183,50 +201,27 @@ class SlidingModel:
             self.features.append(encoded[place] if place >= 0 else old)
             window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
             if rest == 0 and window >= self.first_window:
-                clip = torch.stack([self.features[i] for i in self.windows.offsets], dim=1)  # (crops, t, …)
-                rows.append((window, self._read(clip)))
+                rows.append((window, self._read([self.features[i] for i in self.windows.offsets])))
         if places:
             self.last = (key, self.features[-1])
         return rows
 
-    def _encode(self, frames: list[Tensor]) -> list[Tensor]:
-        if not (self.shares and frames):
-            return frames
-        crops = frames[0].shape[0]
-        stacked = torch.cat(frames).to(self.device)
-        with self._autocast():
-            encoded = self.model.encode_positions(stacked, self.embedding, pool=self.readout != "tokens")  # type: ignore[operator]
-        return list(encoded.unflatten(0, (-1, crops)))
+    def _encode(self, frames: list[Any]) -> list[Any]:
+        return self.steps.encode(frames) if self.shares and frames else frames
 
-    def _read(self, clip: Tensor) -> Tensor:
-        """Average the readout of the crops of one window: (crops, t, …) → (K,) or (…, D) float32 on the CPU."""
-        with self._autocast():
-            values = self._read_crops(clip.to(self.device))
-        values = values.float().mean(dim=0).cpu()
-        if not values.isfinite().all():
+    def _read(self, positions: list[Any]) -> Any:
+        """Return the readout of a window, (K,) or (…, D) float32 on the CPU. Raises WeightsError for NaN."""
+        values = self.steps.read(positions)
+        finite = np.isfinite(np.asarray(values))
+        if not finite.all():
             raise WeightsError(
-                f"no result, because {int((~values.isfinite()).sum())} of {values.numel()} {self.readout} are not "
-                f"finite (NaN or infinite){self.source}; check the weights or, in bfloat16, use float32"
+                f"no result, because {int((~finite).sum())} of {finite.size} {self.readout} are not finite (NaN or "
+                f"infinite){self.steps.source}; check the weights or, in bfloat16, use float32"
             )
         return values
 
-    def _read_crops(self, clip: Tensor) -> Tensor:
-        """Map the positions or the pixels of one window (crops, t, …) to its readout (crops, …)."""
-        model: Any = self.model
-        if not self.shares:
-            methods = {"features": "features", "tokens": "encode_clip_tokens"}
-            read = model if self.readout == "logits" else getattr(model, methods[self.readout])
-            return torch.cat([read(one[None]) for one in clip.flatten(1, 2)])
-        if self.readout in ("positions", "tokens"):  # a window of one position
-            return clip[:, 0]
-        return model.classify_positions(clip) if self.readout == "logits" else model.encoder.encode_time(clip)
 
-    def _autocast(self) -> AbstractContextManager:
-        return autocast(self.device, "float32" if self.device.type == "cpu" else self.precision)
-
-
-@torch.inference_mode()
-def flush_together(several: Sequence[SlidingModel]) -> list[list[tuple[int, Tensor]]]:
+def flush_together(several: Sequence[SlidingModel]) -> list[list[tuple[int, Any]]]:
     """Encode what waits in several videos of one model in one forward pass; return the windows this finishes, by video.
 
     They share the model and the number of crops; see `SlidingModel.restarted`.
@@ -240,7 +235,7 @@ def flush_together(several: Sequence[SlidingModel]) -> list[list[tuple[int, Tens
     return rows
 
 
-def choose_batch(model: nn.Module, batch: int | None = None, readout: Readout = "logits") -> int:
+def choose_batch(model: AnyModel, batch: int | None = None, readout: Readout = "logits") -> int:
     """Return how many positions go through the encoder in one forward pass: `batch`, or what the device prefers.
 
     On a CPU reading the weights once for CPU_BATCH positions saves a tenth of the time, and more gain nothing. Models
@@ -248,7 +243,8 @@ def choose_batch(model: nn.Module, batch: int | None = None, readout: Readout = 
     """
     if not shares_positions(model, readout):
         return 1
-    return batch or (CPU_BATCH if next(model.parameters()).device.type == "cpu" else GPU_BATCH)
+    on_cpu = isinstance(model, ExportedModel) or next(model.parameters()).device.type == "cpu"
+    return batch or (CPU_BATCH if on_cpu else GPU_BATCH)
 
 
 def restart(windows: Windows, window: int, *, batch: int, key: Callable[[int], Hashable]) -> int:

@@ -16,20 +16,21 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import ModelConfig
 from ..data.video.frame_folder import open_video
 from ..data.video.live import Frame, Source, read_frames
 from ..errors import VideoError
-from ..model.token_reduction import TokenReducedViViT
-from ..model.vivit import ViViT
+from .exported import ExportedModel
 from .positions import FrameSampler, Position, PositionBuilder
 from .sliding import SlidingModel, Windows, choose_batch, flush_together
 from .timeline import HOP, check_numbers, windows_for
+
+if TYPE_CHECKING:
+    from .sliding import AnyModel
 
 FPS = 25.0  # of a live source, to choose the hop; the frames themselves have their own times
 
@@ -128,7 +129,7 @@ class PositionQueue:
 
 
 def stream(
-    model: ViViT | TokenReducedViViT,
+    model: AnyModel,
     source: Source,
     *,
     hop: float = HOP,
@@ -169,7 +170,7 @@ def stream(
 
 
 def streams(
-    model: ViViT | TokenReducedViViT,
+    model: AnyModel,
     sources: Sequence[Source],
     *,
     hop: float = HOP,
@@ -227,15 +228,18 @@ class StreamPlan:
     stride: float
     clock: float | None
     """Frames per second of the clock by which frames are sampled; None: every `stride`-th is."""
+    as_arrays: bool = False
+    """Frames become arrays, for an exported model, and not tensors."""
 
 
-def plan_stream(model: ViViT | TokenReducedViViT, source: Source, *, hop: float, is_read: bool) -> StreamPlan:
+def plan_stream(model: AnyModel, source: Source, *, hop: float, is_read: bool) -> StreamPlan:
     """Choose the windows of a source; a file that is read knows its rate. Raises VideoError for a file that is none."""
     p = model.config.preprocessing
     fps = open_video(source.name).fps if source.kind == "file" and is_read else FPS
     stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
     windows, rounded = windows_for(model, stride=stride, fps=fps, hop=hop)
-    return StreamPlan(model.config, windows, rounded, stride, None if p.clip_seconds is None else fps)
+    clock = None if p.clip_seconds is None else fps
+    return StreamPlan(model.config, windows, rounded, stride, clock, as_arrays=isinstance(model, ExportedModel))
 
 
 def feed(
@@ -255,7 +259,9 @@ def feed(
             if builder is None or frame.connection != connection:
                 connection = frame.connection
                 sampler = FrameSampler(plan.stride, fps=plan.clock)
-                builder = PositionBuilder(plan.config, plan.windows, crops=crops, sampler=sampler)
+                builder = PositionBuilder(
+                    plan.config, plan.windows, crops=crops, sampler=sampler, as_arrays=plan.as_arrays
+                )
             if not all(queue.put(position) for position in builder.push(frame)):
                 return
         for position in builder.finish() if builder else ():
@@ -328,10 +334,10 @@ class Lane:
     def add(self, position: Position) -> bool:
         """Let a position wait for the model; say whether a batch is full."""
         self.connection = position.connection
-        self.shown.append(replace(position, frames=torch.empty(0)))
+        self.shown.append(replace(position, frames=None))
         return self.engine.add(position.key, position.frames)
 
-    def rows(self, finished: list[tuple[int, Tensor]]) -> Iterator[tuple[Lane, StreamRow]]:
+    def rows(self, finished: list[tuple[int, Any]]) -> Iterator[tuple[Lane, StreamRow]]:
         """Yield the rows of finished windows."""
         windows = self.engine.windows
         for window, logits in finished:
@@ -344,7 +350,7 @@ class Lane:
             yield self, row
 
 
-def make_row(shown: list[Position], logits: Tensor, *, dropped: int) -> StreamRow:
+def make_row(shown: list[Position], logits: Any, *, dropped: int) -> StreamRow:
     """Make the row of a window from its positions."""
     times = [seconds for position in shown for seconds in position.shown]
     begin, end = times[len(times) // 2]
@@ -353,7 +359,7 @@ def make_row(shown: list[Position], logits: Tensor, *, dropped: int) -> StreamRo
         end=times[-1][1],
         center=begin if len(times) % 2 == 0 else (begin + end) / 2,
         padded=any(position.padded for position in shown),
-        logits=logits.numpy(),
+        logits=np.asarray(logits),
         dropped=dropped,
         connection=shown[-1].connection,
         latency=time.monotonic() - shown[-1].captured,

@@ -7,26 +7,28 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import ModelConfig
 from ..data.clips import frame_range
-from ..data.dataset import candidate_frames, open_sample, segment_frames
 from ..data.sample import Sample
 from ..data.transforms import center_box, crop, eval_boxes, resize_for_eval
 from ..data.video.decoder import Video
 from ..data.video.frame_folder import FrameFolder
-from ..engine.device import choose_attention, pick_device
+from ..data.views import candidate_frames, open_sample, segment_frames
 from ..errors import DataError, as_video_error
 from ..files import atomic_write
-from ..model.token_reduction import TokenReducedViViT
-from ..model.vivit import ViViT
-from ..weights.load import from_pretrained
+from .exported import ExportedModel, is_exported, open_exported
+from .prediction import softmax, split_label_sets
 from .sliding import Readout, SlidingModel, Windows, batch_end, choose_batch, make_windows, restart
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..model.vivit import ViViT
+    from .sliding import AnyModel
 
 HOP = 0.5  # seconds, if no other is asked for
 CROPS = (1, 3)
@@ -55,9 +57,7 @@ class Timeline:
 
     def probabilities(self, label_set: str) -> np.ndarray:
         """Return the softmax of the logits of a label set, (n, k) float64. Raises KeyError for an unknown one."""
-        sizes = [len(names) for names in self.classes.values()]
-        logits = dict(zip(self.classes, torch.from_numpy(self.logits).split(sizes, dim=1)))[label_set]
-        return logits.double().softmax(dim=1).numpy()
+        return softmax(split_label_sets(self.classes, self.logits)[label_set][1])
 
     def save(self, path: str | os.PathLike, made_from: str = "") -> None:
         """Write an .npz file, all or nothing. Raises OSError.
@@ -93,7 +93,7 @@ class Timeline:
 
 
 def timeline(
-    model: ViViT | TokenReducedViViT | str | os.PathLike[str],
+    model: AnyModel | str | os.PathLike[str],
     path: str | os.PathLike,
     *,
     hop: float = HOP,
@@ -115,11 +115,22 @@ def timeline(
     unreadable file and WeightsError for logits that are not finite.
     """
     if isinstance(model, str | os.PathLike):
-        model = from_pretrained(model).to(pick_device())
-        choose_attention(model.head.weight.device)
+        model = load(model)
     plan = plan_timeline(model, path, hop=hop, start=start, end=end, crops=crops)
-    logits = [row.numpy() for _, row in compute_rows(model, plan, precision=precision, batch=batch)]
+    logits = [np.asarray(row) for _, row in compute_rows(model, plan, precision=precision, batch=batch)]
     return plan.timeline(np.stack(logits))
+
+
+def load(source: str | os.PathLike) -> ViViT | ExportedModel:
+    """Load an exported model, or weights to the best device. Only weights need PyTorch."""
+    if is_exported(source):
+        return open_exported(source)
+    from ..engine.device import choose_attention, pick_device
+    from ..weights.load import from_pretrained
+
+    model = from_pretrained(source).to(pick_device())
+    choose_attention(model.head.weight.device)
+    return model
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ class Plan:
 
 
 def plan_timeline(
-    model: ViViT | TokenReducedViViT,
+    model: AnyModel,
     path: str | os.PathLike | Sample,
     *,
     hop: float = HOP,
@@ -243,7 +254,7 @@ def check_numbers(hop: float, crops: int) -> None:
         raise ValueError(f"crops is {crops}; it is 1 (center) or 3 along the longer side")
 
 
-def windows_for(model: ViViT | TokenReducedViViT, *, stride: float, fps: float, hop: float) -> tuple[Windows, float]:
+def windows_for(model: AnyModel, *, stride: float, fps: float, hop: float) -> tuple[Windows, float]:
     """Return the windows for a hop in seconds, rounded to positions, at least one; and the hop that this gives."""
     seconds = make_windows(model, hop=1).depth * stride / fps  # of a position
     positions = max(round(hop / seconds), 1)
@@ -258,15 +269,18 @@ def describe_hop(windows: Windows, hop: float) -> str:
 
 
 def compute_rows(
-    model: ViViT | TokenReducedViViT,
+    model: AnyModel,
     plan: Plan,
     *,
     rows: range | None = None,
     precision: str = "auto",
     batch: int | None = None,
     readout: Readout = "logits",
-) -> Iterator[tuple[int, Tensor]]:
-    """Decode the video once, in order, and yield (window, readout) of the plan's rows, or of these of them."""
+) -> Iterator[tuple[int, Any]]:
+    """Decode the video once, in order, and yield (window, readout) of the plan's rows, or of these of them.
+
+    The readout is a tensor, or of an exported model an array.
+    """
     rows = plan.rows if rows is None else rows
     if not rows:
         return
@@ -278,21 +292,25 @@ def compute_rows(
     stop = (rows.stop - 1) * plan.windows.hop + plan.windows.span
     total = plan.windows.total(-(-len(plan.sampled) // plan.windows.depth))
     stop = batch_end(plan.windows, stop, batch=batch, total=total)  # the last rows are from a whole batch too
-    for ids, frames in read_positions(plan, range(first, stop)):
+    for ids, frames in read_positions(plan, range(first, stop), as_arrays=isinstance(model, ExportedModel)):
         yield from (row for row in sliding.push(ids, frames) if row[0] < rows.stop)
     yield from (row for row in sliding.flush() if row[0] < rows.stop)
 
 
-def read_positions(plan: Plan, positions: range) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Yield the frame numbers and the frames (crops, depth, C, H, W) of positions, decoding each frame once."""
+def read_positions(plan: Plan, positions: range, *, as_arrays: bool = False) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Yield the frame numbers and the frames (crops, depth, C, H, W) of positions, decoding each frame once.
+
+    The frames are tensors or arrays; those that no window reads are None.
+    """
     ids = [plan.frame_ids(position) for position in positions if plan.windows.is_read(position)]
     images = plan.video.images(np.unique(np.array(ids)))
-    prepare = frame_preparation(plan.config, plan.video.height, plan.video.width, crops=plan.crops)
-    number, frame = -1, torch.empty(0)
+    video, stack = plan.video, stacker(as_arrays)
+    prepare = frame_preparation(plan.config, video.height, video.width, crops=plan.crops, as_arrays=as_arrays)
+    number, frame = -1, None
     for position in positions:
         wanted = plan.frame_ids(position)
         if not plan.windows.is_read(position):
-            yield wanted, torch.empty(0)
+            yield wanted, None
             continue
         frames = []
         with as_video_error(plan.video.path):
@@ -301,18 +319,39 @@ def read_positions(plan: Plan, positions: range) -> Iterator[tuple[tuple[int, ..
                     number, image = next(images)
                     frame = prepare(image)
                 frames.append(frame)
-        yield wanted, torch.stack(frames, dim=1)
+        yield wanted, stack(frames, 1)
 
 
-def frame_preparation(config: ModelConfig, height: int, width: int, *, crops: int) -> Callable[[np.ndarray], Tensor]:
-    """Return a function that resizes and crops a frame (height, width, 3) as `predict` does: → (crops, C, H, W)."""
+def frame_preparation(
+    config: ModelConfig, height: int, width: int, *, crops: int, as_arrays: bool = False
+) -> Callable[[np.ndarray], Any]:
+    """Return a function that resizes and crops a frame (height, width, 3) as `predict` does: → (crops, C, H, W).
+
+    The result is a tensor or an array, with the same pixels.
+    """
     box = center_box(height, width, image_size=config.image_size)
     resize = partial(resize_for_eval, image_size=config.image_size, crop_fraction=config.preprocessing.crop_fraction)
+    stack = stacker(as_arrays)
 
-    def prepare(image: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        resized = resize(crop(pixels, box))[0]
+    def prepare(image: np.ndarray) -> Any:
+        pixels = np.ascontiguousarray(image).transpose(2, 0, 1)[None]
+        resized = resize(crop(pixels if as_arrays else to_tensor(pixels), box))[0]
         boxes = eval_boxes(*resized.shape[-2:], image_size=config.image_size, views=crops)
-        return torch.stack([crop(resized, view) for view in boxes])
+        return stack([crop(resized, view) for view in boxes], 0)
 
     return prepare
+
+
+def stacker(as_arrays: bool) -> Callable[[list[Any], int], Any]:
+    """Return what stacks arrays, or tensors, along a new axis."""
+    if as_arrays:
+        return np.stack
+    import torch
+
+    return torch.stack
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(pixels)

@@ -48,7 +48,8 @@ class Transformer(nn.Module):
         pool: Pool | None = None,
     ):
         super().__init__()
-        self.grid, self.interpolation, self.positions = grid, config.interpolation, config.positions
+        self.grid, self.positions = grid, config.positions
+        self.interpolation: Literal["bicubic", "linear"] = config.interpolation
         self.num_prefix_tokens = config.num_prefix_tokens
         self.pool = pool or ("attention" if config.attention_pool else config.pool)
         has_cls = config.pool == "cls"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..model_config import ModelConfig, uniform_frame_indices
 
 
 class Tokenizer(nn.Module):
@@ -56,11 +56,6 @@ class Tokenizer(nn.Module):
         no large bias has to cancel.
         """
         return F.linear(tubelets.to(kernel.dtype).sub_(128), kernel, bias)
-
-
-def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
-    """Return the frames round(k · T / (n + 1)) for k = 1 … n, halves to even, as in the official code."""
-    return [round(k * num_frames / (sampled_frames + 1)) for k in range(1, sampled_frames + 1)]
 
 
 # config.tokenizer → which frames of a clip become tokens

@@ -118,7 +118,7 @@ def fitting_size(samples: Sequence[Sample], model: ModelConfig) -> tuple[int, fl
 
 def looked_at(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """Return (short side, frames of the segment) of up to LOOKED_AT samples, without those that fail to open."""
-    from ..data.dataset import open_sample, segment_frames
+    from ..data.views import open_sample, segment_frames
 
     found = []
     for sample in samples[:: max(len(samples) // LOOKED_AT, 1)]:

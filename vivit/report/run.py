@@ -17,11 +17,12 @@ from ..config import ALL, Config
 from ..data.sample import Sample
 from ..engine.eval_tables import describe_protocol
 from ..engine.evaluation import Evaluation
-from ..engine.metrics import joint_name, most_confused
+from ..engine.metrics import most_confused
 from ..engine.run import environment, read_config
 from ..engine.runs import metrics as read_metrics
-from ..inference.predict import Prediction
+from ..inference.prediction import Prediction
 from ..model.vivit import ViViT
+from ..model_config import joint_name
 from .charts import confusion_matrix, line_chart
 from .doubtful import doubtful_examples
 from .examples import EXAMPLES, answers, clip_figure, draw_examples, is_wrong, true_labels

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from ..errors import VideoError, VivitError, WeightsError
 from ..inference.explain import Clip, explain_clip
 from ..inference.explain_config import ExplainConfig
-from ..inference.predict import Prediction, best_classes
+from ..inference.prediction import Prediction, top_classes
 from ..model.vivit import ViViT
 from ..report.examples import map_columns
 from .decoders import Decoders
@@ -115,7 +115,7 @@ class Service:
                 fields = {name: asked[name] for name in ("start", "end", "temporal_views", "spatial_views")}
                 [(about, views)] = await self.decoders.decode("views", str(path), observe=timing.add, **fields)
             logits = await self.engine.logits(views, timing.add)
-        found = Prediction("", best_classes(classes, logits, asked["top_k"]))
+        found = Prediction("", top_classes(classes, logits.cpu().numpy(), asked["top_k"]))
         if asked["format"] == "huggingface":
             top = [{"label": name, "score": p} for name, p in found.classes[label_set]]
             return JSONResponse(top, headers=timing.header())

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from vivit.data.clips import frame_range
-from vivit.data.dataset import open_sample, segment_frames
 from vivit.data.datasets.registry import official_classes, read_samples
 from vivit.data.tools.check import check
 from vivit.data.tools.encode import KEY_EVERY, EncodingOptions, even_rate, scaled_size, schedule
 from vivit.data.tools.prepare import prepare
 from vivit.data.video.decoder import Video
+from vivit.data.views import open_sample, segment_frames
 from vivit.errors import DataError, FolderInUse
 from vivit.files import exclusive_lock
 

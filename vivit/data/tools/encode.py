@@ -17,10 +17,10 @@ from av.video.reformatter import Interpolation
 
 from ...errors import DataError, VideoError, as_video_error
 from ..clips import GRACE, frame_range
-from ..dataset import open_sample, segment_frames
 from ..sample import Sample
 from ..video.decoder import Video
 from ..video.frame_folder import FrameFolder
+from ..views import open_sample, segment_frames
 
 MIN_FPS = 1e-6  # a frame in 11 days
 MAX_FRAMES = 2**22  # that one video is given beyond twice its own: 46 hours at 25 a second

@@ -23,6 +23,8 @@ Damaged files:
 * a frame that FFmpeg patches over damaged bytes: what FFmpeg makes of it when it reads the file from the start.
 """
 
+from __future__ import annotations
+
 import logging
 import operator
 import os
@@ -31,11 +33,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
 from itertools import islice, pairwise
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import av
 import numpy as np
-import torch
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
@@ -44,6 +45,9 @@ from ..packet_index import FrameIndex, PacketIndex
 from .build_index import build_index
 from .container import decode_frames, open_video_stream
 from .picture import upright_rgb
+
+if TYPE_CHECKING:
+    import torch
 
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
 CHUNK = 8  # frames that are held in full size while they are resized
@@ -132,6 +136,8 @@ class Video:
         wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
         if ((wanted < 0) | (wanted >= self.num_frames)).any():
             raise ValueError(f"got frames {wanted.tolist()} of {self.path}; allowed are 0 to {self.num_frames - 1}")
+        import torch  # not above: `images` needs only numpy
+
         rows, columns = _slices(box or (0, 0, self.height, self.width))
         if transform is not None:
             return self._transformed(wanted, rows, columns, transform)
@@ -159,6 +165,8 @@ class Video:
     def _transformed(
         self, wanted: np.ndarray, rows: slice, columns: slice, transform: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
+        import torch
+
         unique, positions = np.unique(wanted, return_inverse=True)
         parts = [transform(chunk) for chunk in self._chunks(unique.tolist(), rows, columns)]
         if not parts:
@@ -168,6 +176,8 @@ class Video:
 
     def _chunks(self, wanted: list[int], rows: slice, columns: slice) -> Iterator[torch.Tensor]:
         """Yield the parts of frames (n, C, H, W), at most CHUNK at a time."""
+        import torch
+
         images = self.images(wanted)
         for first in range(0, len(wanted), CHUNK):
             count = min(CHUNK, len(wanted) - first)

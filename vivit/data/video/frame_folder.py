@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image  # comes with torchvision
 from PIL.Image import Transpose
 
@@ -22,6 +21,9 @@ from ..packet_index import PacketIndex
 from .container import MAX_PIXELS, MAX_SIDE
 from .decoder import Video, frame_ids_at
 from .frame_names import NUMBER, order_images
+
+if TYPE_CHECKING:
+    import torch
 
 FPS = 25.0  # of a folder without a given rate
 MIN_FPS, MAX_FPS = 1e-6, 1e6
@@ -90,24 +92,27 @@ class FrameFolder:
         (n, C, H, W) to what is kept in the end, (n, …). Raises ValueError for a number
         outside 0 ... num_frames - 1, VideoError for an image that cannot be read or is not as large as the first.
         """
+        import torch  # not above: `images` needs only numpy
+
         wanted = [operator.index(index) for index in indices]
         if any(not 0 <= index < self.num_frames for index in wanted):
             raise ValueError(f"got frames {wanted} of {self.path}; allowed are 0 to {self.num_frames - 1}")
         top, left, height, width = box or (0, 0, self.height, self.width)
 
-        def keep(frames: torch.Tensor) -> torch.Tensor:
+        def keep(images: np.ndarray) -> torch.Tensor:
+            frames = torch.from_numpy(images).permute(0, 3, 1, 2)
             part = frames[..., top : top + height, left : left + width]
             return transform(part) if transform else part
 
         if not wanted:
-            return keep(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8))
+            return keep(np.empty((0, self.height, self.width, 3), dtype=np.uint8))
         kept = {index: keep(self._image(index)[None])[0] for index in dict.fromkeys(wanted)}
         return torch.stack([kept[index] for index in wanted])
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8) of one frame after the other."""
         for index in indices:
-            yield int(index), self._image(int(index)).permute(1, 2, 0).numpy()
+            yield int(index), self._image(int(index))
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
         """Read the frames shown at these times; see `Video.frames_at`."""
@@ -115,18 +120,18 @@ class FrameFolder:
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        _, height, width = self._read(0).shape
+        height, width, _ = self._read(0).shape
         return height, width
 
-    def _image(self, index: int) -> torch.Tensor:
+    def _image(self, index: int) -> np.ndarray:  # (H, W, 3) uint8
         image = self._read(index)
-        if image.shape[1:] != self._size:
-            width, height = image.shape[2], image.shape[1]
+        if image.shape[:2] != self._size:
+            height, width, _ = image.shape
             expected = f"{self.width}x{self.height} pixels as {self._names(0)} has"
             raise VideoError(f"{self.path}/{self._names(index)}", f"has {width}x{height} pixels", expected)
         return image
 
-    def _read(self, index: int) -> torch.Tensor:
+    def _read(self, index: int) -> np.ndarray:
         file = f"{self.path}/{self._names(index)}"
         try:
             if os.path.exists(file) and not os.path.isfile(file):  # a pipe would block
@@ -144,7 +149,7 @@ class FrameFolder:
             raise VideoError(
                 file, f"cannot be read as an image ({type(error).__name__}: {error})", "a JPEG or PNG"
             ) from error
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return pixels
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:

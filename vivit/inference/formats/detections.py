@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ...engine.metrics import joint_name
 from ...errors import DataError
+from ...model_config import joint_name
 from ..segments import JOINT, Segment
 from ..timeline import Timeline
 from .common import FormatOptions, Videos, one_label_set, seconds, to_json

@@ -1,0 +1,1 @@
+"""Export models to files that other runtimes compute, with a proof that they compute the same."""
