@@ -32,7 +32,7 @@ class TorchSteps:
 
     @torch.inference_mode()
     def encode(self, frames: list[Tensor]) -> list[Tensor]:
-        """Map the frames (crops, depth, C, H, W) of positions, in one pass, to features (crops, D) or tokens (crops, s, D)."""
+        """Map the frames (crops, depth, C, H, W) of positions to features (crops, D) or (crops, s, D), in one pass."""
         crops = frames[0].shape[0]
         stacked = torch.cat(frames).to(self.device)
         with self._autocast():
