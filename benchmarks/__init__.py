@@ -18,7 +18,7 @@ from .measure import Clock, conditions
 from .page import command, page, table, with_earlier
 from .pipeline import evaluation, input_speed
 from .startup import startup
-from .timeline import sliding, streaming
+from .timeline import several, sliding, streaming
 from .videoprism import videoprism
 
 Case = Literal[
@@ -29,6 +29,7 @@ Case = Literal[
     "predict",
     "timeline",
     "stream",
+    "streams",
     "peers",
     "input",
     "evaluation",
@@ -63,9 +64,9 @@ def bench(
         cases: forward and train: each preset, with its peer where one is installed; attention: its attentions, by the
             kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
             predict: a video from file to classes, as by default; timeline: rows of a Model 2 over a long video at
-            several hops, and each window as a clip; stream: the same from a camera's frames on; peers: the presets and
-            other video models; videoprism: VideoPrism-B and transformers' own; input: from files to clips; evaluation:
-            the views of a test video; startup: imports and help.
+            several hops, and each window as a clip; stream: the same from a camera's frames on; streams: several
+            cameras together; peers: the presets and other video models; videoprism: VideoPrism-B and transformers'
+            own; input: from files to clips; evaluation: the views of a test video; startup: imports and help.
         preset: Models to time.
         precision: float32, bfloat16 or both.
         batch_size: Clips in a forward pass or training step.
@@ -123,8 +124,8 @@ def bench(
         elif case == "predict":
             for name in preset:
                 add(results, models.prediction(name, clock=clock), out)
-        elif case in ("timeline", "stream"):
-            measure = {"timeline": sliding, "stream": streaming}[case]
+        elif case in ("timeline", "stream", "streams"):
+            measure = {"timeline": sliding, "stream": streaming, "streams": several}[case]
             for name in [n for n in preset if models.config_of(n).encoder == "factorised_encoder"]:
                 for one in precision:
                     add(results, measure(name, precision=one, clock=clock), out)

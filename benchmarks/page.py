@@ -22,6 +22,7 @@ HEADINGS = {
     "predict": "Prediction",
     "timeline": "Timeline",
     "stream": "Stream",
+    "streams": "Several streams",
     "peers": "What else one could run",
     "input": "Input",
     "loader": "Loader",
@@ -75,6 +76,11 @@ NOTES = {
     "stream": (
         "Frames of 640 x 480 pixels, 25 a second and stride 2, to the rows of `vivit stream`: resize, crop, encode, "
         "classify, without decoding. Times real time: seconds of video over seconds of computing."
+    ),
+    "streams": (
+        "A position of each of several cameras at a time, 25 frames a second and stride 2, from resized frames on; "
+        "a row every three positions. Throughput: positions a second of all sources together over those of one source. "
+        "Times real time: of all sources at once."
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vivit.engine.device import in_precision
-from vivit.inference.sliding import SlidingModel, make_windows
+from vivit.inference.sliding import SlidingModel, flush_together, make_windows
 from vivit.inference.timeline import frame_preparation
 from vivit.model.vivit import ViViT
 
@@ -21,6 +21,7 @@ from .measure import Clock, interleave
 HOPS = (1, 2, 4, 8)
 ROWS = 4  # windows of one call, unless a batch of positions finishes more
 BATCHES = (1, 8, 128)  # positions in one forward pass, timed at hop 1 on request
+SOURCES = (1, 2, 4, 8)
 RATE = 25  # frames a second of the camera
 SIZE = (480, 640)  # of its frames
 
@@ -138,6 +139,46 @@ def streaming(name: str, *, precision: str, clock: Clock) -> list[dict[str, Any]
                 "spread": round(time.spread, 3),
                 "times real time": round(real / time.median, 2),
                 f"keeps up with {RATE} frames/s": "yes" if time.median < real else "no",
+            }
+        )
+    return rows
+
+
+def several(name: str, *, precision: str, clock: Clock) -> list[dict[str, Any]]:
+    """Time a position of each of several cameras at a time, in one forward pass, from resized frames to rows."""
+    model = build(name, clock)
+    stride, depth = model.config.preprocessing.frame_stride, model.config.tubelet_size[0]
+    windows = make_windows(model, hop=3)
+    frames = torch.randint(0, 256, (8, 1, depth, 3, *model.config.image_size), dtype=torch.uint8)
+    contenders = {}
+    for sources in SOURCES:
+        numbers, first = count(), SlidingModel(model, windows, precision=precision, batch=1)
+        engines = [first, *(first.restarted(windows, batch=1) for _ in range(sources - 1))]
+
+        def run(engines: list[SlidingModel] = engines, numbers: Any = numbers) -> None:
+            for _ in range(windows.hop):
+                number = next(numbers)
+                for engine, own in zip(engines, frames):
+                    engine.add(number, own)
+                flush_together(engines)
+
+        for _ in range(-(-windows.span // windows.hop)):  # the first window
+            run()
+        contenders[sources] = run
+    times = interleave({f"{sources} sources": run for sources, run in contenders.items()}, clock)
+    base, rows = times["1 sources"], []
+    for sources, (label, time) in zip(contenders, times.items()):
+        real = windows.hop * depth * stride / RATE
+        rows.append(
+            {
+                "case": "streams",
+                "model": name,
+                "name": label.removesuffix("s") if sources == 1 else label,
+                "precision": precision,
+                "ms/position": round(1e3 * time.median / windows.hop / sources, 1),
+                "spread": round(time.spread, 3),
+                "throughput / that of one": round(time.over(base) * sources, 3),
+                "times real time": round(real / time.median, 2),
             }
         )
     return rows
