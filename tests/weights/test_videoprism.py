@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import transformers
 
 import vivit
 from vivit.errors import WeightsError
 
-from .prism import KINDS, difference, official_arrays, save, their_model
+from .prism import KINDS, RELEASED, difference, official_arrays, save, their_model
 from .test_image_models import assert_once
 
 TOLERANCE = 1e-5
@@ -51,8 +50,7 @@ def test_the_official_npz_gives_equal_numbers(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_of_full_width_and_depth_give_equal_numbers(kind, tmp_path):
     """VideoPrism-B on a smaller clip than its own, for time; `python -m tests.weights.prism` has the whole."""
-    config = transformers.VideoPrismVisionConfig()
-    theirs = their_model(kind, **{k: v for k, v in config.to_dict().items() if k in vars(config)}, num_labels=400)
+    theirs = their_model(kind, **RELEASED)
     ours = load(theirs, tmp_path, num_frames=2, image_size=(108, 108))
     assert (ours.config.embed_dim, ours.config.depth, ours.config.attn_logit_cap) == (768, 12, 50)
     assert difference(theirs, ours, clip(2, 108, batch=1)) < TOLERANCE
