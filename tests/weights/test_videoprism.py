@@ -1,5 +1,6 @@
 """VideoPrism, in transformers' format and as released: equal to transformers' own models."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 import vivit
 from vivit.errors import WeightsError
+from vivit.weights import verify
 
 from .prism import KINDS, RELEASED, difference, official_arrays, save, their_model
 from .test_image_models import assert_once
@@ -149,3 +151,21 @@ def test_unknown_arrays_of_an_npz_are_refused(tmp_path):
     np.savez(tmp_path / "flax.npz", **arrays)
     with pytest.raises(WeightsError):
         vivit.from_pretrained(tmp_path / "flax.npz")
+
+
+@pytest.mark.parametrize(("kind", "of"), [("vision", "tokens"), ("video-text", "features")])
+def test_verify_compares_the_published_values(kind, of, tmp_path, monkeypatch):
+    theirs = their_model(kind)
+    folder = save(theirs, tmp_path, "Hugging Face")
+    np.save(tmp_path / "clip.npy", clip(batch=1)[0].movedim(1, -1).numpy())
+    with torch.no_grad():
+        out = theirs(clip(batch=1))
+    values = out.last_hidden_state[0, :3, :3] if of == "tokens" else out.pooler_output[0].flatten()[:9]
+    release = verify.Release("tiny", "factorised_encoder", 48, 2, 0, "nothing", tuple(values.flatten().tolist()), of)
+    monkeypatch.setattr(verify, "RELEASES", (release,))
+    assert f"{of.capitalize()}: equal." in verify.verify(folder, tmp_path / "clip.npy")
+    assert "give 4 frames" in verify.verify(folder)
+    wrong = dataclasses.replace(release, values=(*release.values[:8], 9.0))
+    monkeypatch.setattr(verify, "RELEASES", (wrong,))
+    with pytest.raises(ValueError, match=f"first {of} "):
+        verify.verify(folder, tmp_path / "clip.npy")
