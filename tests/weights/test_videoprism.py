@@ -1,17 +1,18 @@
 """VideoPrism, in transformers' format and as released: equal to transformers' own models."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import transformers
 
 import vivit
 from vivit.errors import WeightsError
+from vivit.weights import verify
 
-from .prism import KINDS, difference, official_arrays, save, their_model
+from .prism import KINDS, RELEASED, difference, official_arrays, save, their_model
 from .test_image_models import assert_once
 
 TOLERANCE = 1e-5
@@ -51,8 +52,7 @@ def test_the_official_npz_gives_equal_numbers(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_of_full_width_and_depth_give_equal_numbers(kind, tmp_path):
     """VideoPrism-B on a smaller clip than its own, for time; `python -m tests.weights.prism` has the whole."""
-    config = transformers.VideoPrismVisionConfig()
-    theirs = their_model(kind, **{k: v for k, v in config.to_dict().items() if k in vars(config)}, num_labels=400)
+    theirs = their_model(kind, **RELEASED)
     ours = load(theirs, tmp_path, num_frames=2, image_size=(108, 108))
     assert (ours.config.embed_dim, ours.config.depth, ours.config.attn_logit_cap) == (768, 12, 50)
     assert difference(theirs, ours, clip(2, 108, batch=1)) < TOLERANCE
@@ -151,3 +151,21 @@ def test_unknown_arrays_of_an_npz_are_refused(tmp_path):
     np.savez(tmp_path / "flax.npz", **arrays)
     with pytest.raises(WeightsError):
         vivit.from_pretrained(tmp_path / "flax.npz")
+
+
+@pytest.mark.parametrize(("kind", "of"), [("vision", "tokens"), ("video-text", "features")])
+def test_verify_compares_the_published_values(kind, of, tmp_path, monkeypatch):
+    theirs = their_model(kind)
+    folder = save(theirs, tmp_path, "Hugging Face")
+    np.save(tmp_path / "clip.npy", clip(batch=1)[0].movedim(1, -1).numpy())
+    with torch.no_grad():
+        out = theirs(clip(batch=1))
+    values = out.last_hidden_state[0, :3, :3] if of == "tokens" else out.pooler_output[0].flatten()[:9]
+    release = verify.Release("tiny", "factorised_encoder", 48, 2, 0, "nothing", tuple(values.flatten().tolist()), of)
+    monkeypatch.setattr(verify, "RELEASES", (release,))
+    assert f"{of.capitalize()}: equal." in verify.verify(folder, tmp_path / "clip.npy")
+    assert "give 4 frames" in verify.verify(folder)
+    wrong = dataclasses.replace(release, values=(*release.values[:8], 9.0))
+    monkeypatch.setattr(verify, "RELEASES", (wrong,))
+    with pytest.raises(ValueError, match=f"first {of} "):
+        verify.verify(folder, tmp_path / "clip.npy")

@@ -73,9 +73,10 @@ class Verify:
     """Compare a released checkpoint with the numbers that were published about it."""
 
     source: Positional[str]
-    """One of the official checkpoints, or google/vivit-b-16x2-kinetics400."""
+    """One of the official checkpoints, google/vivit-b-16x2-kinetics400, or a VideoPrism."""
     clip: Positional[str | None] = None
-    """eating_spaghetti_32_frames.npy, uint8 frames (T, H, W, 3), to compare the first logits."""
+    """eating_spaghetti_32_frames.npy, uint8 frames (T, H, W, 3), to compare the first logits; for a VideoPrism float
+    frames of water_bottle_drumming.mp4."""
     model: Overrides = field(default_factory=Overrides)
     """What the file cannot say."""
 

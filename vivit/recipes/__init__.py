@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import Config
-from . import modern, paper
+from . import modern, paper, videoprism
 from .demo import demo
 from .finetune import finetune
 
-__all__ = ["RECIPES", "demo", "finetune", "missing_start", "modern", "paper"]
+__all__ = ["RECIPES", "demo", "finetune", "missing_start", "modern", "paper", "videoprism"]
 
 RECIPES: dict[str, Callable[..., Config]] = {
     "demo": demo,
     "finetune": finetune,
+    "videoprism-probe": videoprism.probe,
+    "videoprism-finetune": videoprism.finetune,
     "paper/kinetics400": paper.kinetics400,
     "paper/kinetics600": paper.kinetics600,
     "paper/moments": paper.moments,

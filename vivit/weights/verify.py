@@ -5,6 +5,12 @@
 The shapes of the five released checkpoints are known. For one of them, ViViT-B/16x2 on Kinetics-400, the first logits
 on the clip `eating_spaghetti_32_frames.npy` are published. For the others, the text says what was checked and how to
 measure their accuracy.
+
+For VideoPrism's vision models features of the first tokens, and for its video-text models of the pooled features, are
+in transformers' conversion script and integration test (convert_videoprism_weights_to_hf.py and
+test_modeling_videoprism.py, models/videoprism, 2026), of the video water_bottle_drumming.mp4 of the official
+repository. The clip is its frames as that script reads them: evenly spaced, 288 x 288, float32 on the scale 0..1;
+`frames_16_288.npy` of the test's data holds the 16 of the base models.
 """
 
 from __future__ import annotations
@@ -12,14 +18,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from .load import from_pretrained
+from ..model.encoders import FactorisedEncoder, PlacewiseTransformer
+from ..model.vivit import ViViT
+from .load import from_pretrained, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,10 @@ class Release:
     temporal_depth: int | None
     num_classes: int
     accuracy: str
-    logits: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    """The first ones of what `kind` says."""
+    kind: Literal["logits", "tokens", "features"] = "logits"
+    """tokens: three features of each of the first three tokens; features: the pooled ones."""
 
 
 RELEASES = (
@@ -49,6 +60,66 @@ RELEASES = (
     Release("ViViT-L/16x2 FE, Kinetics-400", "factorised_encoder", 1024, 24, 400, "80.3 % top-1 with 4 x 3 views"),
     Release("ViViT-L/16x2 FE, Kinetics-600", "factorised_encoder", 1024, 24, 600, "81.6 % top-1 with 4 x 3 views"),
     Release("ViViT-L/16x2 FE, EPIC-Kitchens", "factorised_encoder", 1024, None, 397, "43.6 % action with 4 x 1 views"),
+    Release(
+        "VideoPrism-B",
+        "factorised_encoder",
+        768,
+        4,
+        0,
+        "82.9 % top-1 on Kinetics-400, frozen",
+        (0.11648951, 0.4568253, 0.19288044, 0.28420594, -0.04224018, 0.377879, 0.24594213, -0.3914095, -0.30516925),
+        "tokens",
+    ),
+    Release(
+        "VideoPrism-L",
+        "factorised_encoder",
+        1024,
+        4,
+        0,
+        "85.0 % top-1 on Kinetics-400, frozen",
+        (0.39503154, 0.07308281, 0.21407786, 0.4963156, -0.02489206, 0.49198192, -0.41461205, 0.24869855, 0.25285226),
+        "tokens",
+    ),
+    Release(
+        "VideoPrism-LvT-B",
+        "factorised_encoder",
+        768,
+        4,
+        0,
+        "classes in words",
+        (
+            -0.01940615,
+            -0.04830061,
+            0.0069022,
+            0.02915299,
+            -0.05897291,
+            0.02168823,
+            -0.01471708,
+            -0.00971614,
+            -0.00220576,
+        ),
+        "features",
+    ),
+    Release(
+        "VideoPrism-LvT-L",
+        "factorised_encoder",
+        1024,
+        4,
+        0,
+        "classes in words",
+        (
+            -0.00077759,
+            0.00582959,
+            -0.00158949,
+            0.04192347,
+            -0.01581791,
+            0.02410023,
+            -0.00364033,
+            -0.02118852,
+            0.00181754,
+        ),
+        "features",
+    ),
 )
 
 ATOL = 1e-4
@@ -57,9 +128,11 @@ ATOL = 1e-4
 def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **overrides: Any) -> str:
     """Check a released checkpoint; return what was checked, as text.
 
-    `clip` is a .npy file of uint8 frames (T, H, W, 3). Raises ValueError if the logits are not the published ones.
+    `clip` is a .npy file of frames (T, H, W, 3), uint8 or, for VideoPrism, float32. Raises ValueError if the values are
+    not the published ones.
     """
-    options: dict[str, Any] = {"image_size": (224, 224)} | overrides
+    is_prism = "VideoPrism" in load_checkpoint(source).format
+    options: dict[str, Any] = ({} if is_prism else {"image_size": (224, 224)}) | overrides
     model = from_pretrained(source, **options).eval()
     assert model.load_report is not None
     lines = [model.load_report.summary]
@@ -67,17 +140,32 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
     if release is None:
         return "\n".join([*lines, f"Not one of the released checkpoints: {', '.join(r.name for r in RELEASES)}."])
     lines.append(f"The shape of {release.name}; published: {release.accuracy} (vivit eval measures it).")
-    if not release.logits:
-        return "\n".join([*lines, "Logits: not checked, none are published for this checkpoint."])
+    what = release.kind.capitalize()
+    if not release.values:
+        return "\n".join([*lines, f"{what}: not checked, none are published for this checkpoint."])
     if clip is None:
-        return "\n".join([*lines, "Logits: not checked; give the clip eating_spaghetti_32_frames.npy to compare them."])
+        wanted = "the clip eating_spaghetti_32_frames.npy"
+        if is_prism:
+            wanted = f"{model.config.num_frames} frames of water_bottle_drumming.mp4 (vivit/weights/verify.py says how)"
+        return "\n".join([*lines, f"{what}: not checked; give {wanted} to compare them."])
     with torch.no_grad():
-        got = model(read_clip(clip, model.config)[None])[0, : len(release.logits)]
-    error = float((got - torch.tensor(release.logits)).abs().max())
-    shown = f"{[round(x, 4) for x in got.tolist()]}, published {list(release.logits)}, at most {error:.1e} apart"
+        got = compute_values(model, read_clip(clip, model.config)[None], release)
+    error = float((got - torch.tensor(release.values)).abs().max())
+    shown = f"{[round(x, 4) for x in got.tolist()]}, published {list(release.values)}, at most {error:.1e} apart"
     if not error <= ATOL:
-        raise ValueError(f"{source}: first logits {shown}; allowed is {ATOL:.0e}. Is it the clip of that name?")
-    return "\n".join([*lines, f"Logits: equal. First ones {shown}."])
+        raise ValueError(f"{source}: first {release.kind} {shown}; allowed is {ATOL:.0e}. Is it the clip of that name?")
+    return "\n".join([*lines, f"{what}: equal. First ones {shown}."])
+
+
+def compute_values(model: ViViT, video: Tensor, release: Release) -> Tensor:
+    """Compute what is published about a release, of a video (1, T, C, H, W)."""
+    if release.kind == "tokens":
+        assert isinstance(model.encoder, FactorisedEncoder)
+        assert isinstance(model.encoder.temporal, PlacewiseTransformer)
+        tokens = model.encoder.temporal.encode_tokens(model.encoder.encode_space(model.tokenize(video)))
+        return tokens.flatten(1, 2)[0, :3, :3].flatten()
+    result = model(video) if release.kind == "logits" else model.features(video)
+    return result[0, : len(release.values)]
 
 
 def find_release(config: ModelConfig) -> Release | None:
@@ -88,16 +176,26 @@ def find_release(config: ModelConfig) -> Release | None:
             config.embed_dim,
             config.num_classes,
         )
-        if same and release.temporal_depth in (None, config.temporal_depth):
+        kind = "logits" if config.pool_space else "features" if config.joint_depth else "tokens"
+        if same and kind == release.kind and release.temporal_depth in (None, config.temporal_depth):
             return release
     return None
 
 
 def read_clip(path: str | os.PathLike, config: ModelConfig) -> Tensor:
-    """Read uint8 frames (T, C, H, W): resize the short side to 256 (for 224) bilinearly as PIL does, center-crop."""
+    """Read uint8 frames (T, C, H, W): resize the short side to 256 (for 224) bilinearly as PIL does, center-crop.
+
+    Floats of a model without `pool_space` are taken as they are.
+    """
     from PIL import Image  # comes with torchvision
 
     frames = np.load(Path(path), allow_pickle=False)
+    if (
+        not config.pool_space
+        and frames.shape == (config.num_frames, *config.image_size, 3)
+        and frames.dtype.kind == "f"
+    ):
+        return torch.from_numpy(frames).float().movedim(-1, 1)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != config.num_frames:
         raise ValueError(
             f"{path}: {frames.dtype} {frames.shape}; expected uint8 ({config.num_frames}, height, width, 3)"
