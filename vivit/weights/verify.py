@@ -2,9 +2,10 @@
 
     vivit weights verify CHECKPOINT [CLIP] [--image-size 224 224]
 
-The shapes of the five released checkpoints are known. For one of them, ViViT-B/16x2 on Kinetics-400, the first logits
-on the clip `eating_spaghetti_32_frames.npy` are published. For the others, the text says what was checked and how to
-measure their accuracy.
+The shapes of ViViT's five released checkpoints are known. For one of them, ViViT-B/16x2 on Kinetics-400, the first
+logits on the clip `eating_spaghetti_32_frames.npy` are published. So are three logits of V-JEPA 2's ViT-L with a probe
+on Something-Something v2, on a clip whose pixels are all 1: by transformers, in tests/models/vjepa2. For the others,
+the text says what was checked and how to measure their accuracy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from .load import from_pretrained
+from .load import from_pretrained, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ class Release:
     num_classes: int
     accuracy: str
     logits: tuple[float, ...] = ()
+    first: int = 0
+    """The class of the first of `logits`."""
+    atol: float = 1e-4
+    positions: str = "learned"
+    pixels_are_one: bool = False
+    """The logits are of a clip whose pixels are all 1, not of one that the user has."""
 
 
 RELEASES = (
@@ -49,9 +56,20 @@ RELEASES = (
     Release("ViViT-L/16x2 FE, Kinetics-400", "factorised_encoder", 1024, 24, 400, "80.3 % top-1 with 4 x 3 views"),
     Release("ViViT-L/16x2 FE, Kinetics-600", "factorised_encoder", 1024, 24, 600, "81.6 % top-1 with 4 x 3 views"),
     Release("ViViT-L/16x2 FE, EPIC-Kitchens", "factorised_encoder", 1024, None, 397, "43.6 % action with 4 x 1 views"),
+    Release(
+        "V-JEPA 2 ViT-L with a probe, Something-Something v2",
+        "spatiotemporal",
+        1024,
+        None,
+        174,
+        "73.7 % top-1 with 2 x 3 views",
+        (0.8814, -0.1195, -0.6389),
+        first=100,
+        atol=1e-2,  # as transformers' test allows
+        positions="rope_3d",
+        pixels_are_one=True,
+    ),
 )
-
-ATOL = 1e-4
 
 
 def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **overrides: Any) -> str:
@@ -59,7 +77,8 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
 
     `clip` is a .npy file of uint8 frames (T, H, W, 3). Raises ValueError if the logits are not the published ones.
     """
-    options: dict[str, Any] = {"image_size": (224, 224)} | overrides
+    knows_size = "image_size" in load_checkpoint(source).config
+    options: dict[str, Any] = overrides if knows_size else {"image_size": (224, 224)} | overrides
     model = from_pretrained(source, **options).eval()
     assert model.load_report is not None
     lines = [model.load_report.summary]
@@ -69,15 +88,20 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
     lines.append(f"The shape of {release.name}; published: {release.accuracy} (vivit eval measures it).")
     if not release.logits:
         return "\n".join([*lines, "Logits: not checked, none are published for this checkpoint."])
-    if clip is None:
+    if clip is None and not release.pixels_are_one:
         return "\n".join([*lines, "Logits: not checked; give the clip eating_spaghetti_32_frames.npy to compare them."])
+    pixels = torch.ones(model.config.num_frames, 3, *model.config.image_size, dtype=torch.uint8)
+    if clip is not None:
+        pixels = read_clip(clip, model.config)
     with torch.no_grad():
-        got = model(read_clip(clip, model.config)[None])[0, : len(release.logits)]
+        got = model(pixels[None])[0, release.first : release.first + len(release.logits)]
     error = float((got - torch.tensor(release.logits)).abs().max())
     shown = f"{[round(x, 4) for x in got.tolist()]}, published {list(release.logits)}, at most {error:.1e} apart"
-    if not error <= ATOL:
-        raise ValueError(f"{source}: first logits {shown}; allowed is {ATOL:.0e}. Is it the clip of that name?")
-    return "\n".join([*lines, f"Logits: equal. First ones {shown}."])
+    classes = "first logits" if not release.first else f"logits from class {release.first} on"
+    if not error <= release.atol:
+        hint = "" if clip is None else " Is it the clip of that name?"
+        raise ValueError(f"{source}: {classes} {shown}; allowed is {release.atol:.0e}.{hint}")
+    return "\n".join([*lines, f"Logits: equal. {classes.capitalize()} {shown}."])
 
 
 def find_release(config: ModelConfig) -> Release | None:
@@ -88,6 +112,7 @@ def find_release(config: ModelConfig) -> Release | None:
             config.embed_dim,
             config.num_classes,
         )
+        same = same and release.positions == config.positions
         if same and release.temporal_depth in (None, config.temporal_depth):
             return release
     return None
