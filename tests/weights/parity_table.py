@@ -127,9 +127,11 @@ def measure(case: Case) -> float:
 
 
 def main() -> None:
-    """Print the table."""
-    rows = [[case.family, case.size, case.format, f"{measure(case):.0e}"] for case in CASES]
-    print(format_markdown([HEADING, *rows], align="<<<>"))
+    """Print the table, each row as soon as it is measured."""
+    for row in format_markdown([HEADING], align="<<<>").splitlines():
+        print(row, flush=True)
+    for case in CASES:
+        print(f"| {case.family} | {case.size} | {case.format} | {measure(case):.0e} |", flush=True)
 
 
 if __name__ == "__main__":

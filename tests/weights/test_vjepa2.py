@@ -157,7 +157,7 @@ def test_tensors_that_v_jepa_2_does_not_have_are_refused(tmp_path):
 
 
 def test_verify_compares_the_logits_of_a_clip_of_ones_with_the_published_ones(tmp_path, monkeypatch):
-    """transformers' test gives its processor pixels that are all 1. The published logits become those of a tiny model."""
+    """As in transformers' test, all pixels are 1. The published logits are replaced by those of a tiny model."""
     theirs = randomise(transformers.VJEPA2ForVideoClassification(VJEPA2Config(**SMALL)))
     theirs.save_pretrained(tmp_path)
     processor = transformers.VJEPA2VideoProcessor(crop_size={"height": 32, "width": 32}, size={"shortest_edge": 36})
