@@ -75,7 +75,7 @@ def test_a_frame_stride_replaces_a_clip_length_in_seconds(root, tmp_path, vivit)
 
 USED = {
     "eval": r"eval\..*|device|precision|run|data\.(root|dataset|labels|manifest|eval_split|workers)|model\.("
-    r"num_frames|image_size|preprocessing(\..*)?|encoder|num_heads|attention_order|tokenizer|sampled_frames)",
+    r"num_frames|image_size|preprocessing(\..*)?|encoder|positions|num_heads|attention_order|tokenizer|sampled_frames)",
     "data show": r"augment\..*|seed|init|run|data\.(root|dataset|labels|manifest|train_split|video_timeout|"
     r"storage_timeout)|model\.(num_frames|image_size|tubelet_size|classes|preprocessing(\..*)?)",
 }

@@ -1,5 +1,6 @@
 """V-JEPA 2 against transformers: the encoder, the probe, released names, other sizes, and what is refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import VJEPA2Config
 
 import vivit
 from vivit.errors import WeightsError
+from vivit.weights import verify
 
 from .random_weights import randomise
 from .test_image_models import assert_once
@@ -132,6 +134,8 @@ def test_the_order_of_rotary_pairs_matters(tmp_path):
         ({"hidden_act": "silu"}, "hidden_act is 'silu'"),
         ({"num_hidden_layers": 3}, "num_hidden_layers is 3; the file has 2 blocks"),
         ({"num_pooler_layers": 3}, "num_pooler_layers is 3; the file has 2 blocks"),
+        ({"use_rope_interleave": True}, "use_rope_interleave is True: a V-JEPA 2.1, which is not read"),
+        ({"hierarchical_layers": [0, 1]}, "a V-JEPA 2.1, which is not read"),
         ({"num_attention_heads": 5}, "not divisible by num_heads 5"),
         ({"num_attention_heads": 16}, "heads whose width 2 divides, of 6 or more"),
     ],
@@ -150,3 +154,24 @@ def test_tensors_that_v_jepa_2_does_not_have_are_refused(tmp_path):
     torch.save(state | {"module.backbone.norms_block.0.weight": torch.ones(64)}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"norms_block.0.weight has no place in this model"):
         vivit.from_pretrained(tmp_path / "w.pt", **SIZES)
+
+
+def test_verify_compares_the_logits_of_a_clip_of_ones_with_the_published_ones(tmp_path, monkeypatch):
+    """As in transformers' test, all pixels are 1. The published logits are replaced by those of a tiny model."""
+    theirs = randomise(transformers.VJEPA2ForVideoClassification(VJEPA2Config(**SMALL)))
+    theirs.save_pretrained(tmp_path)
+    processor = transformers.VJEPA2VideoProcessor(crop_size={"height": 32, "width": 32}, size={"shortest_edge": 36})
+    processor.save_pretrained(tmp_path)
+    with torch.no_grad():
+        pixels = processor(torch.ones(8, 3, 32, 32, dtype=torch.uint8), return_tensors="pt").pixel_values_videos
+        published = theirs(pixels).logits[0, 1:3]
+    release = next(r for r in verify.RELEASES if r.pixels_are_one)
+    tiny = dataclasses.replace(
+        release, embed_dim=64, num_classes=3, first=1, logits=tuple(published.tolist()), atol=1e-5
+    )
+    monkeypatch.setattr(verify, "RELEASES", (tiny,))
+    assert "Logits: equal. Logits from class 1 on" in verify.verify(tmp_path)
+    wrong = dataclasses.replace(tiny, logits=(1.0, 2.0))
+    monkeypatch.setattr(verify, "RELEASES", (wrong,))
+    with pytest.raises(ValueError, match="logits from class 1 on .* published .* allowed is 1e-05"):
+        verify.verify(tmp_path)

@@ -2,9 +2,10 @@
 
     vivit weights verify CHECKPOINT [CLIP] [--image-size 224 224]
 
-The shapes of the five released checkpoints are known. For one of them, ViViT-B/16x2 on Kinetics-400, the first logits
-on the clip `eating_spaghetti_32_frames.npy` are published. For the others, the text says what was checked and how to
-measure their accuracy.
+The shapes of ViViT's five released checkpoints are known. For one of them, ViViT-B/16x2 on Kinetics-400, the first
+logits on the clip `eating_spaghetti_32_frames.npy` are published. So are three logits of V-JEPA 2's ViT-L with a probe
+on Something-Something v2, on a clip whose pixels are all 1: by transformers, in tests/models/vjepa2. For the others,
+the text says what was checked and how to measure their accuracy.
 
 For VideoPrism's vision models features of the first tokens, and for its video-text models of the pooled features, are
 in transformers' conversion script and integration test (convert_videoprism_weights_to_hf.py and
@@ -44,8 +45,15 @@ class Release:
     """The first ones of what `kind` says."""
     kind: Literal["logits", "tokens", "features"] = "logits"
     """tokens: three features of each of the first three tokens; features: the pooled ones."""
+    first: int = 0
+    """The class of the first of the logits."""
+    atol: float = 1e-4
+    positions: str = "learned"
+    clip: str = "the clip eating_spaghetti_32_frames.npy"
+    """What the values are of; "ones": a clip whose pixels are all 1, which the user need not have."""
 
 
+DRUMMING = "{num_frames} frames of water_bottle_drumming.mp4 (vivit/weights/verify.py says how)"
 RELEASES = (
     Release(
         "ViViT-B/16x2, Kinetics-400",
@@ -69,6 +77,7 @@ RELEASES = (
         "82.9 % top-1 on Kinetics-400, frozen",
         (0.11648951, 0.4568253, 0.19288044, 0.28420594, -0.04224018, 0.377879, 0.24594213, -0.3914095, -0.30516925),
         "tokens",
+        clip=DRUMMING,
     ),
     Release(
         "VideoPrism-L",
@@ -79,6 +88,7 @@ RELEASES = (
         "85.0 % top-1 on Kinetics-400, frozen",
         (0.39503154, 0.07308281, 0.21407786, 0.4963156, -0.02489206, 0.49198192, -0.41461205, 0.24869855, 0.25285226),
         "tokens",
+        clip=DRUMMING,
     ),
     Release(
         "VideoPrism-LvT-B",
@@ -99,6 +109,7 @@ RELEASES = (
             -0.00220576,
         ),
         "features",
+        clip=DRUMMING,
     ),
     Release(
         "VideoPrism-LvT-L",
@@ -119,10 +130,22 @@ RELEASES = (
             0.00181754,
         ),
         "features",
+        clip=DRUMMING,
+    ),
+    Release(
+        "V-JEPA 2 ViT-L with a probe, Something-Something v2",
+        "spatiotemporal",
+        1024,
+        None,
+        174,
+        "73.7 % top-1 with 2 x 3 views",
+        (0.8814, -0.1195, -0.6389),
+        first=100,
+        atol=1e-2,  # as transformers' test allows
+        positions="rope_3d",
+        clip="ones",
     ),
 )
-
-ATOL = 1e-4
 
 
 def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **overrides: Any) -> str:
@@ -131,8 +154,8 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
     `clip` is a .npy file of frames (T, H, W, 3), uint8 or, for VideoPrism, float32. Raises ValueError if the values are
     not the published ones.
     """
-    is_prism = "VideoPrism" in load_checkpoint(source).format
-    options: dict[str, Any] = ({} if is_prism else {"image_size": (224, 224)}) | overrides
+    knows_size = "image_size" in load_checkpoint(source).config
+    options: dict[str, Any] = overrides if knows_size else {"image_size": (224, 224)} | overrides
     model = from_pretrained(source, **options).eval()
     assert model.load_report is not None
     lines = [model.load_report.summary]
@@ -143,18 +166,21 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
     what = release.kind.capitalize()
     if not release.values:
         return "\n".join([*lines, f"{what}: not checked, none are published for this checkpoint."])
-    if clip is None:
-        wanted = "the clip eating_spaghetti_32_frames.npy"
-        if is_prism:
-            wanted = f"{model.config.num_frames} frames of water_bottle_drumming.mp4 (vivit/weights/verify.py says how)"
+    if clip is None and release.clip != "ones":
+        wanted = release.clip.format(num_frames=model.config.num_frames)
         return "\n".join([*lines, f"{what}: not checked; give {wanted} to compare them."])
+    pixels = torch.ones(model.config.num_frames, 3, *model.config.image_size, dtype=torch.uint8)
+    if clip is not None:
+        pixels = read_clip(clip, model.config)
     with torch.no_grad():
-        got = compute_values(model, read_clip(clip, model.config)[None], release)
+        got = compute_values(model, pixels[None], release)
     error = float((got - torch.tensor(release.values)).abs().max())
     shown = f"{[round(x, 4) for x in got.tolist()]}, published {list(release.values)}, at most {error:.1e} apart"
-    if not error <= ATOL:
-        raise ValueError(f"{source}: first {release.kind} {shown}; allowed is {ATOL:.0e}. Is it the clip of that name?")
-    return "\n".join([*lines, f"{what}: equal. First ones {shown}."])
+    which = f"{release.kind} from class {release.first} on" if release.first else f"first {release.kind}"
+    if not error <= release.atol:
+        hint = "" if clip is None else " Is it the clip of that name?"
+        raise ValueError(f"{source}: {which} {shown}; allowed is {release.atol:.0e}.{hint}")
+    return "\n".join([*lines, f"{what}: equal. {which.capitalize()} {shown}."])
 
 
 def compute_values(model: ViViT, video: Tensor, release: Release) -> Tensor:
@@ -165,7 +191,7 @@ def compute_values(model: ViViT, video: Tensor, release: Release) -> Tensor:
         tokens = model.encoder.temporal.encode_tokens(model.encoder.encode_space(model.tokenize(video)))
         return tokens.flatten(1, 2)[0, :3, :3].flatten()
     result = model(video) if release.kind == "logits" else model.features(video)
-    return result[0, : len(release.values)]
+    return result[0, release.first : release.first + len(release.values)]
 
 
 def find_release(config: ModelConfig) -> Release | None:
@@ -176,6 +202,7 @@ def find_release(config: ModelConfig) -> Release | None:
             config.embed_dim,
             config.num_classes,
         )
+        same = same and release.positions == config.positions
         kind = "logits" if config.pool_space else "features" if config.joint_depth else "tokens"
         if same and kind == release.kind and release.temporal_depth in (None, config.temporal_depth):
             return release
