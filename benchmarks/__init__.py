@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from vivit.engine.device import choose_attention, pick_device
+from vivit.export.formats import Format
 
 from . import models
 from .attention import attentions
+from .export import exported
 from .measure import Clock, conditions
 from .page import page, table
 from .pipeline import evaluation, input_speed
@@ -28,6 +31,7 @@ Case = Literal[
     "predict",
     "timeline",
     "stream",
+    "export",
     "peers",
     "input",
     "evaluation",
@@ -52,6 +56,7 @@ def bench(
     merge_tokens: int = 200,
     drop_static: float = 0.01,
     weights: str | None = None,
+    formats: tuple[Format, ...] = ("onnx",),
     out: Path | None = None,
     docs: Path | None = None,
 ) -> dict[str, Any]:
@@ -61,7 +66,8 @@ def bench(
         cases: forward and train: each preset, with its peer where one is installed; attention: its attentions, by the
             kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
             predict: a video from file to classes, as by default; timeline: rows of a Model 2 over a long video at
-            several hops, and each window as a clip; stream: the same from a camera's frames on; peers: the presets
+            several hops, and each window as a clip; stream: the same from a camera's frames on; export: the presets
+            in the formats of vivit export, with their size and memory; peers: the presets
             and other video models; input: from files to clips; evaluation: the views of a test video; startup: imports
             and help.
         preset: Models to time.
@@ -77,6 +83,7 @@ def bench(
         merge_tokens: shorten: how many tokens a layer merges.
         drop_static: shorten: up to which difference a tubelet counts as static, on the scale 0..1.
         weights: shorten: a trained Model 1 instead of presets at random, as vivit eval takes it.
+        formats: export: files to write.
         out: Add the results to this JSON file.
         docs: Write a page of all that here: docs/benchmarks.md.
     """
@@ -114,9 +121,10 @@ def bench(
         elif case == "attention":
             for one in precision:
                 add(results, attentions(preset, precision=one, batch_size=batch_size, clock=clock), out)
-        elif case == "predict":
+        elif case in ("predict", "export"):
+            measure = {"predict": partial(models.prediction, clock=clock), "export": partial(exported, formats=formats)}
             for name in preset:
-                add(results, models.prediction(name, clock=clock), out)
+                add(results, measure[case](name), out)
         elif case in ("timeline", "stream"):
             measure = {"timeline": sliding, "stream": streaming}[case]
             for name in [n for n in preset if models.preset(n).encoder == "factorised_encoder"]:

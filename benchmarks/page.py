@@ -15,6 +15,7 @@ HEADINGS = {
     "predict": "Prediction",
     "timeline": "Timeline",
     "stream": "Stream",
+    "export": "Export",
     "peers": "What else one could run",
     "input": "Input",
     "evaluation": "Evaluation",
@@ -66,6 +67,11 @@ NOTES = {
     "stream": (
         "Frames of 640 x 480 pixels, 25 a second and stride 2, to the rows of `vivit stream`: resize, crop, encode, "
         "classify, without decoding. Times real time: seconds of video over seconds of computing."
+    ),
+    "export": (
+        "Random weights as `vivit export` writes them, compared with eager PyTorch on clips of synthetic videos: the "
+        "largest difference of the logits, relative to the largest one of the clip. Seconds of a clip in rounds of all "
+        "forms; memory: the most that a new process has to load the model and classify a clip."
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (
