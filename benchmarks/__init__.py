@@ -11,9 +11,11 @@ from typing import Any, Literal
 import torch
 
 from vivit.engine.device import choose_attention, pick_device
+from vivit.export.formats import Format
 
 from . import models, training
 from .attention import attentions
+from .export import exported
 from .measure import Clock, conditions
 from .page import command, page, table, with_earlier
 from .pipeline import evaluation, input_speed
@@ -30,6 +32,7 @@ Case = Literal[
     "timeline",
     "stream",
     "streams",
+    "export",
     "peers",
     "input",
     "evaluation",
@@ -55,6 +58,7 @@ def bench(
     merge_tokens: int = 200,
     drop_static: float = 0.01,
     weights: str | None = None,
+    formats: tuple[Format, ...] = ("onnx",),
     out: Path | None = None,
     docs: Path | None = None,
 ) -> dict[str, Any]:
@@ -65,8 +69,9 @@ def bench(
             kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
             predict: a video from file to classes, as by default; timeline: rows of a Model 2 over a long video at
             several hops, and each window as a clip; stream: the same from a camera's frames on; streams: several
-            cameras together; peers: the presets and other video models; videoprism: VideoPrism-B and transformers'
-            own; input: from files to clips; evaluation: the views of a test video; startup: imports and help.
+            cameras together; export: the presets in the formats of vivit export, with their size and memory; peers:
+            the presets and other video models; videoprism: VideoPrism-B and transformers' own; input: from files to
+            clips; evaluation: the views of a test video; startup: imports and help.
         preset: Models to time.
         precision: float32, bfloat16 or both.
         batch_size: Clips in a forward pass or training step.
@@ -80,6 +85,7 @@ def bench(
         merge_tokens: shorten: how many tokens a layer merges.
         drop_static: shorten: up to which difference a tubelet counts as static, on the scale 0..1.
         weights: shorten: a trained Model 1 instead of presets at random, as vivit eval takes it.
+        formats: export: files to write.
         out: Add the results to this JSON file.
         docs: Write a page of all that here: docs/benchmarks.md.
     """
@@ -121,9 +127,10 @@ def bench(
                 backward = (False, True) if where.type == "cuda" else (False,)
                 rows = attentions(preset, precision=one, batch_size=batch_size, clock=clock, backward=backward)
                 add(results, list(rows), out)
-        elif case == "predict":
+        elif case in ("predict", "export"):
+            measure = {"predict": partial(models.prediction, clock=clock), "export": partial(exported, formats=formats)}
             for name in preset:
-                add(results, models.prediction(name, clock=clock), out)
+                add(results, measure[case](name), out)
         elif case in ("timeline", "stream", "streams"):
             measure = {"timeline": sliding, "stream": streaming, "streams": several}[case]
             for name in [n for n in preset if models.config_of(n).encoder == "factorised_encoder"]:

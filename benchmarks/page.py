@@ -23,6 +23,7 @@ HEADINGS = {
     "timeline": "Timeline",
     "stream": "Stream",
     "streams": "Several streams",
+    "export": "Export",
     "peers": "What else one could run",
     "input": "Input",
     "loader": "Loader",
@@ -81,6 +82,11 @@ NOTES = {
         "A position of each of several cameras at a time, 25 frames a second and stride 2, from resized frames on; "
         "a row every three positions. Throughput: positions a second of all sources together over those of one source. "
         "Times real time: of all sources at once."
+    ),
+    "export": (
+        "Random weights as `vivit export` writes them, compared with eager PyTorch on clips of synthetic videos: the "
+        "largest difference of the logits, relative to the largest one of the clip. Seconds of a clip in rounds of all "
+        "forms; memory: the most that a new process has to load the model and classify a clip."
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attention, bench, models, pipeline, training
+from benchmarks import attention, bench, export, models, pipeline, training
 from benchmarks.measure import Clock, Times, interleave, spread
 from benchmarks.page import page, table
 from benchmarks.videoprism import videoprism
@@ -213,3 +213,17 @@ def test_videoprism_gives_the_logits_of_transformers():
     assert theirs["name"] == "transformers VideoPrism-B"
     assert theirs["differs by"] < 1e-5
     assert ours["clips/s"] > 0
+
+
+@pytest.mark.slow
+def test_an_export_has_a_row_for_each_form_beside_eager_pytorch():
+    pytest.importorskip("onnxscript")
+    eager, clip = export.exported("ViViT-Ti/16x2", formats=("onnx",))
+    assert eager["name"] == "ViViT-Ti/16x2, eager PyTorch"
+    assert eager["time / eager"] == 1
+    assert clip["name"] == "ViViT-Ti/16x2, onnx: clip"
+    assert clip["same top-1"] == "4 of 4"
+    assert clip["differs by"] < 1e-4
+    assert clip["time / eager"] == pytest.approx(clip["seconds"] / eager["seconds"], abs=0.05)
+    columns = ["name", "MB", "memory MB", "seconds", "time / eager", "differs by", "same top-1"]
+    assert table([eager, clip])[0] == f"| {' | '.join(columns)} |"

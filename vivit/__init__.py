@@ -25,7 +25,12 @@ Each block of docs/guides/python.md runs as printed.
 
 from __future__ import annotations
 
+from os.path import dirname
 from typing import TYPE_CHECKING, Any
+
+from .install_check import warn_of_other_vivit
+
+warn_of_other_vivit(dirname(__file__))
 
 if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from . import config as config

@@ -1,11 +1,31 @@
-"""Check that the installed torch and torchvision belong together.
+"""Check that the installed torch and torchvision belong together, and that no other package is called vivit.
 
-They are released in pairs. A pair that does not match fails with an unclear error deep inside torchvision.
+torch and torchvision are released in pairs. A pair that does not match fails with an unclear error deep inside
+torchvision. This module is imported with the package, so it imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from importlib import metadata
+import os
+import warnings
+
+OTHER_VIVIT = "vivit-for-pytorch"  # a distribution that also installs a folder vivit/
+MEND = f"keep one of them: pip uninstall vivit {OTHER_VIVIT}, then pip install vivit"
+
+
+def warn_of_other_vivit(package: str) -> None:
+    """Warn if `OTHER_VIVIT` is installed next to the folder `package`: each replaced files of the other.
+
+    Costs one listing of the folder.
+    """
+    try:
+        names = os.listdir(os.path.dirname(package))
+    except OSError:  # inside a zip file
+        return
+    if any(name.startswith(f"{OTHER_VIVIT.replace('-', '_')}-") for name in names):
+        warnings.warn(
+            f"{OTHER_VIVIT} is installed too, in the same folder vivit/; {MEND}", RuntimeWarning, stacklevel=3
+        )
 
 
 def check_torchvision() -> None:
@@ -23,6 +43,8 @@ def check_torchvision() -> None:
 
 def installed_version(package: str) -> str:
     """Return the version of a package, or "(not installed)"."""
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

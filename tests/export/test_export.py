@@ -15,7 +15,8 @@ from vivit.errors import WeightsError
 from vivit.export import export as exporting
 from vivit.export.export import export
 from vivit.export.proof import Agreement, compare, relative_difference
-from vivit.inference.exported import open_exported, part_path
+from vivit.export.quantize import set_metadata
+from vivit.inference.exported import PARTS, load_graph, open_exported, part_path
 
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
@@ -106,7 +107,7 @@ def test_a_timeline_encodes_each_position_once_and_does_without_the_parts(model_
         **vars(exported) | {"encode": lambda x: encoded.append(len(x)) or encode(x)}  # type: ignore[arg-type]
     )
     np.testing.assert_allclose(vivit.timeline(counting, str(video), hop=0.16).logits, expected.logits, atol=1e-5)
-    assert sum(encoded) == 11  # 40 frames are 20 samples of 10 positions; one repeats the first frame
+    assert sum(encoded) == 12  # 40 frames are 20 samples of 10 positions; one repeats the first frame, one the last
     clips_only = exporting.ExportedModel(exported.path, exported.config, exported.weights, exported.run)
     np.testing.assert_allclose(vivit.timeline(clips_only, str(video), hop=0.16).logits, expected.logits, atol=1e-5)
 
@@ -116,13 +117,17 @@ def test_parts_of_other_weights_are_not_taken(model_2, tmp_path):
     copy = tmp_path / "model.onnx"
     copy.write_bytes(file.read_bytes())
     assert not open_exported(copy).shares_positions
-    other = tmp_path / "other"
-    export(str(weights("Model 2, mean", other / "weights")), other / "model.onnx")
-    for part in ("position", "window"):
-        part_path(copy, part).write_bytes(part_path(other / "model.onnx", part).read_bytes())
+    for part in PARTS:
+        part_path(copy, part).write_bytes(part_path(file, part).read_bytes())
+    assert open_exported(copy).shares_positions
+    about = load_graph(part_path(copy, "window"))[1]
+    set_metadata(part_path(copy, "window"), about | {"weights": "others"})
     assert not open_exported(copy).shares_positions
     with pytest.raises(WeightsError, match="only a part of a model; give the file of the complete one, model.onnx"):
         open_exported(part_path(copy, "window"))
+    set_metadata(copy, {})
+    with pytest.raises(WeightsError, match="not written by vivit export"):
+        open_exported(copy)
 
 
 def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
@@ -142,23 +147,6 @@ def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatc
         export(str(source), dest)
     assert [path.name for path in dest.parent.iterdir()] == ["model.onnx"]
     assert dest.read_text() == "an earlier export"
-
-
-def test_torch_export_is_read_back_and_agrees(tmp_path, video):
-    source = weights("Model 1, class token", tmp_path / "weights")
-    rows = export(str(source), tmp_path / "model.pt2", format="torch-export", videos=[str(video)])
-    assert rows[1].agreement == Agreement(1, pytest.approx(0, abs=1e-6), 1)
-    assert str(vivit.predict(tmp_path / "model.pt2", video)) == str(vivit.predict(str(source), video))
-
-
-def test_openvino_is_read_back_and_agrees(tmp_path, video):
-    pytest.importorskip("openvino")
-    source = weights("Model 2, class token", tmp_path / "weights")
-    rows = export(str(source), tmp_path / "model.xml", format="openvino", videos=[str(video)])
-    assert len(rows) == 3
-    names = {f"model{part}.{suffix}" for part in ("", ".position", ".window") for suffix in ("xml", "bin")}
-    assert {path.name for path in tmp_path.iterdir()} == names | {"weights"}
-    assert run_without_torch("predict", tmp_path / "model.xml", video) == f"{vivit.predict(str(source), video)}\n"
 
 
 def test_a_comparison_finds_a_wrong_logit_another_class_and_a_batch_that_mixes_clips():

@@ -9,6 +9,7 @@ from importlib import import_module, metadata
 
 from ..config import suggestion
 from ..errors import Stopped, VivitError
+from ..install_check import MEND, OTHER_VIVIT
 from .terminal import fail
 
 # Each command is `run(args)` of the module vivit.cli.<command>, with what the help says about it.
@@ -42,6 +43,8 @@ def main() -> None:
     # Of several processes, only the first one warns.
     quiet = os.environ.get("RANK", "0") != "0"
     logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING)
+    if "from_pretrained" not in getattr(sys.modules["vivit"], "__all__", ()):
+        fail(f"{sys.modules['vivit'].__file__} is a file of another package, such as {OTHER_VIVIT}; {MEND}")
     command, *args = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "--help-all"):
         print(usage())

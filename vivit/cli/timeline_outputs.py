@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,6 +59,8 @@ def check_outputs(options: SegmentOptions, videos: Sequence[str]) -> None:
         format_of(options.segments, options.format)
     if options.html and options.html.endswith(".html") and len(videos) > 1:
         raise ValueError(f"--html {options.html} is the page of one video, and there are {len(videos)}; give a folder")
+    if options.html and find_spec("torch") is None:  # an exported model does without
+        raise ImportError("--html needs PyTorch: pip install torch")
     for table in (options.truth, options.fit):
         if table:
             read_truth(table)

@@ -221,7 +221,7 @@ def write_int8(
     rest, clips = calibration_clips(videos, config)
     inputs = {"clip": clips, "position": list(positions_of(clips, frame_index, config.grid[0]))}
     path.parent.mkdir()
-    result = None
+    result, in_float = None, []
     for keep_float in FLOAT_LAYERS:
         for name in ("position", "clip") if exported.shares_positions else ("clip",):
             source, dest = (file if name == "clip" else part_path(file, name) for file in (exported.path, path))

@@ -61,15 +61,17 @@ def write_torch_export(program: ExportedProgram, path: Path, about: dict[str, An
 
 
 def write_openvino(program: ExportedProgram, path: Path, about: dict[str, Any]) -> None:
-    """Write an .xml file, and a .bin file of its weights next to it. Raises ImportError without openvino."""
+    """Write an .xml file, and a .bin file of its weights next to it. Raises ImportError without openvino.
+
+    By way of ONNX, because OpenVINO's own converter of PyTorch models sends statistics of its use.
+    """
     try:
         import openvino
     except ImportError as error:
         raise ImportError("--format openvino needs openvino: pip install 'vivit[openvino]'") from error
-    with quiet():
-        model = openvino.convert_model(program)
-    [example] = program.example_inputs[0]  # type: ignore[index]
-    model.reshape([-1, *example.shape[1:]])
+    write_onnx(program, path.with_suffix(".onnx"), {})
+    model = openvino.Core().read_model(path.with_suffix(".onnx"))
+    path.with_suffix(".onnx").unlink()
     model.set_rt_info(json.dumps(about), [METADATA])
     openvino.save_model(model, path, compress_to_fp16=False)
 
