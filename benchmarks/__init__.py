@@ -17,6 +17,7 @@ from .attention import attentions
 from .measure import Clock, conditions
 from .page import page, table
 from .pipeline import evaluation, input_speed
+from .serve import serving
 from .startup import startup
 from .timeline import sliding, streaming
 
@@ -28,6 +29,7 @@ Case = Literal[
     "predict",
     "timeline",
     "stream",
+    "serve",
     "peers",
     "input",
     "evaluation",
@@ -61,7 +63,8 @@ def bench(
         cases: forward and train: each preset, with its peer where one is installed; attention: its attentions, by the
             kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
             predict: a video from file to classes, as by default; timeline: rows of a Model 2 over a long video at
-            several hops, and each window as a clip; stream: the same from a camera's frames on; peers: the presets
+            several hops, and each window as a clip; stream: the same from a camera's frames on; serve: answers of vivit
+            serve to 1, 4 and 8 clients; peers: the presets
             and other video models; input: from files to clips; evaluation: the views of a test video; startup: imports
             and help.
         preset: Models to time.
@@ -114,9 +117,10 @@ def bench(
         elif case == "attention":
             for one in precision:
                 add(results, attentions(preset, precision=one, batch_size=batch_size, clock=clock), out)
-        elif case == "predict":
+        elif case in ("predict", "serve"):
+            measure = {"predict": models.prediction, "serve": serving}[case]
             for name in preset:
-                add(results, models.prediction(name, clock=clock), out)
+                add(results, measure(name, clock=clock), out)
         elif case in ("timeline", "stream"):
             measure = {"timeline": sliding, "stream": streaming}[case]
             for name in [n for n in preset if models.preset(n).encoder == "factorised_encoder"]:

@@ -15,6 +15,7 @@ HEADINGS = {
     "predict": "Prediction",
     "timeline": "Timeline",
     "stream": "Stream",
+    "serve": "Server",
     "peers": "What else one could run",
     "input": "Input",
     "evaluation": "Evaluation",
@@ -66,6 +67,11 @@ NOTES = {
     "stream": (
         "Frames of 640 x 480 pixels, 25 a second and stride 2, to the rows of `vivit stream`: resize, crop, encode, "
         "classify, without decoding. Times real time: seconds of video over seconds of computing."
+    ),
+    "serve": (
+        "`vivit serve` over loopback: one view of a ten-second video per request, from the first byte sent to the last "
+        "one received. Clients ask again as soon as they have their answer. Waiting: for a decoding process and for the "
+        "model."
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (
