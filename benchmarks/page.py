@@ -70,8 +70,8 @@ NOTES = {
     ),
     "serve": (
         "`vivit serve` over loopback: one view of a ten-second video per request, from the first byte sent to the last "
-        "one received. Clients ask again as soon as they have their answer. Waiting: for a decoding process and for the "
-        "model."
+        "one received. Clients ask again as soon as they have their answer. Waiting: for a decoding process, and for "
+        "the model."
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (
