@@ -19,6 +19,7 @@ from .export import exported
 from .measure import Clock, conditions
 from .page import command, page, table, with_earlier
 from .pipeline import evaluation, input_speed
+from .serve import serving
 from .startup import startup
 from .timeline import several, sliding, streaming
 from .videoprism import videoprism
@@ -33,6 +34,7 @@ Case = Literal[
     "stream",
     "streams",
     "export",
+    "serve",
     "peers",
     "input",
     "evaluation",
@@ -69,9 +71,10 @@ def bench(
             kernel that is chosen and by others; shorten: those of Model 1 on fewer tokens, and what that loses;
             predict: a video from file to classes, as by default; timeline: rows of a Model 2 over a long video at
             several hops, and each window as a clip; stream: the same from a camera's frames on; streams: several
-            cameras together; export: the presets in the formats of vivit export, with their size and memory; peers:
-            the presets and other video models; videoprism: VideoPrism-B and transformers' own; input: from files to
-            clips; evaluation: the views of a test video; startup: imports and help.
+            cameras together; serve: answers of vivit serve to 1, 4 and 8 clients; export: the presets in the formats
+            of vivit export, with their size and memory; peers: the presets and other video models; videoprism:
+            VideoPrism-B and transformers' own; input: from files to clips; evaluation: the views of a test video;
+            startup: imports and help.
         preset: Models to time.
         precision: float32, bfloat16 or both.
         batch_size: Clips in a forward pass or training step.
@@ -127,8 +130,12 @@ def bench(
                 backward = (False, True) if where.type == "cuda" else (False,)
                 rows = attentions(preset, precision=one, batch_size=batch_size, clock=clock, backward=backward)
                 add(results, list(rows), out)
-        elif case in ("predict", "export"):
-            measure = {"predict": partial(models.prediction, clock=clock), "export": partial(exported, formats=formats)}
+        elif case in ("predict", "serve", "export"):
+            measure = {
+                "predict": partial(models.prediction, clock=clock),
+                "serve": partial(serving, clock=clock),
+                "export": partial(exported, formats=formats),
+            }
             for name in preset:
                 add(results, measure[case](name), out)
         elif case in ("timeline", "stream", "streams"):

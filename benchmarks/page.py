@@ -24,6 +24,7 @@ HEADINGS = {
     "stream": "Stream",
     "streams": "Several streams",
     "export": "Export",
+    "serve": "Server",
     "peers": "What else one could run",
     "input": "Input",
     "loader": "Loader",
@@ -87,6 +88,11 @@ NOTES = {
         "Random weights as `vivit export` writes them, compared with eager PyTorch on clips of synthetic videos: the "
         "largest difference of the logits, relative to the largest one of the clip. Seconds of a clip in rounds of all "
         "forms; memory: the most that a new process has to load the model and classify a clip."
+    ),
+    "serve": (
+        "`vivit serve` over loopback: one view of a ten-second video per request, from the first byte sent to the last "
+        "one received. Clients ask again as soon as they have their answer. Waiting: for a decoding process, and for "
+        "the model."
     ),
     "peers": "One clip, random weights: the time of a forward pass does not depend on them.",
     "input": (

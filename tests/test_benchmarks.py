@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attention, bench, export, models, pipeline, training
+from benchmarks import attention, bench, export, models, pipeline, serve, training
 from benchmarks.measure import Clock, Times, interleave, spread
 from benchmarks.page import page, table
 from benchmarks.videoprism import videoprism
@@ -194,6 +194,19 @@ def test_attention_is_timed_at_the_sizes_at_which_the_model_calls_it(name, monke
     rows = list(attention.attentions([name], precision="float32", batch_size=1, clock=ONCE))
     assert len(rows) == 2 * len(attention.shapes(config, 1))
     assert all(row["differs by"] < 1e-5 for row in rows if row["differs by"] is not None)
+
+
+def test_the_server_is_timed_with_one_client_and_several(monkeypatch):
+    monkeypatch.setattr(pipeline, "SECONDS", 1)
+    monkeypatch.setattr(pipeline, "SIZE", (36, 48))
+    monkeypatch.setattr(serve, "REQUESTS", 4)
+    rows = serve.serving("ViViT-Ti/16x2 FE", clock=ONCE)
+    assert [row["clients"] for row in rows] == [1, 4, 8]
+    for row in rows:
+        assert row["requests"] == 4
+        assert 0 < row["p50 ms"] <= row["p95 ms"] <= row["p99 ms"]
+        assert 0 <= row["waiting p95 ms"] < row["p99 ms"]
+    assert rows[0]["waiting p95 ms"] < rows[1]["waiting p95 ms"]
 
 
 def test_a_prediction_is_timed_beside_the_same_views_through_transformers(monkeypatch):

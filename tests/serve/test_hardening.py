@@ -59,6 +59,11 @@ def test_a_body_of_the_limit_is_taken_and_one_byte_more_is_refused_before_it_is_
     status, answer = raw(server, lines)  # no byte of the body is sent
     assert status == 413
     assert b"larger than 4000000 bytes" in answer
+    # A client that sends everything before it reads gets the answer too.
+    status, answer, _ = ask(server, "POST", "/v1/predict", bytes(3 * LIMIT))
+    assert status == 413
+    assert "larger than 4000000 bytes" in answer["error"]
+    assert files_left(server) == []
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "multipart/form-data; boundary=x"])

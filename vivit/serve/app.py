@@ -183,7 +183,8 @@ class Service:
         config = self.engine.model.config
         shape = {"frames": config.num_frames, "height": config.image_size[0], "width": config.image_size[1]}
         classes = {name: list(names) for name, names in config.classes.items()}
-        return JSONResponse({"name": self.name, "encoder": config.encoder, **shape, "classes": classes})
+        about = {"name": self.name, "encoder": config.encoder, "body_bytes": self.limits.body_bytes}
+        return JSONResponse(about | shape | {"classes": classes})
 
     async def healthz(self, request: Request) -> Response:
         """Say that the server answers."""

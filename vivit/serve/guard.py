@@ -60,8 +60,6 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY.items():
                     headers.setdefault(name, value)
-                if status in (408, 413):
-                    headers["connection"] = "close"  # the rest of the body is not read
             async with asyncio.timeout(SEND_SECONDS):
                 await send(message)
 
@@ -136,7 +134,10 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> J
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request line and headers take longer than `header_seconds`."""
+    """HTTP/1.1 that closes a connection whose request line and headers take longer than `header_seconds`.
+
+    The rest of a body that was refused is thrown away for as long, so that its client can read the refusal.
+    """
 
     header_seconds = Limits.header_seconds
 

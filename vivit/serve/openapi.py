@@ -66,7 +66,13 @@ SCHEMAS = {
         result_=TIMELINE,
     ),
     "Model": record(
-        name=TEXT, encoder=TEXT, frames=COUNT, height=COUNT, width=COUNT, classes=by_label_set(array(TEXT))
+        name=TEXT,
+        encoder=TEXT,
+        body_bytes=COUNT,
+        frames=COUNT,
+        height=COUNT,
+        width=COUNT,
+        classes=by_label_set(array(TEXT)),
     ),
     "Status": record(status=TEXT),
 }

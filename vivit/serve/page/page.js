@@ -3,7 +3,7 @@ const find = (id) => document.getElementById(id);
 const video = find("video"), lanes = find("lanes");
 const SURE = 0.5, CLOSE = 0.1, CAMERA_SECONDS = 3, SVG = "http://www.w3.org/2000/svg";
 let token = sessionStorage.getItem("token") ?? "", turn = 0, file = null, job = null, recorder = null;
-let timeline = null, segments = [], shown = "";
+let most = Infinity, timeline = null, segments = [], shown = "";
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -287,6 +287,10 @@ function stopCamera() {
 
 function choose(chosen) {
   if (!chosen) return;
+  if (chosen.size > most) {
+    fail("The video has " + Math.ceil(chosen.size / 1e6) + " MB; this server takes " + Math.floor(most / 1e6) + " MB at most. Cut it, or make it smaller.");
+    return;
+  }
   if (recorder) stopCamera();
   look(chosen);
 }
@@ -294,7 +298,9 @@ function choose(chosen) {
 async function greet() {
   const answer = await fetch("v1/model", { headers: authorization() });
   if (!answer.ok) { refuse(answer.status, ""); find("about").textContent = "This server wants a token."; return; }
-  const about = await answer.json(), names = Object.entries(about.classes);
+  const about = await answer.json();
+  most = about.body_bytes;
+  const names = Object.entries(about.classes);
   find("about").textContent = about.name + ": " + names.map(([name, of]) => of.length + " classes of " + name).join(", ");
   find("token-form").hidden = true;
 }
