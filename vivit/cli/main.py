@@ -28,6 +28,7 @@ COMMANDS = {
     "info": ("PRESET", "parameters and multiply-adds of a model"),
     "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),
     "study": ("STUDY RECIPE", "an analysis of the paper on your own videos"),
+    "slurm": ("RECIPE", "the batch script of a run on a cluster"),
     "runs": ("[FOLDER]", "results of all runs, and settings that differ"),
     "checks": ("", "versions, devices, decoders, memory and disk"),
 }
