@@ -23,7 +23,7 @@ COMMANDS = {
     "timeline": ("WEIGHTS VIDEO ...", "scores over time of long videos"),
     "stream": ("WEIGHTS SOURCE", "scores of a camera, pipe or address as it comes"),
     "corpus": ("predict|timeline ...", "the same for long lists of videos, resumable"),
-    "labels": ("import|export|next ...", "for annotation tools; what to label next"),
+    "labels": ("edit|import|export ...", "label videos, by hand or in other tools"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
     "info": ("PRESET", "parameters and multiply-adds of a model"),
     "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),
