@@ -1,10 +1,21 @@
 """`vivit labels`: the commands of its guide, and arguments that are wrong."""
 
+import re
 import shutil
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
+
+served = []
+
+
+def interrupt(server, *_):
+    """Note what would be served, and end as Ctrl-C does."""
+    served.append(server.labelling)
+    raise KeyboardInterrupt
+
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "labels.md"
 TABLE = "path,start,end,label\na.mp4,0.4,0.8,open\na.mp4,,0.4,close\n"
@@ -16,7 +27,8 @@ def test_the_commands_of_the_guide_give_the_table_back(vivit, tmp_path, monkeypa
     write_video(tmp_path / "recordings" / "a.mp4", counter_frames(40))
     (tmp_path / "recordings" / "labels.csv").write_text(TABLE)
     commands = [line for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("vivit ")]
-    assert len(commands) == 4
+    assert len(commands) == 5
+    page, *commands = commands
     said = [vivit(*command.split()[1:]) for command in commands[:2]]
     assert said == [(0, "", "2 labels in tasks\n"), (0, "", "2 rows of 1 videos in recordings/corrected.csv\n")]
     assert (tmp_path / "recordings" / "corrected.csv").read_text() == TABLE
@@ -30,6 +42,13 @@ def test_the_commands_of_the_guide_give_the_table_back(vivit, tmp_path, monkeypa
     assert (tmp_path / "next.csv").read_text().splitlines()[1].startswith("recordings/a.mp4,,,,")
     assert doubt[0] == 0, doubt[2]
     assert len((tmp_path / "doubtful.csv").read_text().splitlines()) == 9
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", interrupt)
+    code, _, err = vivit(*page.split()[1:], "--workers", 0, "--port", 0)
+    assert code == 130
+    assert re.search(r"open http://127.0.0.1:\d+/; labels go into recordings/labels.csv; Ctrl-C ends", err)
+    assert served[0].labels.keys() == {f"{name}.mp4" for name in "bcdefghijk"}
+    assert served[0].suggestions.keys() == {"a.mp4"}
+    assert served[0].classes == ["open", "close"]
 
 
 def test_wrong_arguments_say_what_to_do(vivit, tmp_path):

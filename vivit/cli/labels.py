@@ -16,12 +16,36 @@ if TYPE_CHECKING:
     from ..model.vivit import ViViT
 
 USAGES = {
+    "edit": "vivit labels edit FOLDER --classes NAME [NAME ...] [options]",
     "import": "vivit labels import FILE --format FORMAT --root FOLDER [--out TABLE]",
     "export": "vivit labels export TABLE --format FORMAT --out FILE",
     "next": "vivit labels next WEIGHTS LIST [--labelled LIST] [options]",
     "doubtful": "vivit labels doubtful WEIGHTS ROOT [options]",
 }
 Format = Literal["label-studio", "cvat", "fiftyone", "via", "activitynet", "epic", "csv"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Serve a page on this machine to label the videos of a folder by keys; every change is saved at once.
+
+    The same command resumes: the labels of the table are there again.
+    """
+
+    folder: Positional[str]
+    """The folder of the videos."""
+    classes: tuple[str, ...] = ()
+    """Class names; keys 1 to 9 are the first nine. Those of the table and of --weights are added."""
+    out: str = ""
+    """The table of labels; by default labels.csv in the folder."""
+    weights: str = ""
+    """A model that suggests a label for each video: a run folder, a file or a hub id."""
+    port: int = 8765
+    """Port on 127.0.0.1; 0 for a free one."""
+    workers: int | None = None
+    """Processes that decode for --weights. None: one per core."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps, for --weights."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +125,27 @@ class Doubtful:
 
 def run(args: list[str]) -> None:
     """Run the verb that the first argument names."""
-    verbs = {"import": import_file, "export": export_file, "next": choose, "doubtful": list_doubtful}
+    verbs = {"edit": edit, "import": import_file, "export": export_file, "next": choose, "doubtful": list_doubtful}
     verb, rest = pick_verb("labels", args, verbs, [*USAGES.values()])
     verb(rest)
+
+
+def edit(args: list[str]) -> None:
+    """Serve the page until Ctrl-C."""
+    asked = parse(Edit, args, usage=USAGES["edit"])
+
+    from ..corpus.label_page import make_server, open_labelling, suggest
+
+    model = load_model(asked.weights, asked.device) if asked.weights else None
+    names = [name for several in model.config.classes.values() for name in several] if model else ()
+    table = Path(asked.out or Path(asked.folder, "labels.csv"))
+    labelling = open_labelling(Path(asked.folder), table, [*asked.classes, *names])
+    if model:
+        suggest(labelling, model, asked.workers)
+    with make_server(labelling, asked.port) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        print(f"open {address}; labels go into {printable(str(table))}; Ctrl-C ends", file=sys.stderr)
+        server.serve_forever()
 
 
 def import_file(args: list[str]) -> None:
