@@ -70,7 +70,7 @@ class Sizes:
     profile_batch: int = 16
     batches: tuple[int, ...] = BATCHES
     workers: int = cores()
-    loaded: int = 16
+    loaded: int = 8
     video: tuple[int | None, tuple[int, int] | None] = (None, None)
     """Frames and size of the video to predict; None: ten seconds of 256 x 340."""
     learn: str = "S"

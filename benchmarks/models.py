@@ -252,7 +252,12 @@ def held(model: nn.Module) -> float:
 
 
 def compiled_blocks(model: ViViT, backend: str = "inductor") -> ViViT:
-    """Compile every block of the model, as `parallel.compile` does in training; return the model."""
+    """Compile every block of the model, as `parallel.compile` does in training; return the model.
+
+    What was compiled before is forgotten: its graphs count against PyTorch's limit for the code of a block, and another
+    batch would get kernels for any batch.
+    """
+    torch.compiler.reset()
     for block in transformer_blocks(model):
         block.compile(backend=backend)
     return model

@@ -131,7 +131,7 @@ def profile(name: str, *, precision: Precision, batch_size: int, clock: Clock) -
     times = [
         (event.self_device_time_total if on_cuda else event.self_cpu_time_total, event)
         for event in profiler.key_averages()
-        if event.device_type == kind
+        if event.device_type == kind and not getattr(event, "is_user_annotation", False)
     ]
     total = sum(time for time, _ in times) or 1
     most = sorted(times, key=lambda pair: -pair[0])[:KERNELS]

@@ -43,6 +43,7 @@ def test_without_gradients_the_logits_are_those_of_the_plain_model(encoder, acti
 def test_bfloat16_is_off_by_no_more_than_bfloat16(encoder, forced, monkeypatch):
     """`forced` takes the kernels for CPUs with bfloat16 units on any CPU."""
     monkeypatch.setattr(kernels, "has_fast_bf16_products", lambda: forced)
+    monkeypatch.setattr(kernels, "cpu_vendor", lambda: "AuthenticAMD")
     monkeypatch.setattr(kernels, "CHUNK_SCORES", 100)
     if forced and not cpu_supports("avx512_bf16"):
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", written_out)
@@ -91,6 +92,17 @@ def test_kernels_for_bfloat16_are_taken_only_where_they_are_faster(monkeypatch):
         assert not kernels.use_bf16_cpu_kernel(x)
         assert not kernels.use_bf16_cpu_kernel(x.to("meta", torch.bfloat16))
     assert not kernels.use_bf16_cpu_kernel(x.bfloat16())  # with gradients
+
+
+@pytest.mark.parametrize(("vendor", "chunks"), [("AuthenticAMD", 1), ("GenuineIntel", 0), ("", 0)])
+def test_attention_of_our_own_is_for_amd_only(vendor, chunks, monkeypatch):
+    calls = []
+    monkeypatch.setattr(kernels, "has_fast_bf16_products", lambda: True)
+    monkeypatch.setattr(kernels, "cpu_vendor", lambda: vendor)
+    monkeypatch.setattr(kernels, "chunked_attention", lambda *args: calls.append(args))
+    with torch.no_grad():
+        kernels.attention(*(torch.randn(1, 2, 5, 8).bfloat16() for _ in range(3)))
+    assert len(calls) == chunks
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
