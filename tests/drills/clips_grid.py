@@ -1,4 +1,4 @@
-"""Few clips of few or many classes: `python -m tests.drills.clips_grid`, about 20 minutes of one core, resumable.
+"""Few clips of few or many classes: `python -m tests.drills.clips_grid`, about 30 minutes of one core, resumable.
 
 Each cell has 50, 100 or 300 training clips of 2, 10 or 50 classes of the demo's world (shape, way to move, colour), a
 quarter as many validation clips, and 240 test clips that no choice is made on. `vivit train finetune` runs its stages
@@ -120,15 +120,15 @@ def difference(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the table of the guide: a row per cell, means over the seeds."""
-    lines = [["training clips", "classes", "frozen baseline", "stages", "difference ± standard error"]]
+    lines = [["training clips", "classes", "seeds", "frozen baseline", "stages", "difference ± standard error"]]
     for clips, classes in product(CLIPS, CLASSES):
         own = [row for row in rows if (row["clips"], row["classes"]) == (clips, classes)]
         if own:
             mean, error = difference(own)
             frozen, tuned = (statistics.mean(row[k] for row in own) for k in ("frozen", "tuned"))
             points = f"{100 * mean:+.1f} ± {100 * error:.1f}"
-            lines.append([str(clips), str(classes), f"{frozen:.1%}", f"{tuned:.1%}", points])
-    return format_markdown(lines, align=">>>>>")
+            lines.append([str(clips), str(classes), str(len(own)), f"{frozen:.1%}", f"{tuned:.1%}", points])
+    return format_markdown(lines, align=">>>>>>")
 
 
 def main() -> None:

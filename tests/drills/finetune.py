@@ -11,9 +11,6 @@ Each is run from three seeds (other videos, another order), by the command line 
 weights, the folder and the seed; then the same without the image weights: the same architecture and schedule at random.
 What is compared is measured on a test split that no choice was made on. Writes docs/results/finetune.json and prints
 the table of docs/guides/finetune.md.
-
-With `--stages` it compares the stages without the whole encoder (`--budget none --optim.epochs 0`) with the whole
-encoder without stages (`--budget None`), in accuracy and in CPU time, and writes docs/results/finetune_stages.json.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,10 +202,10 @@ def train_image_model(path: Path, *, steps: int = 2500, batch: int = 64, stills:
     return (shapes == kinds).float().mean().item()
 
 
-def fine_tune(root: Path, weights: Path, folder: Path, seed: int, *options: str) -> Path:
+def fine_tune(root: Path, weights: Path, folder: Path, seed: int) -> Path:
     """What a person types: `vivit train finetune` with the data and the weights, and nothing else that matters."""
     words = ["train", "finetune", "--data.root", str(root), "--init", str(weights), "--run", str(folder)]
-    with mock.patch.object(sys, "argv", ["vivit", *words, "--seed", str(seed), *options]):
+    with mock.patch.object(sys, "argv", ["vivit", *words, "--seed", str(seed)]):
         cli.main()
     return folder
 
@@ -241,25 +237,6 @@ def compare(home: Path, weights: Path, name: str, seed: int) -> dict[str, float]
     return {k: result.single_view_accuracy["label"]["top1"] for k, result in results.items()}
 
 
-WAYS = {
-    "stages": ("--budget", "none", "--optim.epochs", "0", "--optim.warmup-epochs", "0"),
-    "whole": ("--budget", "None"),
-}
-
-
-def compare_stages(home: Path, weights: Path, name: str, seed: int) -> dict[str, float]:
-    """Accuracies on the test split, and seconds of CPU: the stages alone, and the whole encoder alone."""
-    root = write_data(home / f"{name}-{seed}", name, seed)
-    samples, found = read_samples("folder", str(root), "test"), {}
-    for way, options in WAYS.items():
-        since = time.process_time()
-        run = fine_tune(root, weights, home / f"{name}-{seed}-{way}", seed, "--data.workers", "0", *options)
-        found[f"{way}_seconds"] = time.process_time() - since
-        tested = evaluate(load_weights(str(run)), samples, protocol=SINGLE_VIEW, workers=0)
-        found[way] = tested.single_view_accuracy["label"]["top1"]
-    return found
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: means over the seeds, and every seed."""
     titles = "data", "classes x clips", "frozen baseline", "from scratch", "`finetune`", "`finetune` of each seed"
@@ -273,43 +250,32 @@ def table(rows: list[dict[str, Any]]) -> str:
     return format_markdown(lines, align="<<>>><")
 
 
-def table_of_stages(rows: list[dict[str, Any]]) -> str:
-    """Markdown: one line per run."""
-    lines = [["data", "seed", "stages", "whole encoder", "CPU time of the stages / of the whole encoder"]]
-    for row in rows:
-        ratio = row["stages_seconds"] / row["whole_seconds"]
-        lines.append([row["data"], str(row["seed"]), f"{row['stages']:.1%}", f"{row['whole']:.1%}", f"{ratio:.2f}"])
-    return format_markdown(lines, align="<>>>>")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path("runs/finetune-drill"), help="goes on where it stopped")
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="some of the datasets only")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="some of the seeds only")
-    parser.add_argument("--stages", action="store_true", help="the stages alone against the whole encoder alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.home.mkdir(parents=True, exist_ok=True)
     weights, image = args.home / "vit.safetensors", args.home / "image.json"
     if not image.exists():
         image.write_text(json.dumps(train_image_model(weights)))
-    kind, measure = ("-stages", compare_stages) if args.stages else ("", compare)
     for name in args.data:
         for seed in args.seeds:
-            done = args.home / f"{name}-{seed}{kind}.json"
+            done = args.home / f"{name}-{seed}.json"
             if not done.exists():
-                done.write_text(json.dumps({"data": name, "seed": seed, **measure(args.home, weights, name, seed)}))
+                done.write_text(json.dumps({"data": name, "seed": seed, **compare(args.home, weights, name, seed)}))
                 print(done.read_text(), flush=True)
-    rows = [json.loads(path.read_text()) for path in sorted(args.home.glob(f"*-?{kind}.json"))]
+    rows = [json.loads(path.read_text()) for path in sorted(args.home.glob("*-?.json"))]
     facts = {
-        "command": "python -m tests.drills.finetune" + " --stages" * args.stages,
+        "command": "python -m tests.drills.finetune",
         "image_accuracy": json.loads(image.read_text()),
         "rows": rows,
     }
-    results = RESULTS.with_name("finetune_stages.json") if args.stages else RESULTS
-    results.write_text(json.dumps(facts, indent=1) + "\n")
-    print(table_of_stages(rows) if args.stages else table(rows))
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    print(table(rows))
 
 
 if __name__ == "__main__":
