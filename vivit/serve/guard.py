@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import time
 from asyncio import Transport
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from .limits import Limits
 from .metrics import Metrics
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+LINGER_SECONDS = 2  # for the rest of a body that is refused
 SEND_SECONDS = 30  # for a client that does not read its answer
 # The page has no secrets, and its token is typed into it. Health is for the machine that watches the server.
 PUBLIC = ("/", "/page.js", "/page.css", "/healthz", "/readyz", "/openapi.json")
@@ -51,7 +53,20 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.monotonic(), 500
+        started, status, complete = time.monotonic(), 500, False
+
+        async def watched_receive() -> Message:
+            nonlocal complete
+            message = await receive()
+            complete = not message.get("more_body", False)
+            return message
+
+        async def linger() -> None:
+            """Throw away what is left of the body, so that a client that sends first can read the refusal."""
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    while not complete:
+                        await watched_receive()
 
         async def guarded_send(message: Message) -> None:
             nonlocal status
@@ -60,14 +75,19 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY.items():
                     headers.setdefault(name, value)
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
             async with asyncio.timeout(SEND_SECONDS):
+                if is_last and status >= 400 and not complete:
+                    await send({**message, "more_body": True})
+                    await linger()
+                    message = {"type": "http.response.body"}
                 await send(message)
 
         try:
             if refusal := self.refusal(scope):
                 await refusal(scope, receive, guarded_send)
             else:
-                await self.app(scope, limited(receive, self.limits), guarded_send)
+                await self.app(scope, limited(watched_receive, self.limits), guarded_send)
         finally:
             endpoint = getattr(scope.get("endpoint"), "__name__", "none")
             self.metrics.request(endpoint, status, time.monotonic() - started)
@@ -134,10 +154,7 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> J
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request line and headers take longer than `header_seconds`.
-
-    The rest of a body that was refused is thrown away for as long, so that its client can read the refusal.
-    """
+    """HTTP/1.1 that closes a connection whose request line and headers take longer than `header_seconds`."""
 
     header_seconds = Limits.header_seconds
 
