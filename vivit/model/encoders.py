@@ -267,9 +267,11 @@ class PlacewiseTransformer(Transformer):
         place_seeds = None if seeds is None else random_bits(seeds, s).flatten()
         x = super().forward(rearrange(tokens, "B t s D -> (B s) t D"), place_seeds)
         x = rearrange(x, "(B s) t D -> B (t s) D", s=s)
-        bits = [None] * len(self.joint) if seeds is None else random_bits(~seeds, len(self.joint), 2 * MAX_BRANCHES)
-        for i, block in enumerate(self.joint):
-            x = block(x, bits[i] if seeds is None else bits[:, i])
+        bits: Sequence[Tensor | None] = [None] * len(self.joint)
+        if seeds is not None:
+            bits = random_bits(~seeds, len(self.joint), 2 * MAX_BRANCHES).unbind(1)
+        for block, block_bits in zip(self.joint, bits):
+            x = block(x, block_bits)
         return x.unflatten(1, (t, s))
 
 
