@@ -25,11 +25,11 @@ from .test_image_models import HF
 from .test_vjepa2 import relative
 
 HEADING = ["family", "size", "format", "difference"]
-JEPA_L = {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24, "pred_hidden_size": 24}
+JEPA_L = {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 2}
 JEPA_G = {"hidden_size": 1408, "num_attention_heads": 22, "num_hidden_layers": 2, "mlp_ratio": 48 / 11}
 JEPA_H = {"hidden_size": 1280, "num_attention_heads": 16, "num_hidden_layers": 2}
 VIT_B = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "num_hidden_layers": 12}
-VIT_L = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 24}
+VIT_L = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 2}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ PROBE = "VJEPA2ForVideoClassification"
 CASES = (
     Case("V-JEPA 2", "64 wide, 2 layers", "Hugging Face", jepa),
     Case("V-JEPA 2", "64 wide, 2 layers", "released .pt", lambda folder: jepa(folder, released=True)),
-    Case("V-JEPA 2", "L: 1024 wide, 24 layers", "Hugging Face", lambda folder: jepa(folder, **JEPA_L), large=True),
+    Case("V-JEPA 2", "L: 1024 wide, 2 of 24 layers", "Hugging Face", lambda folder: jepa(folder, **JEPA_L), large=True),
     Case("V-JEPA 2", "H: 1280 wide, 2 of 32 layers", "Hugging Face", lambda folder: jepa(folder, **JEPA_H), large=True),
     Case("V-JEPA 2", "g: 1408 wide, 2 of 40 layers", "Hugging Face", lambda folder: jepa(folder, **JEPA_G), large=True),
     Case("V-JEPA 2, probe", "64 wide, 2 + 2 layers", "Hugging Face", lambda folder: jepa(folder, kind=PROBE)),
@@ -91,13 +91,13 @@ CASES = (
         "V-JEPA 2, probe",
         "L: 1024 wide, 2 of 24 + 3 layers",
         "Hugging Face",
-        lambda folder: jepa(folder, kind=PROBE, **JEPA_L | {"num_hidden_layers": 2, "num_pooler_layers": 3}),
+        lambda folder: jepa(folder, kind=PROBE, num_pooler_layers=3, **JEPA_L),
         large=True,
     ),
     Case("DINOv3", "64 wide, 2 layers", "Hugging Face", dino),
     Case("DINOv3", "64 wide, 2 layers", "released .pth", released_dino),
     Case("DINOv3", "B: 768 wide, 12 layers", "Hugging Face", lambda folder: dino(folder, **VIT_B), large=True),
-    Case("DINOv3", "L: 1024 wide, 24 layers", "Hugging Face", lambda folder: dino(folder, **VIT_L), large=True),
+    Case("DINOv3", "L: 1024 wide, 2 of 24 layers", "Hugging Face", lambda folder: dino(folder, **VIT_L), large=True),
     Case("DINOv2 with registers", "48 wide, 2 layers", "Hugging Face", registers),
     Case("CLIP", "48 wide, 2 layers", "Hugging Face", lambda f: image(test_clip.their_tower("CLIP"), f)),
     Case(

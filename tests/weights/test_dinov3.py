@@ -8,7 +8,9 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 import vivit
 from vivit.config import ModelConfig
+from vivit.engine.features import encode, feature_shapes, image_filters
 from vivit.errors import WeightsError
+from vivit.weights.load import config_for_init
 
 from .random_weights import randomise
 from .test_image_models import assert_once, still
@@ -175,3 +177,17 @@ def test_a_gated_mlp_is_refused(tmp_path):
     their_dinov3(use_gated_mlp=True).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="gated MLP"):
         vivit.from_pretrained(tmp_path)
+
+
+def test_fine_tuning_caches_tokens_with_registers(tmp_path):
+    """The config that `vivit train finetune` derives from the weights is that of the model that it builds."""
+    their_dinov3().save_pretrained(tmp_path)
+    config = config_for_init(tmp_path, small_config(encoder="factorised_encoder", num_heads=2, embed_dim=16))
+    model = vivit.create(config, classes={}, init=tmp_path).eval()
+    assert (config.positions, config.num_registers) == (model.config.positions, model.config.num_registers)
+    views = torch.randint(0, 256, (3, 6, 3, 32, 32), dtype=torch.uint8)
+    got = encode(model, image_filters(model), views, cut=1)
+    shape, _ = feature_shapes(config, 1, 3, cut=1)["activations"]
+    assert got["activations"].shape == shape[1:]
+    with torch.no_grad():
+        torch.testing.assert_close(got["positions"].mean(dim=1), model.features(views))

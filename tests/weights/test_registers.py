@@ -8,6 +8,7 @@ import transformers
 from timm.models.vision_transformer import VisionTransformer
 
 import vivit
+from vivit.weights.convert import WRITERS
 
 from .random_weights import randomise
 from .test_image_models import HF, SMALL, assert_equal, save
@@ -51,3 +52,24 @@ def test_positions_of_registers_are_added_to_them(tmp_path):
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert_equal(ours(image[:, None]), theirs(image))
+
+
+@pytest.mark.parametrize("to", ["huggingface", "scenic"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "rope_3d"},
+        {"positions": "rope_2d"},
+        {"num_registers": 2},
+        {"norm_pre": True},
+        {"pool": "attentive"},
+    ],
+    ids=str,
+)
+def test_formats_that_have_no_such_model_refuse_to_hold_it(changes, to, tmp_path):
+    plain = {"activation": "gelu_tanh", "num_frames": 4, "image_size": (32, 32), "tubelet_size": (2, 8, 8)}
+    plain |= {"embed_dim": 32, "depth": 1, "num_heads": 2, "classes": ["a"]}
+    model = vivit.create("ViViT-B/16x2", **plain | changes)
+    name, value = next(iter(changes.items()))
+    with pytest.raises(ValueError, match=f"no {name}={value!r}"):
+        WRITERS[to](model, tmp_path / "out")

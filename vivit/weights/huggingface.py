@@ -209,7 +209,8 @@ def from_vivit(
     Raises ValueError for a model that transformers does not compute: it has Model 1 with a class token and tubelets.
     """
     needs = {"encoder": "spatiotemporal", "tokenizer": "tubelet", "pool": "cls"}
-    needs |= {"attention_pool": False, "motion_pool": False, "attn_logit_cap": None}
+    needs |= {"attention_pool": False, "motion_pool": False, "positions": "learned", "num_registers": 0}
+    needs |= {"norm_pre": False, "attn_logit_cap": None}
     if different := [f"{k}={getattr(config, k)!r}" for k, value in needs.items() if getattr(config, k) != value]:
         has = "transformers' ViViT is Model 1 with a class token and tubelets"
         raise ValueError(f"{has}; it has no {', '.join(different)}")
@@ -232,7 +233,7 @@ def from_vivit(
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
         "intermediate_size": round(config.embed_dim * config.mlp_ratio),
-        "hidden_act": {"gelu_tanh": "gelu_fast", "gelu": "gelu"}[config.activation],
+        "hidden_act": {"gelu_tanh": "gelu_fast"}.get(config.activation, config.activation),
         "layer_norm_eps": config.norm_eps,
         "qkv_bias": True,
         "id2label": {str(i): name for i, name in enumerate(names)},

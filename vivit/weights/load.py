@@ -45,6 +45,7 @@ ARCHITECTURE = (
     "attention_order",
 )
 IMAGE_ARCHITECTURE = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+IMAGE_TOKENS = ("pool", "pool_mlp_ratio", "positions", "num_registers", "norm_pre")
 MAX_INIT_SIDE = 224  # pixels; positions of larger images are interpolated
 
 
@@ -158,7 +159,7 @@ def config_for_init(init: str | os.PathLike, config: ModelConfig) -> ModelConfig
         return replace(trained, classes={}, drop_path=config.drop_path)
     t, (_, h, w) = config.tubelet_size[0], trained.tubelet_size
     image_size = tuple(min(side, MAX_INIT_SIDE) // patch * patch for side, patch in zip(trained.image_size, (h, w)))
-    same = {name: getattr(trained, name) for name in (*IMAGE_ARCHITECTURE, "pool")}
+    same = {name: getattr(trained, name) for name in (*IMAGE_ARCHITECTURE, *IMAGE_TOKENS)}
     return replace(config, tubelet_size=(t, h, w), image_size=image_size, **same)
 
 

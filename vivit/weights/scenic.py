@@ -255,11 +255,13 @@ def from_vivit(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, np
     """Turn our state dict into official parameters, the inverse of `to_vivit`.
 
     Raises ValueError for a model that the official code cannot compute: it always has the tanh GELU, norms with an
-    epsilon of 1e-6, the last norm before pooling, frames pooled to one token, no cap of the scores, no temporal skip
-    connection and no attention or motion pooling.
+    epsilon of 1e-6, the last norm before pooling, frames pooled to one token, learned positions, no cap of the scores,
+    no temporal skip connection, no register tokens, no norm before the first block and no attention or motion pooling.
     """
     official = {"activation": "gelu_tanh", "norm_eps": 1e-6, "norm_after_pool": False, "temporal_skip": False}
-    official |= {"attention_pool": False, "motion_pool": False, "attn_logit_cap": None, "pool_space": True}
+    official |= {"attention_pool": False, "motion_pool": False, "positions": "learned", "num_registers": 0}
+    official |= {"norm_pre": False, "attn_logit_cap": None, "pool_space": True}
+    official |= {"pool": "cls" if config.pool == "cls" else "mean"}
     different = [f"{k}={getattr(config, k)!r}" for k, value in official.items() if getattr(config, k) != value]
     if different:
         raise ValueError(f"scenic's ViViT has no {', '.join(different)}: it would give other logits")
