@@ -14,7 +14,7 @@ from vivit.cli.predict import Predict, load_any
 from vivit.errors import WeightsError
 from vivit.export import export as exporting
 from vivit.export.export import export
-from vivit.export.proof import Agreement, compare, relative_difference
+from vivit.export.proof import Agreement, compare, peak_memory, relative_difference
 from vivit.export.quantize import set_metadata
 from vivit.inference.exported import PARTS, load_graph, open_exported, part_path
 
@@ -110,6 +110,14 @@ def test_a_timeline_encodes_each_position_once_and_does_without_the_parts(model_
     assert sum(encoded) == 12  # 40 frames are 20 samples of 10 positions; one repeats the first frame, one the last
     clips_only = exporting.ExportedModel(exported.path, exported.config, exported.weights, exported.run)
     np.testing.assert_allclose(vivit.timeline(clips_only, str(video), hop=0.16).logits, expected.logits, atol=1e-5)
+
+
+def test_an_exported_model_needs_less_memory_than_pytorch_with_the_weights(model_2):
+    source, file = model_2
+    eager, exported = peak_memory(source), peak_memory(file)
+    assert eager is not None
+    assert exported is not None
+    assert 20 < exported < eager - 100  # MB; PyTorch alone has more
 
 
 def test_parts_of_other_weights_are_not_taken(model_2, tmp_path):

@@ -32,7 +32,7 @@ class StreamOptions:
     """
 
     weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
+    """A run folder, a folder with model.safetensors, a file, also one of vivit export, or a hub id."""
     source: Positional[str] = ""
     """A file, - for standard input, a camera such as /dev/video0, or an address with --protocol."""
     hop: float = 0.5

@@ -84,6 +84,8 @@ def export(
     if int8 and (format != "onnx" or not videos):
         raise ValueError("int8 needs --format onnx, and --videos of the kind that the model is for, to calibrate on")
     model = from_pretrained(source).float().eval()
+    if not model.config.classes:
+        raise ValueError(f"{source} has no classes, so that there is nothing to export; fine-tune it first")
     clips, what = proof_clips(videos, model.config)
     with temporary_files(dest) as path:
         write_graphs(model, path, format)
