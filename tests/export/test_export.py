@@ -14,7 +14,7 @@ from vivit.cli.predict import Predict, load_any
 from vivit.errors import WeightsError
 from vivit.export import export as exporting
 from vivit.export.export import export
-from vivit.export.proof import Agreement, compare, peak_memory, relative_difference
+from vivit.export.proof import Agreement, compare_logits, peak_memory, relative_difference
 from vivit.export.quantize import set_metadata
 from vivit.inference.exported import PARTS, load_graph, open_exported, part_path
 
@@ -164,11 +164,11 @@ def test_a_comparison_finds_a_wrong_logit_another_class_and_a_batch_that_mixes_c
     def first(x):
         return np.concatenate([x[:, :1] + 1, x[:, :1], -x[:, :1]], axis=1)
 
-    assert compare(config, first, first, clips) == Agreement(3, 0.0, 3)
-    assert compare(config, first, lambda x: first(x) + 0.5, clips).difference == pytest.approx(0.5)
-    swapped = compare(config, first, lambda x: first(x)[:, ::-1], clips)
+    assert compare_logits(config, first, first, clips) == Agreement(3, 0.0, 3)
+    assert compare_logits(config, first, lambda x: first(x) + 0.5, clips).difference == pytest.approx(0.5)
+    swapped = compare_logits(config, first, lambda x: first(x)[:, ::-1], clips)
     assert swapped.same_top1 == 0
-    mixed = compare(config, first, lambda x: first(x[::-1]), clips)
+    mixed = compare_logits(config, first, lambda x: first(x[::-1]), clips)
     assert mixed.same_top1 == 3
     assert mixed.difference == pytest.approx(2.0)
     assert relative_difference(np.zeros(2), np.zeros(2)) == 0

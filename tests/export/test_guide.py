@@ -13,7 +13,7 @@ from vivit.cli.main import main
 from vivit.errors import WeightsError
 from vivit.export import export as exporting
 from vivit.export.export import short_names
-from vivit.export.proof import spread
+from vivit.export.proof import evenly_spaced
 from vivit.export.quantize import Gate, folder_labels, linear_layers
 from vivit.inference.exported import open_exported
 
@@ -116,5 +116,5 @@ def test_the_gate_counts_labels_or_agreement_and_says_how_many_videos_it_had(tmp
     assert Gate(1000, True, 800, 794).loss == pytest.approx(0.6)
     assert str(Gate(1000, True, 800, 794)) == "top-1 80.0 % in float32 and 79.4 % in int8 on 1000 videos"
     assert str(Gate(9, False, 9, 8)).endswith("on 8 of 9 videos, all there are; 500 would say more")
-    assert spread([str(i) for i in range(10)], 4) == ["0", "3", "6", "9"]
+    assert evenly_spaced([str(i) for i in range(10)], 4) == ["0", "3", "6", "9"]
     assert short_names(["pixels", "a.blocks.0.mlp.fc2", "a.blocks.11.mlp.fc2"]) == ["pixels", "a.blocks.*.mlp.fc2"]
