@@ -151,6 +151,9 @@ def page(results: Mapping[str, Any]) -> str:
     ]
     if all(run["conditions"]["device"] != "cuda" for run in results["runs"]):
         lines.append("* CUDA: not yet measured. `make gpu` measures it, as docs/performance.md describes under Hopper.")
+    if all(row["case"] != "export" for run in results["runs"] for row in run["rows"]):
+        models = " ".join(f"'ViViT-B/16x2{model}'" for model in ("", " FE", " FSA", " FDP"))
+        lines.append(f"* Exported models: not yet measured; `python -m benchmarks export --preset {models}`.")
     for case, heading in HEADINGS.items():
         runs = [run | {"rows": [row for row in run["rows"] if row["case"] == case]} for run in results["runs"]]
         runs = [run for run in runs if run["rows"]]

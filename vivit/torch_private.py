@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -64,35 +61,3 @@ def storage_id(tensor: Tensor) -> int:
         if address := storage.data_ptr():
             return address
     return id(tensor)
-
-
-def write_aoti_package(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
-    """Compile an exported program to a library and write it to a .pt2 file, with texts by their names.
-
-    Fallback: ImportError, which says that this PyTorch cannot.
-    """
-    try:
-        from torch._inductor import aoti_compile_and_package
-    except ImportError as error:
-        raise ImportError(f"PyTorch {torch.__version__} has no AOTInductor; use --format torch-export") from error
-    settings = {"aot_inductor.metadata": metadata}
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
-
-
-def is_aoti_package(path: Path) -> bool:
-    """Say whether a .pt2 file holds a compiled library; otherwise it holds a program of torch.export."""
-    with zipfile.ZipFile(path) as archive:
-        return any("/aotinductor/" in name for name in archive.namelist())
-
-
-def load_aoti_package(path: Path, name: str) -> tuple[Callable[[Tensor], Tensor], str]:
-    """Load what `write_aoti_package` wrote: the function, and the text called `name`, or "".
-
-    Fallback: ImportError, which says that this PyTorch cannot.
-    """
-    try:
-        from torch._inductor import aoti_load_package
-    except ImportError as error:
-        raise ImportError(f"{path} needs a PyTorch with AOTInductor, not {torch.__version__}") from error
-    module = aoti_load_package(str(path))
-    return module, module.get_metadata().get(name, "")

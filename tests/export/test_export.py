@@ -14,7 +14,7 @@ from vivit.cli.predict import Predict, load_any
 from vivit.errors import WeightsError
 from vivit.export import export as exporting
 from vivit.export.export import export
-from vivit.export.proof import Agreement, compare, relative_difference
+from vivit.export.proof import Agreement, compare_logits, peak_memory, relative_difference
 from vivit.export.quantize import set_metadata
 from vivit.inference.exported import PARTS, load_graph, open_exported, part_path
 
@@ -112,6 +112,14 @@ def test_a_timeline_encodes_each_position_once_and_does_without_the_parts(model_
     np.testing.assert_allclose(vivit.timeline(clips_only, str(video), hop=0.16).logits, expected.logits, atol=1e-5)
 
 
+def test_an_exported_model_needs_less_memory_than_pytorch_with_the_weights(model_2):
+    source, file = model_2
+    eager, exported = peak_memory(source), peak_memory(file)
+    assert eager is not None
+    assert exported is not None
+    assert 20 < exported < eager - 100  # MB; PyTorch alone has more
+
+
 def test_parts_of_other_weights_are_not_taken(model_2, tmp_path):
     _, file = model_2
     copy = tmp_path / "model.onnx"
@@ -156,11 +164,11 @@ def test_a_comparison_finds_a_wrong_logit_another_class_and_a_batch_that_mixes_c
     def first(x):
         return np.concatenate([x[:, :1] + 1, x[:, :1], -x[:, :1]], axis=1)
 
-    assert compare(config, first, first, clips) == Agreement(3, 0.0, 3)
-    assert compare(config, first, lambda x: first(x) + 0.5, clips).difference == pytest.approx(0.5)
-    swapped = compare(config, first, lambda x: first(x)[:, ::-1], clips)
+    assert compare_logits(config, first, first, clips) == Agreement(3, 0.0, 3)
+    assert compare_logits(config, first, lambda x: first(x) + 0.5, clips).difference == pytest.approx(0.5)
+    swapped = compare_logits(config, first, lambda x: first(x)[:, ::-1], clips)
     assert swapped.same_top1 == 0
-    mixed = compare(config, first, lambda x: first(x[::-1]), clips)
+    mixed = compare_logits(config, first, lambda x: first(x[::-1]), clips)
     assert mixed.same_top1 == 3
     assert mixed.difference == pytest.approx(2.0)
     assert relative_difference(np.zeros(2), np.zeros(2)) == 0

@@ -13,7 +13,7 @@ from vivit.cli.main import main
 from vivit.errors import WeightsError
 from vivit.export import export as exporting
 from vivit.export.export import short_names
-from vivit.export.proof import spread
+from vivit.export.proof import evenly_spaced
 from vivit.export.quantize import Gate, folder_labels, linear_layers
 from vivit.inference.exported import open_exported
 
@@ -66,22 +66,24 @@ def test_the_commands_of_the_guide_run_and_its_program_too(home, monkeypatch, ca
     names = {}
     exec(next(text for language, text in BLOCKS if language == "python"), names)
     assert names["logits"].shape == (1, 3)
+    monkeypatch.setattr(exporting, "MAX_LOSS", 100)  # random weights have classes that hardly differ
+    run(int8, monkeypatch)
+    check_int8(capsys.readouterr().err)
+
+    weights("Model 1, mean", home / "runs" / "finetune")  # one graph in place of three
     expected = str(vivit.predict("runs/finetune", "some_video.mp4"))
     for command, name in ((openvino, "model.xml"), (pt2, "model.pt2")):
         run(command, monkeypatch)
         assert str(vivit.predict(name, "some_video.mp4")) == expected
-    kinds = ("onnx", "xml", "bin", "pt2")
-    files = {f"model{part}.{kind}" for part in ("", ".position", ".window") for kind in kinds}
-    assert {path.name for path in home.glob("model*")} == files
-    check_int8(int8, monkeypatch, capsys)
+    parts = {"model.onnx", "model.position.onnx", "model.window.onnx"}
+    assert {path.name for path in home.glob("model*")} == parts | {"model.xml", "model.bin", "model.pt2"}
 
 
-def check_int8(command, monkeypatch, capsys):
+def check_int8(said):
     """The file has int8 weights, float32 pixels and head, and nearly the logits of float32."""
-    monkeypatch.setattr(exporting, "MAX_LOSS", 100)  # random weights have classes that hardly differ
-    run(command, monkeypatch)
-    assert re.search(r"int8 with pixels, head in float32: top-1 [\d.]+ % in float32 and .* on 7 videos, all there are",
-                     capsys.readouterr().err)  # fmt: skip
+    assert re.search(
+        r"int8 with pixels, head in float32: top-1 [\d.]+ % in float32 .* on 7 videos, all there are", said
+    )
     assert onnx.TensorProto.INT8 in {t.data_type for t in onnx.load("small.onnx").graph.initializer}
     layers = linear_layers(onnx.load("model.onnx"))
     assert {"pixels", "encoder.spatial.blocks.0.mlp.fc2", "head"} <= set(layers.values())
@@ -114,5 +116,5 @@ def test_the_gate_counts_labels_or_agreement_and_says_how_many_videos_it_had(tmp
     assert Gate(1000, True, 800, 794).loss == pytest.approx(0.6)
     assert str(Gate(1000, True, 800, 794)) == "top-1 80.0 % in float32 and 79.4 % in int8 on 1000 videos"
     assert str(Gate(9, False, 9, 8)).endswith("on 8 of 9 videos, all there are; 500 would say more")
-    assert spread([str(i) for i in range(10)], 4) == ["0", "3", "6", "9"]
+    assert evenly_spaced([str(i) for i in range(10)], 4) == ["0", "3", "6", "9"]
     assert short_names(["pixels", "a.blocks.0.mlp.fc2", "a.blocks.11.mlp.fc2"]) == ["pixels", "a.blocks.*.mlp.fc2"]

@@ -26,10 +26,9 @@ class Export:
     weights: Positional[str]
     """A run folder, a folder with model.safetensors, a file or a hub id."""
     dest: Positional[str]
-    """The file to write: .onnx, .pt2 (torch-export, aoti) or .xml (openvino)."""
-    format: Literal["onnx", "torch-export", "openvino", "aoti"] = "onnx"
-    """onnx runs in onnxruntime and openvino in OpenVINO, both without PyTorch; torch-export and aoti, compiled for this
-    processor, run in PyTorch."""
+    """The file to write: .onnx, .pt2 (torch-export) or .xml (openvino)."""
+    format: Literal["onnx", "torch-export", "openvino"] = "onnx"
+    """onnx runs in onnxruntime and openvino in OpenVINO, both without PyTorch; torch-export runs in PyTorch."""
     videos: tuple[str, ...] = ()
     """Videos and folders of them for the comparison; of many, 32 are taken. By default synthetic ones."""
     int8: bool = False

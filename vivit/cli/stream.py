@@ -34,7 +34,7 @@ class StreamOptions:
     """
 
     weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
+    """A run folder, a folder with model.safetensors, a file, also one of vivit export, or a hub id."""
     sources: Positional[tuple[str, ...]] = ()
     """Files, - for standard input, cameras such as /dev/video0, or addresses with --protocol."""
     hop: float = 0.5

@@ -40,7 +40,7 @@ class TimelineOptions:
     """
 
     weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
+    """A run folder, a folder with model.safetensors, a file, also one of vivit export, or a hub id."""
     videos: Positional[tuple[str, ...]] = ()
     """Video files, folders of images, or folders that are searched for both."""
     hop: float = 0.5

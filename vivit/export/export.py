@@ -32,7 +32,7 @@ from .proof import (
     MAX_DIFFERENCE,
     ROUNDS,
     Agreement,
-    compare,
+    compare_logits,
     eager,
     in_parts,
     peak_memory,
@@ -84,17 +84,20 @@ def export(
     if int8 and (format != "onnx" or not videos):
         raise ValueError("int8 needs --format onnx, and --videos of the kind that the model is for, to calibrate on")
     model = from_pretrained(source).float().eval()
+    if not model.config.classes:
+        raise ValueError(f"{source} has no classes, so that there is nothing to export; fine-tune it first")
     clips, what = proof_clips(videos, model.config)
     with temporary_files(dest) as path:
         write_graphs(model, path, format)
         exported = open_exported(path)
         forms = {f"{format}: {name}": form for name, form in prove(model, exported, clips, what).items()}
+        paths = {format: path}
         if int8:
-            path, kept = write_int8(model, exported, path.parent / "int8" / path.name, videos)
-            forms |= {f"int8: {name}": (run, compare(model.config, eager(model), run, clips)) for name, run in kept}
-        rows = measure(
-            source, model, clips[0], forms, {format: exported.path} | ({"int8": path} if int8 else {}), format
-        )
+            path, quantized = write_int8(model, exported, path.parent / "int8" / path.name, videos)
+            paths["int8"] = path
+            for name, run in quantized.items():
+                forms[f"int8: {name}"] = run, compare_logits(model.config, eager(model), run, clips)
+        rows = measure(source, model, clips[0], forms, paths, format)
         move_files(path, dest, format)
     return rows
 
@@ -157,7 +160,7 @@ def prove(
     agreements = {}
     for name, run in runners.items():
         with progress_bar(f"comparing: {name}", len(clips), console=Console(stderr=True)) as update:
-            found = compare(model.config, eager(model), run, clips, update)
+            found = compare_logits(model.config, eager(model), run, clips, update)
         agreements[name] = run, found
         said = f"{name}: largest relative difference {found.difference:.1e}, same top-1 on {found.same_top1} of "
         print(f"{said}{found.clips} clips ({what})", file=sys.stderr)
@@ -206,7 +209,7 @@ def measure(
 
 def write_int8(
     model: ViViT, exported: ExportedModel, path: Path, videos: Sequence[str]
-) -> tuple[Path, list[tuple[str, Runner]]]:
+) -> tuple[Path, dict[str, Runner]]:
     """Write the graphs of an exported model in int8 to `path` and next to it; return it and what computes it.
 
     More and more layers stay in float32 until at most 0.5 points of top-1 are lost. Raises WeightsError if that is
@@ -241,7 +244,7 @@ def write_int8(
             result = gate(config, exported.run, runners.values(), rest, update)
         print(f"int8 with {', '.join(short_names(in_float))} in float32: {result}", file=sys.stderr)
         if result.loss <= MAX_LOSS:
-            return path, list(runners.items())
+            return path, runners
     raise WeightsError(
         f"int8 is not kept: it loses {result.loss if result else 100:.1f} points of top-1 (allowed: {MAX_LOSS}), also "
         "with the MLPs in float32; give more --videos to calibrate on, or export without --int8"

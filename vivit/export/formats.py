@@ -1,10 +1,9 @@
-"""Trace graphs with torch.export and write them to files: ONNX, torch.export, OpenVINO, AOTInductor."""
+"""Trace graphs with torch.export and write them to files: ONNX, torch.export, OpenVINO."""
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..inference.exported import METADATA
-from ..torch_private import write_aoti_package
 
-Format = Literal["onnx", "torch-export", "openvino", "aoti"]
+Format = Literal["onnx", "torch-export", "openvino"]
 OPSET = 20  # of ONNX: the first with both kinds of GELU; onnxruntime 1.17 and newer read it
 MAX_ONNX = 2**31 - 2**24  # bytes of weights; protobuf, in which ONNX files are stored, ends at 2 GiB
 
@@ -76,20 +74,11 @@ def write_openvino(program: ExportedProgram, path: Path, about: dict[str, Any]) 
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def write_aoti(program: ExportedProgram, path: Path, about: dict[str, Any]) -> None:
-    """Compile for this machine's processor, and write one .pt2 file. Raises ImportError without a C++ compiler."""
-    if not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
-        raise ImportError("--format aoti compiles C++ and found no compiler; install g++, or use --format torch-export")
-    with quiet():
-        write_aoti_package(program, path, {METADATA: json.dumps(about)})
-
-
 # The suffix of a format, the files that belong to NAME.suffix, and what writes it.
 WRITERS: dict[str, tuple[str, tuple[str, ...], Callable[[ExportedProgram, Path, dict[str, Any]], None]]] = {
     "onnx": (".onnx", (".onnx",), write_onnx),
     "torch-export": (".pt2", (".pt2",), write_torch_export),
     "openvino": (".xml", (".bin", ".xml"), write_openvino),
-    "aoti": (".pt2", (".pt2",), write_aoti),
 }
 
 

@@ -58,7 +58,7 @@ def proof_clips(videos: Sequence[str], config: ModelConfig) -> tuple[list[np.nda
     Raises DataError if none can be read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        chosen = spread(videos, MAX_CLIPS) if videos else write_synthetic(Path(folder), config)
+        chosen = evenly_spaced(videos, MAX_CLIPS) if videos else write_synthetic(Path(folder), config)
         problems: list[str] = []
         clips = [clip for _, clip in read_clips(chosen, config, problems)]
     if not clips:
@@ -67,7 +67,7 @@ def proof_clips(videos: Sequence[str], config: ModelConfig) -> tuple[list[np.nda
     return clips, what + (f"; {len(problems)} cannot be read" if problems else "")
 
 
-def spread(items: Sequence[str], most: int) -> list[str]:
+def evenly_spaced(items: Sequence[str], most: int) -> list[str]:
     """Return at most `most` items, evenly spaced."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[int(i)] for i in places]
@@ -84,7 +84,7 @@ def write_synthetic(folder: Path, config: ModelConfig) -> list[str]:
     return [str(path) for path in paths]
 
 
-def compare(
+def compare_logits(
     config: ModelConfig,
     reference: Runner,
     candidate: Runner,

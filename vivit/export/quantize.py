@@ -15,7 +15,7 @@ from ..inference.exported import METADATA, Runner
 from ..model_config import ModelConfig
 from ..torch_private import cpu_supports
 from .formats import quiet
-from .proof import read_clips, spread, top1
+from .proof import evenly_spaced, read_clips, top1
 
 CALIBRATION_CLIPS = 32
 MIN_CLIPS = 500  # on fewer, half a point is less than one or two clips; then the report says so
@@ -118,7 +118,7 @@ def calibration_clips(videos: Sequence[str], config: ModelConfig) -> tuple[list[
 
     With fewer than eight videos, all serve both.
     """
-    chosen = spread(videos, min(CALIBRATION_CLIPS, len(videos) // 4)) if len(videos) >= 8 else list(videos)
+    chosen = evenly_spaced(videos, min(CALIBRATION_CLIPS, len(videos) // 4)) if len(videos) >= 8 else list(videos)
     clips = [clip for _, clip in read_clips(chosen, config, [])]
     rest = [path for path in videos if path not in set(chosen)]
     return rest or list(videos), clips

@@ -1,7 +1,7 @@
 """Run the models that `vivit export` writes, with the classes and the sampling in their metadata.
 
 An .onnx file needs onnxruntime and an .xml file of OpenVINO needs openvino, and neither needs PyTorch; a .pt2 file is a
-program of PyTorch itself, by torch.export or compiled by AOTInductor. All compute float32 or int8 on the CPU.
+program of PyTorch itself, by torch.export. All compute float32 or int8 on the CPU.
 
 Next to a Model 2 are the graphs of its two parts, `NAME.position.onnx` and `NAME.window.onnx`. With them a timeline
 encodes each temporal position once, as it does with the weights.
@@ -144,22 +144,17 @@ def load_openvino(path: Path) -> tuple[Runner, str]:
 
 
 def load_pt2(path: Path) -> tuple[Runner, str]:
-    """Load a .pt2 file into PyTorch: a program of torch.export, or a library compiled by AOTInductor."""
+    """Load a .pt2 file, a program of torch.export, into PyTorch."""
     import torch
 
-    from ..torch_private import is_aoti_package, load_aoti_package
-
-    if is_aoti_package(path):
-        module, text = load_aoti_package(path, METADATA)
-    else:
-        files = {METADATA: ""}
-        module, text = torch.export.load(path, extra_files=files).module(), files[METADATA]
+    files = {METADATA: ""}
+    module = torch.export.load(path, extra_files=files).module()
 
     @torch.no_grad()
     def run(x: np.ndarray) -> np.ndarray:
         return module(torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
-    return run, text
+    return run, files[METADATA]
 
 
 RUNTIMES: dict[str, Callable[[Path], tuple[Runner, str]]] = {

@@ -115,13 +115,13 @@ def timeline(
     unreadable file and WeightsError for logits that are not finite.
     """
     if isinstance(model, str | os.PathLike):
-        model = load(model)
+        model = open_model(model)
     plan = plan_timeline(model, path, hop=hop, start=start, end=end, crops=crops)
     logits = [np.asarray(row) for _, row in compute_rows(model, plan, precision=precision, batch=batch)]
     return plan.timeline(np.stack(logits))
 
 
-def load(source: str | os.PathLike) -> ViViT | ExportedModel:
+def open_model(source: str | os.PathLike) -> ViViT | ExportedModel:
     """Load an exported model, or weights to the best device. Only weights need PyTorch."""
     if is_exported(source):
         return open_exported(source)
