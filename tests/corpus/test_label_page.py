@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from vivit.corpus.label_page import make_server, open_labelling
+from vivit.corpus.label_page import LabelServer, open_labelling
 from vivit.data.tools.synthetic import render, write_video
 from vivit.errors import DataError
 
@@ -26,11 +26,11 @@ def serve(root):
 
     def start(classes=("open", "close <b>")):
         labelling = open_labelling(root, root / "labels.csv", classes)
-        server = make_server(labelling, 0)
+        server = LabelServer(labelling, 0)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         servers.append((server, thread))
-        return labelling, server.server_address[1]
+        return labelling, server.server_port
 
     yield start
     for server, thread in servers:

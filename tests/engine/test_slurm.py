@@ -143,13 +143,22 @@ def test_a_job_of_two_processes_that_was_stopped_and_requeued_equals_one_process
 
 
 @pytest.mark.drill
-def test_two_agents_of_torchrun_equal_one_process(straight, data_root, tmp_path):
+def test_two_torchruns_as_on_two_machines_equal_one_process(straight, data_root, tmp_path):
     """The line of docs/guides/scale.md for several nodes, with two of one process on this machine."""
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend"]
-    agent += ["c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "-m", "--", "vivit", "train", *TRAIN]
-    agent += ["--data.root", str(data_root), "--run", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--rdzv-backend",
+    ]
+    command += ["c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "-m", "--", "vivit", "train", *TRAIN]
+    command += ["--data.root", str(data_root), "--run", str(tmp_path / "run")]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(agent, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
+    both = [subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
     try:
         errors = [one.communicate(timeout=500)[1] for one in both]
     finally:

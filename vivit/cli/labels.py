@@ -134,7 +134,7 @@ def edit(args: list[str]) -> None:
     """Serve the page until Ctrl-C."""
     asked = parse(Edit, args, usage=USAGES["edit"])
 
-    from ..corpus.label_page import make_server, open_labelling, suggest
+    from ..corpus.label_page import LabelServer, open_labelling, suggest
 
     model = load_model(asked.weights, asked.device) if asked.weights else None
     names = [name for several in model.config.classes.values() for name in several] if model else ()
@@ -142,8 +142,8 @@ def edit(args: list[str]) -> None:
     labelling = open_labelling(Path(asked.folder), table, [*asked.classes, *names])
     if model:
         suggest(labelling, model, asked.workers)
-    with make_server(labelling, asked.port) as server:
-        address = f"http://127.0.0.1:{server.server_address[1]}/"
+    with LabelServer(labelling, asked.port) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
         print(f"open {address}; labels go into {printable(str(table))}; Ctrl-C ends", file=sys.stderr)
         server.serve_forever()
 

@@ -129,23 +129,25 @@ def suggest(labelling: Labelling, model: ViViT, workers: int | None = None) -> N
         labelling.suggestions[sample.where] = names[i], p
 
 
-def make_server(labelling: Labelling, port: int) -> ThreadingHTTPServer:
-    """Return a server on loopback only; port 0 takes a free one. Raises OSError for a port in use."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.labelling = labelling  # type: ignore[attr-defined]
-    return server
+class LabelServer(ThreadingHTTPServer):
+    """A server on loopback only; port 0 takes a free one. Raises OSError for a port in use."""
+
+    def __init__(self, labelling: Labelling, port: int):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.labelling = labelling
 
 
 class Handler(BaseHTTPRequestHandler):
     """Answers requests of the page: the page itself, parts of videos, and changed labels."""
 
     protocol_version = "HTTP/1.1"
+    server: LabelServer  # type: ignore[assignment]
 
     def do_GET(self) -> None:
         """Send the page or a video."""
         if not self.is_local():
             return
-        labelling: Labelling = self.server.labelling  # type: ignore[attr-defined]
+        labelling = self.server.labelling
         if self.path == "/":
             data = {
                 "classes": labelling.classes,
@@ -177,14 +179,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(HTTPStatus.BAD_REQUEST, b"not a change of labels", "text/plain")
             return
         try:
-            found = self.server.labelling.change(video, json.loads(self.rfile.read(length)))  # type: ignore[attr-defined]
+            found = self.server.labelling.change(video, json.loads(self.rfile.read(length)))
             self.answer(HTTPStatus.OK, json.dumps(found).encode(), "application/json")
         except (DataError, VideoError, OSError, ValueError, LookupError, TypeError) as error:
             self.answer(HTTPStatus.BAD_REQUEST, str(error).encode("utf-8", "replace"), "text/plain; charset=utf-8")
 
     def is_local(self) -> bool:
         """Refuse a request to another name than this machine's, by which a site could reach the page."""
-        port = self.server.server_address[1]
+        port = self.server.server_port
         if self.headers.get("Host") in (f"127.0.0.1:{port}", f"localhost:{port}"):
             return True
         self.close_connection = True
@@ -196,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         number = self.path.removeprefix(prefix)
         if not self.path.startswith(prefix) or not re.fullmatch(r"\d{1,9}", number):
             return None
-        return int(number) if int(number) < len(self.server.labelling.videos) else None  # type: ignore[attr-defined]
+        return int(number) if int(number) < len(self.server.labelling.videos) else None
 
     def answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         """Send a complete answer."""
