@@ -34,7 +34,8 @@ def correct(
     """Check cases of the official code in both precisions: `names`, or all if eager, else one of each model."""
     if way == "FSDP" and not dist.is_initialized():
         kind = "nccl" if clock.device.type == "cuda" else "gloo"
-        dist.init_process_group(kind, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  # public, but not re-exported
+        dist.init_process_group(kind, store=store, rank=0, world_size=1)
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     for name in names or (CASES if way == "eager" else ONE_EACH):
         for precision in precisions:

@@ -75,7 +75,7 @@ class Sizes:
     """Frames and size of the video to predict; None: ten seconds of 256 x 340."""
     learn: str = "S"
     learn_videos: tuple[int, int] | None = None
-    learn_seconds: float = 600
+    learn_epochs: int = 60
     learn_workers: int | None = None
     matrix: int | None = None
 
@@ -97,7 +97,7 @@ TINY = Sizes(
     video=(24, (36, 48)),
     learn="demo",
     learn_videos=(16, 8),
-    learn_seconds=6,
+    learn_epochs=4,
     learn_workers=0,
     matrix=256,
 )
@@ -123,7 +123,7 @@ def gpu(minutes: float = NOMINAL, out: Path = Path("gpu"), device: str = "auto",
     steps = plan(sizes)
     for number, step in enumerate(steps, start=1):
         left = ends - time.monotonic()
-        seconds = min(step.seconds * (1 if tiny else minutes / NOMINAL), left)
+        seconds = left if tiny else min(step.seconds * minutes / NOMINAL, left)
         title = f"[{number}/{len(steps)}, {clock_time(left)} left] {step.name}"
         if seconds < LEAST:
             print(f"{title}: left out", flush=True)
@@ -189,8 +189,8 @@ def plan(s: Sizes) -> list[Step]:
         Step(
             "learn",
             "training on the demo's videos",
-            s.learn_seconds,
-            partial(learn, s.learn, videos=s.learn_videos, workers=s.learn_workers),
+            3600,
+            partial(learn, s.learn, videos=s.learn_videos, workers=s.learn_workers, most_epochs=s.learn_epochs),
         ),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,6 @@ from vivit.recipes.demo import TEST_VIDEOS, TRAIN_VIDEOS, demo
 
 PILOT_EPOCHS = 2.0  # whose speed says how many epochs the time is enough for
 SHARE = 0.7  # of the time that remains after the pilot: the rest is for validations and the end
-MOST_EPOCHS = 60
 
 
 def learn(
@@ -28,11 +28,13 @@ def learn(
     device: torch.device,
     videos: tuple[int, int] | None = None,
     workers: int | None = None,
+    most_epochs: int = 60,
 ) -> Iterator[dict[str, Any]]:
     """Train the demo's model in another size ("S", or "demo" for its own) for about so many seconds.
 
     A pilot of two epochs comes first, whose row stays if the time runs out. `videos`: to train and to validate on.
     """
+    began = time.monotonic()
     with TemporaryDirectory() as folder:
         count, tests = videos or (TRAIN_VIDEOS, TEST_VIDEOS)
         root = write_dataset(Path(folder) / "data", seed=0, train=count, val=tests)
@@ -43,7 +45,8 @@ def learn(
             config = replace(config, optim=replace(config.optim, lr=5e-4, batch_size=64))
         pilot = learned(config, PILOT_EPOCHS, Path(folder) / "pilot")
         yield {"case": "learn", "name": f"{size}, pilot", **pilot}
-        epochs = min(SHARE * seconds * pilot["clips/s"] / count - PILOT_EPOCHS, MOST_EPOCHS)
+        left = seconds - (time.monotonic() - began)
+        epochs = min(SHARE * left * pilot["clips/s"] / count, most_epochs)
         if epochs > PILOT_EPOCHS:
             yield {"case": "learn", "name": size, **learned(config, epochs, Path(folder) / "run")}
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from vivit.config import OptimConfig
@@ -127,11 +126,11 @@ def profile(name: str, *, precision: Precision, batch_size: int, clock: Clock) -
     with torch.profiler.profile(activities=activities) as profiler:
         run()
         synchronize(clock.device)
-    kind = DeviceType.CUDA if on_cuda else DeviceType.CPU
+    kind = "CUDA" if on_cuda else "CPU"
     times = [
         (event.self_device_time_total if on_cuda else event.self_cpu_time_total, event)
         for event in profiler.key_averages()
-        if event.device_type == kind and not getattr(event, "is_user_annotation", False)
+        if event.device_type.name == kind and not getattr(event, "is_user_annotation", False)
     ]
     total = sum(time for time, _ in times) or 1
     most = sorted(times, key=lambda pair: -pair[0])[:KERNELS]

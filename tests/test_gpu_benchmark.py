@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 def test_the_command_measures_everything_at_tiny_sizes(tmp_path):
     pytest.importorskip("transformers")
     command = [sys.executable, "-m", "benchmarks", "gpu", "--tiny", "--device", "cpu", "--out", str(tmp_path)]
+    command += ["--minutes", "60"]  # for a machine that does much else
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [run] = json.loads((tmp_path / "benchmarks.json").read_text())["runs"]
@@ -61,13 +62,13 @@ def hangs(seconds, device, note):
 
 @pytest.mark.slow
 def test_a_step_that_fails_dies_or_hangs_is_a_row_and_leaves_no_process(tmp_path):
-    def rows(run, seconds=60.0):
+    def rows(run, seconds=600.0):
         return list(rows_in_time(Step("correct", "it", 60, run), "cpu", time.monotonic() + seconds))
 
     before = {"case": "correct", "name": "before"}
     assert rows(fails) == [before, {"case": "correct", "name": "it", "error": "ValueError: no such thing"}]
     assert rows(dies) == [before, {"case": "correct", "name": "it", "error": "the process ended with exit code -9"}]
-    first, last = rows(partial(hangs, note=tmp_path / "pid"), seconds=5)
+    first, last = rows(partial(hangs, note=tmp_path / "pid"), seconds=20)
     assert first == before
     assert last["error"].startswith("stopped after")
     with pytest.raises(ProcessLookupError):
