@@ -57,7 +57,8 @@ def infer_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfi
     if (registers := tensors.get(f"{start}register_tokens")) is not None:
         known["num_registers"] = registers.shape[1]
     if (mlp := tensors.get(f"{start}attention_pool.mlp.fc1.weight")) is not None:
-        known |= {"pool": "attentive", "pool_mlp_ratio": mlp.shape[0] / width}
+        ratio = mlp.shape[0] / width
+        known |= {"pool": "attentive", "pool_mlp_ratio": None if ratio == known["mlp_ratio"] else ratio}
         known["pool_depth"] = count_blocks(tensors, f"{start}pool_")
     if factorised:
         known |= {"encoder": "factorised_encoder", "temporal_depth": count_blocks(tensors, "encoder.temporal.")}
