@@ -184,7 +184,7 @@ def test_attention_is_timed_at_the_sizes_at_which_the_model_calls_it(name, monke
     config, seen = models.preset(name, classes=models.CLASSES), []
     real = layers.attention
 
-    def note(q, k, v, bias=None):
+    def note(q, k, v, bias=None, logit_cap=None):
         seen.append((q.shape[0], k.shape[2], *q.shape[1::2]))
         return real(q, k, v, bias)
 

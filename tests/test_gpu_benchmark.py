@@ -138,7 +138,7 @@ def test_results_get_into_the_documentation(tmp_path):
     add_runs(out, docs=docs)  # again: in place of the first time
     text = (docs / "benchmarks.md").read_text()
     assert "| copy | 3 |" in text
-    assert "not yet measured" not in text
+    assert "CUDA: not yet measured" not in text
     assert json.loads((docs / "benchmarks.json").read_text())["runs"] == [*earlier, run]
     assert set(NOTES) == set(HEADINGS)
 

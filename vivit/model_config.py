@@ -47,7 +47,7 @@ class ModelConfig:
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Label sets by name, each with its class names in the order of the logits. Training fills them from the data."""
     encoder: EncoderName = "factorised_encoder"
-    """The encoder of Model 1, 2, 3 or 4 of the paper, in this order of the names."""
+    """The encoder: Models 1 to 4 of the paper, in this order."""
     tokenizer: Literal["tubelet", "uniform_frames"] = "tubelet"
     """tubelet: a token is a tubelet of several frames; uniform_frames: a token is a patch of one sampled frame."""
     tubelet_size: tuple[int, int, int] = (2, 16, 16)
@@ -73,7 +73,7 @@ class ModelConfig:
     joint_depth: int = 0
     """pool_space=False only: layers over all tokens of the clip, after the layers over time and their norm."""
     attention_pool: bool = False
-    """Pool by attention with a learned query, not as `pool` says, which the layers over space of Model 2 still do."""
+    """Pool the tokens by attention of a learned query, instead of `pool`; in Model 2 over time only."""
     attention_pool_ratio: float = 1.0
     """attention_pool only: width of its queries, keys and values, as a multiple of embed_dim."""
     unit_features: bool = False
@@ -85,7 +85,7 @@ class ModelConfig:
     height and width, as in V-JEPA 2; rope_2d over height and width, as in DINOv3, with learned temporal positions that
     start at zero. Model 2's layers over time always learn theirs."""
     num_registers: int = 0
-    """Register tokens after the class token, which they need; Model 2's layers over time have none."""
+    """Register tokens, placed after the class token; needs pool='cls'. In Model 2 only over space."""
     norm_pre: bool = False
     """Normalize the tokens before the first layer, as in CLIP; not before Model 2's layers over time."""
     num_heads: int = 12
@@ -180,12 +180,16 @@ class ModelConfig:
         """Check the fields of a Model 2 whose layers over time see all places of the frames."""
         inner = self.embed_dim * self.attention_pool_ratio
         check(
-            inner % self.num_heads == 0,
+            abs(inner - round(inner)) < 1e-6 and round(inner) % self.num_heads == 0,
             f"attention_pool_ratio {self.attention_pool_ratio} gives {inner:g} features for {self.num_heads} heads; "
             "it must give each head an equal number",
         )
         check(self.attention_pool or self.attention_pool_ratio == 1, "attention_pool_ratio belongs to attention_pool")
         check(self.attention_pool or not self.unit_features, "unit_features belongs to attention_pool")
+        check(
+            not (self.unit_features and (self.temporal_skip or self.motion_pool)),
+            "unit_features excludes temporal_skip and motion_pool, with which the features have no unit length",
+        )
         if self.pool_space:
             check(self.joint_depth == 0, "joint_depth belongs to pool_space=False")
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,15 +22,12 @@ from vivit.engine import features as features_module
 from vivit.engine import heads as heads_module
 from vivit.engine import stages as stages_module
 from vivit.engine import train as train_module
-from vivit.engine.budget import Clock, estimate, number_of_views, seconds_of
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW
 from vivit.engine.features import cache_features
-from vivit.engine.heads import HEADS, Cached, Tail, cross_validate, score, tail_logits, with_head
-from vivit.engine.probe import fit_linear
+from vivit.engine.heads import HEADS, Cached, Tail, tail_logits, with_head
 from vivit.engine.train import train
 from vivit.errors import DataError
-from vivit.model.vivit import ViViT
 from vivit.weights.load import from_pretrained
 
 from .test_scale import run_in_world
@@ -301,69 +297,9 @@ def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
     assert float(rows[0]["probability"]) == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-3)
 
 
-def test_balanced_accuracy_counts_every_class_once() -> None:
-    """Three of four "a" right, none of one "b": accuracy 3/5, balanced (3/4 + 0/1) / 2."""
-    logits = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] + [[1.0, 0.0]])
-    found = score(logits, torch.tensor([0, 0, 0, 0, 1])[:, None], [2])
-    assert found.accuracy == pytest.approx(3 / 5)
-    assert found.balanced == pytest.approx((3 / 4 + 0) / 2)
-    assert found.value == pytest.approx((3 / 5 + 3 / 8) / 2)
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("none", float("inf"))])
-def test_budgets(text: str, seconds: float) -> None:
-    assert seconds_of(text, torch.device("cpu")) == seconds
-
-
-def test_auto_budget_is_for_cpus() -> None:
-    assert seconds_of("auto", torch.device("cpu")) == 900
-    assert seconds_of("auto", torch.device("cuda")) == float("inf")
-    with pytest.raises(ValueError, match="15m"):
-        seconds_of("fast", torch.device("cpu"))
-
-
 def test_a_budget_needs_an_image_start(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="budget needs init"):
         train(replace(config(videos, Path("none"), tmp_path / "a"), init=None))
-
-
-def test_balanced_weights_give_every_class_the_same_sum() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 2, 2])[:, None]
-    none = torch.zeros(6, 1, 1, 1)
-    features = features_module.Features(none, none[..., 0], None, torch.ones(6, dtype=torch.bool))
-    data = Cached(features, labels, torch.arange(6), (0,), balanced=True)
-    weights = data.weights(torch.arange(6))
-    assert weights.mean().item() == pytest.approx(1)
-    sums = [weights[labels[:, 0] == k].sum().item() for k in range(3)]
-    assert sums == pytest.approx([2, 2, 2])
-    equal = Cached(features, labels, torch.arange(6), (0,))
-    assert torch.equal(equal.weights(torch.arange(6)), torch.ones(6))
-
-
-def test_a_weighted_linear_fit_is_that_of_repeated_rows() -> None:
-    """A weight of 3 on one row is that row three times."""
-    torch.manual_seed(0)
-    x, labels = torch.randn(12, 5), torch.randint(3, (12, 1))
-    weights = torch.ones(12)
-    weights[4] = 3
-    repeated = torch.cat((torch.arange(12), torch.tensor([4, 4])))
-    # the penalty counts per standardised feature, so the repeated rows must have the same mean and deviation
-    x = torch.cat((x, -x)) / x.std()
-    labels, weights = torch.cat((labels, labels)), torch.cat((weights, weights))
-    repeated = torch.cat((repeated, repeated + 12))
-    [ours] = fit_linear(x, labels, [3], penalties=(1e-9,), weights=weights / weights.mean())
-    [theirs] = fit_linear(x[repeated], labels[repeated], [3], penalties=(1e-9,))
-    loss = [
-        torch.nn.functional.cross_entropy(x[repeated].double() @ h.weight.T + h.bias, labels[repeated, 0]).item()
-        for h in (ours, theirs)
-    ]
-    assert loss[0] == pytest.approx(loss[1], rel=1e-4)
-
-
-def test_classes_are_unequal_above_twice_the_rarest() -> None:
-    assert not stages_module.unequal(torch.tensor([0, 0, 1])[:, None])
-    assert stages_module.unequal(torch.tensor([0, 0, 0, 1])[:, None])
-    assert stages_module.unequal(torch.tensor([[0, 0], [1, 0], [0, 0], [1, 1]]))
 
 
 def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
@@ -431,44 +367,3 @@ def test_features_that_the_budget_has_no_time_for_are_left_out_for_good(
     again = compute(1e9)
     assert torch.equal(again.readable, found.readable)
     assert torch.equal(again.positions, found.positions)
-
-
-def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() -> None:
-    torch.manual_seed(0)
-    x, labels = torch.randn(40, 1, 2, 8), torch.arange(40)[:, None] % 2
-    features = features_module.Features(x, torch.zeros(40, 1, 16), None, torch.ones(40, dtype=torch.bool))
-    data = Cached(features, labels, torch.arange(40), (0,))
-    model = ViViT(
-        ModelConfig(
-            classes={"label": ("a", "b")}, embed_dim=8, depth=1, num_heads=1, temporal_depth=1, num_frames=4,
-            image_size=(16, 16), tubelet_size=(2, 8, 8),
-        )
-    )  # fmt: skip
-    hurried = cross_validate(model, HEADS[0], data, motion=False, seconds=0.0)
-    assert hurried is not None
-    assert hurried.setting == heads_module.PENALTIES[0]
-    unhurried = cross_validate(model, HEADS[0], data, motion=False)
-    assert unhurried is not None
-    assert unhurried.score.loss <= hurried.score.loss
-    assert cross_validate(model, HEADS[2], data, motion=False, seconds=0.0) is None
-    assert cross_validate(model, HEADS[2], data, motion=False, seconds=1e9) is not None
-
-
-def test_stages_share_the_time_that_is_left() -> None:
-    """Six stages of 60 s in all: 10 s each; what the first leaves, the others divide."""
-    clock = Clock(240.0)
-    parts = clock.parts(0.25, count=6)
-    assert next(parts) == pytest.approx(10, abs=0.1)
-    assert next(parts) == pytest.approx(12, abs=0.1)
-    assert next(Clock(240.0, started=time.monotonic() - 200).parts(0.25, count=2)) == pytest.approx(10, abs=0.1)
-
-
-def test_the_estimate_says_what_thousands_of_clips_leave_out() -> None:
-    """5000 clips of 0.36 s take 30 minutes, of which a budget of 15 minutes gives 9 to the features."""
-    data = stages_module.Data([Sample("x.mp4")] * 5000, torch.zeros(5000, 1), [], torch.zeros(0, 1), {})
-    clock = Clock(900.0, per_clip=0.36)
-    views = number_of_views(clock, data)
-    assert views == 1
-    line = estimate(clock, Config(), data, views)
-    assert "features about 9 min for 30% of the videos (all: 30 min)" in line
-    assert "heads at most 4 min" in line

@@ -165,13 +165,13 @@ def test_verify_compares_the_logits_of_a_clip_of_ones_with_the_published_ones(tm
     with torch.no_grad():
         pixels = processor(torch.ones(8, 3, 32, 32, dtype=torch.uint8), return_tensors="pt").pixel_values_videos
         published = theirs(pixels).logits[0, 1:3]
-    release = next(r for r in verify.RELEASES if r.pixels_are_one)
+    release = next(r for r in verify.RELEASES if r.clip == "ones")
     tiny = dataclasses.replace(
-        release, embed_dim=64, num_classes=3, first=1, logits=tuple(published.tolist()), atol=1e-5
+        release, embed_dim=64, num_classes=3, first=1, values=tuple(published.tolist()), atol=1e-5
     )
     monkeypatch.setattr(verify, "RELEASES", (tiny,))
     assert "Logits: equal. Logits from class 1 on" in verify.verify(tmp_path)
-    wrong = dataclasses.replace(tiny, logits=(1.0, 2.0))
+    wrong = dataclasses.replace(tiny, values=(1.0, 2.0))
     monkeypatch.setattr(verify, "RELEASES", (wrong,))
     with pytest.raises(ValueError, match="logits from class 1 on .* published .* allowed is 1e-05"):
         verify.verify(tmp_path)

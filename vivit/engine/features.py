@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,61 @@ def cache_features(
         log(f"features: {len(samples)} videos x {views} views of the frozen encoder, {size} in {folder}")
     else:
         log(f"features: {len(samples)} videos x {views} views are in {folder} already")
+    missing: dict[int, str] = {}
+    compute_waiting(
+        model,
+        samples,
+        labels,
+        arrays,
+        done,
+        waiting,
+        config=config,
+        views=views,
+        cut=cut,
+        world=world,
+        skipped=skipped,
+        seconds=seconds,
+        missing=missing,
+    )
+    if own:
+        for array in (*arrays.values(), done):
+            array.flush()
+    world.barrier()
+    report_missing([why for share in world.gather(missing) for why in share.values()], config, log)
+    states = np.load(folder / "done.npy")
+    if left_out := int((states == NO_TIME).sum()):
+        log(f"features: the budget had no time for {left_out} of the {len(samples)} videos; a longer --budget has it")
+    readable = torch.from_numpy(states == READ)
+    if not readable.any():
+        raise DataError(f"none of the {len(samples)} videos can be read: {next(iter(missing.values()), '')}")
+    return Features(
+        positions=torch.from_numpy(np.array(arrays["positions"])),
+        motion=torch.from_numpy(np.array(arrays["motion"])),
+        activations=torch.from_numpy(arrays["activations"]) if "activations" in arrays else None,
+        readable=readable,
+    )
+
+
+def compute_waiting(
+    model: ViViT,
+    samples: Sequence[Sample],
+    labels: Tensor,
+    arrays: Mapping[str, np.ndarray],
+    done: np.ndarray,
+    waiting: Sequence[int],
+    *,
+    config: Config,
+    views: int,
+    cut: int,
+    world: World,
+    skipped: dict[str, str] | None,
+    seconds: float,
+    missing: dict[int, str],
+) -> None:
+    """Compute the features of the samples `waiting` into `arrays` and mark them in `done`; add to `missing` why not."""
     dataset = TrainViews(
         [samples[i] for i in waiting],
-        labels[waiting],
+        labels[list(waiting)],
         model=model.config,
         data=config.data,
         augment=config.augment,
@@ -108,7 +160,6 @@ def cache_features(
         count=views,
         numbers=waiting,
     )
-    missing: dict[int, str] = {}
     motion, since = image_filters(model), time.monotonic()
     with (
         progress_bar("features", len(waiting), enabled=world.is_main) as update,
@@ -129,23 +180,6 @@ def cache_features(
             if count >= FEWEST and time.monotonic() - since > seconds:
                 done[waiting[count:]] = NO_TIME
                 break
-    if own:
-        for array in (*arrays.values(), done):
-            array.flush()
-    world.barrier()
-    report_missing([why for share in world.gather(missing) for why in share.values()], config, log)
-    states = np.load(folder / "done.npy")
-    if left_out := int((states == NO_TIME).sum()):
-        log(f"features: the budget had no time for {left_out} of the {len(samples)} videos; a longer --budget has it")
-    readable = torch.from_numpy(states == READ)
-    if not readable.any():
-        raise DataError(f"none of the {len(samples)} videos can be read: {next(iter(missing.values()), '')}")
-    return Features(
-        positions=torch.from_numpy(np.array(arrays["positions"])),
-        motion=torch.from_numpy(np.array(arrays["motion"])),
-        activations=torch.from_numpy(arrays["activations"]) if "activations" in arrays else None,
-        readable=readable,
-    )
 
 
 def report_missing(problems: Sequence[str], config: Config, log: Callable[[str], None]) -> None:
@@ -218,6 +252,13 @@ def cache_key(model: ViViT, samples: Sequence[Sample], labels: Tensor, config: C
         c.norm_eps,
         c.activation,
         c.num_heads,
+        c.tubelet_size,
+        c.positions,
+        c.num_registers,
+        c.norm_pre,
+        c.norm_after_pool,
+        c.attn_logit_cap,
+        c.pool_mlp_ratio,
     ]
     settings += [to_dict(c.preprocessing), to_dict(replace(augment, mixup=0.0, cutmix=0.0)), config.seed, bfloat16, cut]
     files = [[os.path.basename(s.path), s.start, s.end, s.fps, s.offset, *file_state(s.path)] for s in samples]

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..config import OptimConfig
 
-UNDECAYED = ("pos_embed", "time_embed", "cls_token", "register_tokens", "attention_pool.query")
+UNDECAYED = ("pos_embed", "time_embed", "cls_token", "register_tokens", "query")
 
 
 def learning_rate(step: int, *, base: float, warmup_steps: int, total_steps: int) -> float:

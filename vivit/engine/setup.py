@@ -239,7 +239,9 @@ def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConf
         return build(from_dict(ModelConfig, progress_of(resumed)["model"]))
     if config.budget:
         return from_pretrained(Path(config.run) / START).train()
-    if build is ViViT and config.init:
+    if config.init and build is not ViViT:
+        raise ValueError(f"init={config.init} starts a ViViT; this run trains another model: leave init out")
+    if config.init:
         return create(config.model, init=config.init, kernel_init=config.kernel_init)
     return build(config.model)
 

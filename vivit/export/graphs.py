@@ -54,7 +54,7 @@ class PositionGraph(nn.Module):
 
 
 class WindowGraph(nn.Module):
-    """Map the features of the temporal positions of clips (B, t, D) to logits (B, K); Model 2."""
+    """Map the features of the temporal positions of clips (B, t, D), or (B, t, s, D), to logits (B, K); Model 2."""
 
     def __init__(self, model: ViViT):
         super().__init__()
@@ -68,6 +68,7 @@ def example_input(graph: nn.Module, model: ViViT, batch: int = 2) -> Tensor:
     """Return an input of a graph; the batch of 2 is what the tracer sees, since it treats 1 as a constant."""
     c = model.config
     if isinstance(graph, WindowGraph):
-        return torch.zeros(batch, c.grid[0], c.embed_dim)
+        t, h, w = c.grid
+        return torch.zeros(batch, t, c.embed_dim) if c.pool_space else torch.zeros(batch, t, h * w, c.embed_dim)
     frames = c.num_frames if isinstance(graph, ClipGraph) else c.tubelet_size[0]
     return torch.zeros(batch, frames, 3, *c.image_size, dtype=torch.uint8)

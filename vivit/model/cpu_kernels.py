@@ -68,7 +68,8 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
 def capped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, logit_cap: float) -> Tensor:
     """Compute `attention` with a soft cap of the scores."""
     records_graph = torch.compiler.is_compiling() or is_jit_tracing()
-    if q.device.type == "cuda" and k.shape[2] > FLEX_ABOVE_TOKENS and bias is None and not is_jit_tracing():
+    same = v.shape[3] == q.shape[3]  # not so in attention rollout, whose values are as wide as the sequence is long
+    if q.device.type == "cuda" and k.shape[2] > FLEX_ABOVE_TOKENS and bias is None and not is_jit_tracing() and same:
         return flex_attention(compiled=not records_graph)(q, k, v, score_mod=soft_cap(logit_cap))
     if q.device.type == "cpu" and not (torch.is_grad_enabled() or records_graph):
         return chunked_capped_attention(q, k, v, bias, logit_cap)

@@ -20,7 +20,7 @@ from .layers import (
     Block,
     TimeSpaceBlock,
     dropout,
-    pool_config,
+    pool_block_config,
     random_bits,
     spatial_attention,
     temporal_attention,
@@ -33,10 +33,9 @@ Pool = Literal["cls", "mean", "attention", "attentive", "none"]
 class Transformer(nn.Module):
     """A ViT between patch embedding and head: class and register tokens, positions, blocks, norm, pooling.
 
-    `grid` (t, h, w) is how the tokens of one sequence are arranged. After construction only `resize` reads it. `pool`
-    is cls, mean, attention, attentive or none, which keeps all tokens; by default it is as the config says. Rotary
-    positions are in the blocks; those that know no time (rope_2d) come with learned temporal positions, which start at
-    zero.
+    `grid` (t, h, w) is how the tokens of one sequence are arranged. `pool` is cls, mean, attention, attentive or none,
+    which keeps all tokens; by default it is as the config says. Rotary positions are in the blocks. rope_2d has no
+    time, so it comes with learned temporal positions, which start at zero.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.norm_after_pool = config.norm_after_pool
-        self.pool_blocks = nn.ModuleList([Block(pool_config(config)) for _ in range(config.pool_depth)])
+        self.pool_blocks = nn.ModuleList([Block(pool_block_config(config)) for _ in range(config.pool_depth)])
         pools = {"attention": AttentionPool, "attentive": AttentivePool}
         self.attention_pool = pools[self.pool](config) if self.pool in pools else None
 
@@ -84,11 +83,11 @@ class Transformer(nn.Module):
         return self.pool_and_norm(self.forward_last_block(x, bits[len(self.blocks) - 1]))
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Map (B, …, D) to the tokens after the last block and the norm, without class token: (B, n, D); inference."""
+        """Map (B, …, D) to the tokens (B, n, D) after blocks and norm, without class and register tokens; inference."""
         x = self.add_positions(tokens)
         for block in self.blocks:
             x = block(x, None)
-        return self.norm(x if self.cls_token is None else x[:, 1:])
+        return self.norm(x[:, self.num_prefix_tokens :])
 
     def add_positions(self, tokens: Tensor) -> Tensor:
         """Prepend class and register tokens, if the model has any, and add the positions: (B, …, D) → (B, n, D)."""
@@ -109,7 +108,7 @@ class Transformer(nn.Module):
         return last(x, bits, num_queries=1) if self.pool == "cls" else last(x, bits)
 
     def pool_and_norm(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Map (B, n, D) to (B, D): the class token, or the mean of the tokens weighted by `weights` (B, n)."""
+        """Map (B, n, D) to (B, D) as `pool` says, or to (B, n, D) for none; `weights` (B, n) weight the mean."""
         if not self.norm_after_pool:
             x = self.norm(x)
         if self.pool == "none":
@@ -130,7 +129,7 @@ class Transformer(nn.Module):
         if self.positions == "rope_2d":
             over_time = self.norm.weight.new_zeros(1, 1, len(self.norm.weight))  # of a single temporal position
             over_time = over_time if self.time_embed is None else self.time_embed.detach()
-            resized = resize_positions(over_time, (self.grid[0], 1, 1), (grid[0], 1, 1))
+            resized = resize_positions(over_time, (self.grid[0], 1, 1), (grid[0], 1, 1), self.interpolation)
             self.time_embed = nn.Parameter(resized) if grid[0] > 1 else None
         self.grid = grid
 
@@ -170,8 +169,8 @@ class FactorisedEncoder(nn.Module):
         self.temporal: nn.Module = AttentionPool(config) if config.attention_pool else TemporalMeanPool()
         if config.temporal_depth:
             temporal = [Block(config, drop_path=p) for p in drop_path_rates(config, config.temporal_depth)]
-            build = Transformer if config.pool_space else PlacewiseTransformer
-            self.temporal = build(plain_over_time(config), grid=(t, 1, 1), blocks=[*temporal])
+            build = Transformer if config.pool_space else PerPositionTransformer
+            self.temporal = build(temporal_config(config), grid=(t, 1, 1), blocks=[*temporal])
         self.skip = TemporalMeanPool() if config.temporal_skip else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -201,8 +200,8 @@ class FactorisedEncoder(nn.Module):
             self.temporal.resize((t, 1, 1))
 
 
-def plain_over_time(config: ModelConfig) -> ModelConfig:
-    """Return the config of Model 2's transformer over time: without what an image model brings for its frames."""
+def temporal_config(config: ModelConfig) -> ModelConfig:
+    """Return the config of Model 2's transformer over time: registers, rotary positions and the like are for space."""
     pool = "cls" if config.pool == "cls" else "mean"
     return replace(
         config, positions="learned", num_registers=0, norm_pre=False, pool=pool, pool_depth=0, pool_mlp_ratio=None
@@ -244,7 +243,7 @@ def unique_rows(x: Tensor) -> tuple[Tensor, Tensor] | None:
     return (index, inverse) if torch.equal(x[index][inverse], x) else None
 
 
-class PlacewiseTransformer(Transformer):
+class PerPositionTransformer(Transformer):
     """Transformer over time at every place of the frame on its own, and pooling of all tokens: VideoPrism's Model 2.
 
     With `joint_depth`, layers over all tokens of the clip come before the pooling.

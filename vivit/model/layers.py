@@ -277,7 +277,7 @@ class AttentionPool(nn.Module):
         return scores.softmax(dim=2).mean(dim=1)
 
 
-def pool_config(config: ModelConfig) -> ModelConfig:
+def pool_block_config(config: ModelConfig) -> ModelConfig:
     """Return the config of the layers of attentive pooling, whose MLPs may have another width."""
     return replace(config, mlp_ratio=config.pool_mlp_ratio or config.mlp_ratio)
 
@@ -292,7 +292,7 @@ class AttentivePool(AttentionPool):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.norm_kv = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.mlp = Mlp(pool_config(config))
+        self.mlp = Mlp(pool_block_config(config))
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, n, D) → (B, D); it drops nothing
         q, k, v = self.project_qkv(x)

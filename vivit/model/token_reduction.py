@@ -54,6 +54,11 @@ def reduce_tokens(
             f"merge_tokens and drop_static are for the encoder spatiotemporal (Model 1), where every token sees every "
             f"token; this model is {kind}, which needs the complete token grid. Leave both options out"
         )
+    if model.encoder.pool not in ("cls", "mean") or model.motion is not None:  # type: ignore[union-attr]
+        raise ValueError(
+            "merge_tokens and drop_static need features that are the class token or the mean of the tokens; this model "
+            "pools by attention or adds motion features. Leave both options out"
+        )
     if model.config.positions != "learned" or model.config.num_prefix_tokens > 1:
         raise ValueError(
             "merge_tokens and drop_static need learned positions and no register tokens; this model has positions "

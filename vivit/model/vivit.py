@@ -115,11 +115,14 @@ class ViViT(nn.Module):
             num_frames=num_frames or self.config.num_frames,
             image_size=tuple(image_size or self.config.image_size),
         )
+        trainable = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
         self.encoder.resize(config.grid)  # type: ignore[operator]
         with torch.device("meta"):  # the same modules for the new grid, which get this model's tensors
             resized = type(self)(config)
         resized.load_state_dict(self.state_dict(), assign=True)
         fill_tables(resized, self.head.weight.device)
+        for name, parameter in resized.named_parameters():
+            parameter.requires_grad_(trainable.get(name, True))
         resized.train(self.training)
         self.tokenizer, self.encoder, self.config = resized.tokenizer, resized.encoder, config
         return self

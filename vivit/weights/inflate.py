@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -211,14 +212,14 @@ def _positions(entry: MappedTensor, trained: ModelConfig, config: ModelConfig, *
     """Resize the positions of the image model to the grid (h, w) and repeat them over time, except in Model 2."""
     (_, h0, w0), (t, h, w) = trained.grid, config.grid
     x, status, reasons = entry.tensor.float(), entry.status, [entry.reason]
-    if trained.pool == "cls" and config.pool == "mean":
+    if trained.pool == "cls" != config.pool:
         x = x[:, 1:]
         reasons.append("without the class token's")
     if (h0, w0) != (h, w):
-        resize = official_resize if official else resize_positions
+        resize = official_resize if official else partial(resize_positions, interpolation=config.interpolation)
         x, status = resize(x, (1, h0, w0), (1, h, w)), "interpolated"
         reasons.append(f"grid {h0} x {w0} to {h} x {w}")
-    if trained.pool == "mean" and config.pool == "cls":
+    if trained.pool != "cls" == config.pool:
         x = torch.cat((x.new_zeros(1, 1, x.shape[2]), x), dim=1)
         reasons.append("zero for the class token")
     if config.encoder != "factorised_encoder" and t > 1:

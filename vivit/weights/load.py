@@ -305,8 +305,10 @@ def _inherit_settings(
     checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig, overrides: Mapping[str, Any]
 ) -> ModelConfig:
     """Return `config` with the settings that belong to the weights, except those in `overrides`."""
-    names = ["activation", "norm_eps", "interpolation"] + ["norm_after_pool"] * (config.pool == "mean")
-    if checkpoint.is_image:
+    names = ["activation", "norm_eps"] + ["norm_after_pool"] * (config.pool == "mean")
+    if not checkpoint.is_image:
+        names.append("interpolation")
+    else:
         names += ["positions", "norm_pre"] + ["num_registers"] * (config.pool == "cls" == trained.pool)
         names += ["pool_mlp_ratio"] * (config.pool == "attentive" == trained.pool)
     changes = {name: getattr(trained, name) for name in names if name not in overrides}

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..model.encoders import FactorisedEncoder, PlacewiseTransformer
+from ..model.encoders import FactorisedEncoder, PerPositionTransformer
 from ..model.vivit import ViViT
 from .load import from_pretrained, load_checkpoint
 
@@ -187,7 +187,7 @@ def compute_values(model: ViViT, video: Tensor, release: Release) -> Tensor:
     """Compute what is published about a release, of a video (1, T, C, H, W)."""
     if release.kind == "tokens":
         assert isinstance(model.encoder, FactorisedEncoder)
-        assert isinstance(model.encoder.temporal, PlacewiseTransformer)
+        assert isinstance(model.encoder.temporal, PerPositionTransformer)
         tokens = model.encoder.temporal.encode_tokens(model.encoder.encode_space(model.tokenize(video)))
         return tokens.flatten(1, 2)[0, :3, :3].flatten()
     result = model(video) if release.kind == "logits" else model.features(video)
