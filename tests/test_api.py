@@ -36,7 +36,7 @@ def test_help_of_the_package_is_a_page_with_the_main_functions_and_no_warning():
         assert f"\n    {name}(" in text
     assert "__getattr__" not in text
     assert "torch.nn.modules.module" not in text  # no class with all that it inherits
-    assert len(text.splitlines()) <= 200
+    assert len(text.splitlines()) <= 215
 
 
 def test_every_public_name_is_in_dir_and_resolves_and_nothing_else_is():

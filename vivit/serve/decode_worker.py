@@ -137,7 +137,7 @@ def send_timeline(job: dict[str, Any], sample: Sample, config: ModelConfig, send
     for ids, frames in read_positions(plan, range(first, stop)):
         key += ids != before
         before = ids
-        send({"key": key}, frames.to(torch.uint8).numpy())  # of a position that no window reads: empty, float32
+        send({"key": key}, np.empty(0, np.uint8) if frames is None else frames.numpy())  # None: no window reads it
 
 
 def position_range(plan: Plan, batch: int) -> tuple[int, int]:
