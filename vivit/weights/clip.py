@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .assemble import Checkpoint, MappedTensor, join_sources, map_names
-from .huggingface import check_config, json_object, read_configs
-from .image_vit import CLIP_PIXELS, finish_image, parse_size
+from .huggingface import DEFAULTS, SIZES, check_config, json_object, read_configs
+from .image_vit import finish_image, parse_size
 
 VISION = r"(?:vision_model\.)?"
 LAYER = VISION + r"encoder\.layers\.(\d+)\."
@@ -45,6 +45,7 @@ IGNORED: dict[str, str] = {
     VISION + r"embeddings\.position_ids": "numbers from 0 on",
 }
 
+MAX_EPS = 1e-6  # so small that a second norm changes nothing in tokens of ordinary size
 KINDS = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
 
 
@@ -64,16 +65,24 @@ def parse_tower(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Map
     mapped, ignored = map_names(tensors, RULES, IGNORED)
     tower = Checkpoint(path, f"Hugging Face {KINDS[kind]}", mapped, ignored)
     vision = theirs if kind.endswith("vision_model") else json_object(theirs, "vision_config")
-    tower.config, tower.notes = read_configs(path, KINDS[kind], {**configs, "config.json": dict(vision)})
-    check_config(vision, mapped, depth="num_hidden_layers")
-    if "preprocessing" not in tower.config and KINDS[kind] == "clip":
-        tower.config["preprocessing"] = dict(CLIP_PIXELS)
-        tower.notes = ["pixels: CLIP's mean and std; no preprocessor_config.json"]
+    if kind == "clip" and theirs.get("vision_config_dict") is not None:  # in transformers, it overrides
+        vision = {**vision, **DEFAULTS["clip"], **SIZES["clip"], **json_object(theirs, "vision_config_dict")}
+    vision = {"model_type": kind, **vision}
+    tower.config, tower.notes = read_configs(path, KINDS[kind], {**configs, "config.json": vision})
+    check_config(KINDS[kind], vision, mapped)
+    head = next((entry.sources[0] for name, entry in mapped.items() if "attention_pool" in name), None)
+    says = KINDS[kind] == "siglip" and bool(vision.get("vision_use_head", True))
+    if says != (head is not None):
+        what = f"{head} of a pooling head" if head else "no pooling head (head.probe, …)"
+        raise ValueError(f"config.json: vision_use_head is {says} for a {kind}; the file has {what}")
     add_dimensions(mapped)
-    if "encoder.attention_pool.probe" in mapped:
+    if head:
+        if tower.config["norm_eps"] > MAX_EPS:
+            raise ValueError(
+                f"config.json: layer_norm_eps is {tower.config['norm_eps']}; with a pooling head, whose tokens are "
+                f"normed twice here, it is at most {MAX_EPS}"
+            )
         fold_pool(mapped)
-    elif KINDS[kind] == "siglip" and vision.get("vision_use_head", True):
-        raise ValueError("no pooling head (head.probe, …) in the file, which config.json says it has")
     finish_image(tower, parse_size(tower.config["image_size"]))
     return tower
 

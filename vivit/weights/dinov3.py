@@ -65,7 +65,7 @@ def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[st
     dino = Checkpoint(path, "Hugging Face dinov3_vit", mapped, ignored)
     theirs = configs.get("config.json", {})
     dino.config, dino.notes = read_configs(path, "dinov3_vit", configs)
-    check_config(theirs, mapped, depth="num_hidden_layers")
+    check_config("dinov3_vit", theirs, mapped)
     if theirs.get("rope_theta", THETA) != THETA:
         raise ValueError(f"config.json: rope_theta is {str(theirs['rope_theta'])[:60]}; read are models with {THETA}")
     return finish(dino)
@@ -104,7 +104,6 @@ def finish(dino: Checkpoint) -> Checkpoint:
         dino.config["image_size"] = (224 // h * h, 224 // w * w)
     if "preprocessing" not in dino.config:
         dino.config["preprocessing"] = dict(IMAGENET)
-        dino.notes = [note for note in dino.notes if not note.startswith("pixels")]
-        dino.notes.append("pixels: ImageNet mean and std, as DINOv3 has them; no preprocessor_config.json")
+        dino.notes.append("pixels: ImageNet mean and std, as DINOv3 has them; the file does not say")
     finish_image(dino, parse_size(dino.config["image_size"]))
     return dino

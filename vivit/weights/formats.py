@@ -31,7 +31,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 NO_WEIGHTS = (".json", ".md", ".txt", ".model")  # .model: a SentencePiece tokenizer
-CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 FORMATS = "safetensors, PyTorch (.pt, .pth, .bin), NumPy (.npz) or Flax msgpack"
 
 
@@ -59,7 +59,9 @@ def read_files(source: str | os.PathLike) -> CheckpointFiles:
     if path.is_dir():
         path = find_run_weights(path)
         return CheckpointFiles(str(source), _read_folder(path, notes), _read_configs(path), notes)
-    configs = _read_configs(path.parent) if path.name in WEIGHT_FILES else {}
+    configs = _read_configs(path.parent) if path.suffix in (".safetensors", ".bin") else {}
+    if path.name not in WEIGHT_FILES and "model_type" not in configs.get("config.json", {}):
+        configs = {}  # of something else in the same folder
     return CheckpointFiles(str(source), read_file(path, notes), configs, notes)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from .assemble import Checkpoint, MappedTensor, count_blocks, fuse_qkv, map_names
-from .image_vit import finish_image, json_object, parse_size, parse_triple
+from .image_vit import CLIP_PIXELS, HALF, IMAGENET, finish_image, json_object, parse_size, parse_triple
 
 MODEL = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|vivit)\.)?"
 BLOCK = MODEL + r"(?:encoder\.layer|layers)\.(\d+)\."
@@ -68,7 +68,7 @@ IGNORED: dict[str, str] = {
 ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 ACTIVATIONS["quick_gelu"] = "quick_gelu"
 
-# What transformers assumes where config.json says nothing. Of the sizes the second table holds, a file without
+# What transformers assumes where config.json says nothing. Of the sizes the second table holds, a checkpoint without
 # config.json says nothing at all.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vivit": {"hidden_act": "gelu_fast", "layer_norm_eps": 1e-6},
@@ -83,12 +83,43 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
 }
 
-SIZES: dict[str, dict[str, Any]] = {kind: {"num_attention_heads": 12, "image_size": 224} for kind in DEFAULTS}
+USUAL = {"num_attention_heads": 12, "image_size": 224, "num_hidden_layers": 12}
+SIZES: dict[str, dict[str, Any]] = {kind: dict(USUAL) for kind in DEFAULTS}
 SIZES["vivit"]["num_frames"] = 32
 SIZES["videomae"]["num_frames"] = 16
-SIZES["vjepa2"] = {"num_attention_heads": 16}
-SIZES["clip"] = SIZES["siglip"] = {"num_attention_heads": 12, "image_size": 224}
-SIZES["dinov3_vit"] = {"num_attention_heads": 6, "image_size": 224}
+SIZES["vjepa2"] = {"num_attention_heads": 16, "num_hidden_layers": 24, "num_pooler_layers": 3}
+SIZES["dinov3_vit"]["num_attention_heads"] = 6
+
+# Settings for biases: (our names of them, what transformers assumes where config.json says nothing)
+BLOCKS = r"encoder\.blocks\.\d+\."
+Biases = dict[str, tuple[str, bool]]
+QKV_BIASES: Biases = {"qkv_bias": (BLOCKS + r"attn\.(?:[qkv]|qkv)\.bias", True)}
+BIASES: dict[str, Biases] = {
+    **dict.fromkeys(("vivit", "vit", "deit", "dinov2", "dinov2_with_registers", "vjepa2"), QKV_BIASES),
+    "videomae": dict.fromkeys(("qv_bias", "qkv_bias"), (BLOCKS + r"attn\.[qv]\.bias", True)),
+    "dinov3_vit": {
+        **{f"{name}_bias": (rf"{BLOCKS}attn\.{name[0]}\.bias", name != "key") for name in ("query", "key", "value")},
+        "proj_bias": (BLOCKS + r"attn\.proj\.bias", True),
+        "mlp_bias": (BLOCKS + r"mlp\.fc[12]\.bias", True),
+    },
+}
+
+# Our names → (what they are, the model types that have them)
+DINO_2 = ("dinov2", "dinov2_with_registers")
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    r"encoder\.cls_token": ("a class token", ("vivit", "vit", "deit", *DINO_2, "dinov3_vit", "clip")),
+    r"dist_token": ("a distillation token", ("deit",)),
+    BLOCKS + r"ls[12]\.gamma": ("layer scales", (*DINO_2, "dinov3_vit")),
+    r"encoder\.norm_pre\.weight": ("a norm before the first block (pre_layrnorm)", ("clip",)),
+    r"tokenizer\.proj\.bias": ("a bias of the patches", tuple(kind for kind in DEFAULTS if kind != "clip")),
+}
+REGISTERS = {"dinov2_with_registers": 4, "dinov3_vit": 0}  # as transformers assumes
+
+# Mean and std of a model type that comes without a processor's file, and of a processor that does not say them
+PIXELS = {"clip": CLIP_PIXELS, **dict.fromkeys(("videomae", "deit", *DINO_2, "dinov3_vit", "vjepa2"), IMAGENET)}
+PROCESSOR_PIXELS = {"CLIP": CLIP_PIXELS, "Bit": CLIP_PIXELS, "DINOv3ViT": IMAGENET, "VJEPA2": IMAGENET}
+PROCESSOR_PIXELS |= dict.fromkeys(("ViT", "DeiT", "Siglip", "VideoMAE", "Vivit"), HALF)
+CROPPING = ("CLIP", "Bit", "DeiT", "VideoMAE", "Vivit", "VJEPA2")  # processors that crop unless they say otherwise
 
 
 def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
@@ -97,9 +128,10 @@ def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[st
     mapped, ignored = map_names(tensors, RULES, IGNORED)
     if "tokenizer.proj.weight" not in mapped:
         raise ValueError("no kernel of the patch embedding in the file; it is not a complete model")
-    kind = theirs.get("model_type") or ("vivit" if mapped["tokenizer.proj.weight"].tensor.ndim == 5 else "vit")
+    kind = theirs.get("model_type") or infer_kind(mapped)
     ours = Checkpoint(path, f"Hugging Face {kind}", mapped, ignored)
     ours.config, ours.notes = read_configs(path, kind, configs)
+    check_config(kind, theirs, mapped)
     if kind == "vivit":
         fuse_qkv(mapped)
         ours.config["tokenizer"] = "tubelet"
@@ -112,8 +144,19 @@ def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[st
     return ours
 
 
+def infer_kind(mapped: Mapping[str, MappedTensor]) -> str:
+    """Infer the model type from the tensors, of a file without config.json."""
+    if mapped["tokenizer.proj.weight"].tensor.ndim == 5:
+        return "vivit"
+    if "reg_token" in mapped:
+        return "dinov2_with_registers"
+    if any(name.endswith("ls1.gamma") for name in mapped):
+        return "dinov2"
+    return "deit" if "dist_token" in mapped else "vit"
+
+
 def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """(fields of ModelConfig, notes) from config.json and preprocessor_config.json. Raises ValueError."""
+    """(fields of ModelConfig, notes) from config.json and the file of a processor. Raises ValueError."""
     if not isinstance(kind, str) or kind not in DEFAULTS:
         raise ValueError(f"{path}: config.json is of a {str(kind)[:60]!r}; read are {', '.join(sorted(DEFAULTS))}")
     theirs = dict(DEFAULTS[kind])
@@ -135,26 +178,48 @@ def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]])
             raise ValueError(f"config.json: image_size is {str(theirs['image_size'])[:60]}; it is a side or (H, W)")
     if names := class_names(json_object(theirs, "id2label")):
         out["classes"] = {"label": names}
-    processor = configs.get("preprocessor_config.json") or configs.get("video_preprocessor_config.json")
+    pixels, processor = PIXELS.get(kind, HALF), find_processor(configs)
     if processor is None:
-        return out, ["pixels: no preprocessor_config.json; mean and std 0.5"]
-    out["preprocessing"], notes = read_processor(path, processor)
+        out["preprocessing"] = dict(pixels)
+        notes = [f"pixels: mean {pixels['mean']} and std {pixels['std']}, as usual for {kind}; no file of a processor"]
+    else:
+        out["preprocessing"], notes = read_processor(path, processor, pixels)
+    if "config.json" not in configs:
+        usual = f"{out['activation']} and norm_eps {out['norm_eps']}, which transformers assumes for {kind}"
+        notes.append(f"{usual}; no config.json")
     return out, notes
 
 
-def check_config(
-    theirs: Mapping[str, Any], mapped: Mapping[str, MappedTensor], *, depth: str, pool_depth: str | None = None
-) -> None:
-    """Check that a config.json says as many blocks as the file holds; `depth` and `pool_depth` are its names for them.
+def check_config(kind: str, theirs: Mapping[str, Any], mapped: Mapping[str, MappedTensor]) -> None:
+    """Check that the file holds the tensors that a model of `kind` with this config.json has, and no others.
 
-    A file without its last block would be another model. Raises ValueError.
+    Names are ours, before LayerScale is folded and tokens are sorted. transformers initialises what is missing and
+    leaves out what it does not expect: another model. Raises ValueError.
     """
-    counts = {depth: count_blocks(mapped, "encoder.")}
-    if pool_depth and any(name.startswith("encoder.attention_pool.") for name in mapped):
-        counts[pool_depth] = count_blocks(mapped, "encoder.pool_")
+    said = SIZES[kind] | dict(theirs) if theirs else {}
+    counts = {"num_hidden_layers": count_blocks(mapped, "encoder.")}
+    if kind == "vjepa2" and any(name.startswith("encoder.attention_pool.") for name in mapped):
+        counts["num_pooler_layers"] = count_blocks(mapped, "encoder.pool_")
     for name, found in counts.items():
-        if theirs.get(name, found) != found:
-            raise ValueError(f"config.json: {name} is {str(theirs[name])[:60]}; the file has {found} blocks")
+        if said.get(name, found) != found:
+            raise ValueError(f"config.json: {name} is {str(said[name])[:60]}; the file has {found} blocks")
+    for flag, (pattern, default) in BIASES.get(kind, {}).items():
+        biases = [entry.sources[0] for name, entry in mapped.items() if re.fullmatch(pattern, name)]
+        if biases and not theirs.get(flag, default):
+            where = "is" if flag in theirs else "by default is"
+            raise ValueError(f"config.json: {flag} {where} {theirs.get(flag, default)}; the file has {biases[0]}")
+    for pattern, (what, kinds) in PARTS.items():
+        there = [entry.sources[0] for name, entry in mapped.items() if re.fullmatch(pattern, name)]
+        if there and kind not in kinds:
+            raise ValueError(f"the file has {what} ({there[0]}), which a {kind} has not: is model_type right?")
+        if not there and kind in kinds:
+            raise ValueError(f"the file lacks {what}, which a {kind} has: is it complete, and model_type right?")
+    registers = mapped["reg_token"].tensor.shape[-2] if "reg_token" in mapped else 0
+    number = theirs.get("num_register_tokens", REGISTERS[kind] if theirs else registers) if kind in REGISTERS else 0
+    if registers != number:
+        raise ValueError(f"config.json: num_register_tokens is {number} for a {kind}; the file has {registers}")
+    if gated := [name for name in ("use_gated_mlp", "use_swiglu_ffn") if theirs.get(name)]:
+        raise ValueError(f"config.json: {gated[0]} is true: a gated MLP, which a ViViT has not")
 
 
 def class_names(id2label: Mapping[str, Any]) -> tuple[str, ...]:
@@ -170,22 +235,43 @@ def class_names(id2label: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{names[i]} ({i})" if counts[names[i]] > 1 else names[i] for i in rows)
 
 
-def read_processor(path: str, processor: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def find_processor(configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the settings of the image or video processor, None if no file has them. Raises ValueError.
+
+    As in transformers, an object in processor_config.json comes before a file of its own.
+    """
+    both = configs.get("processor_config.json", {})
+    nested = [json_object(both, name) for name in ("image_processor", "video_processor")]
+    files = [configs.get(name) for name in ("preprocessor_config.json", "video_preprocessor_config.json")]
+    return next((settings for settings in (*nested, *files) if settings), None)
+
+
+def read_processor(
+    path: str, processor: Mapping[str, Any], pixels: Mapping[str, Any] = HALF
+) -> tuple[dict[str, Any], list[str]]:
     """(fields of Preprocessing, notes): what the processor does to a pixel v, as (v / 255 − mean) / std.
 
-    Transformers' ViViT processor first maps pixels to [−1, 1] and then takes 0.5 off and divides by 0.5: [−3, 1]. The
-    weights were trained on [−1, 1], which is what they get here, with a warning.
+    `pixels` has mean and std for a processor that says neither them nor its type. Transformers' ViViT processor first
+    maps pixels to [−1, 1] and then takes 0.5 off and divides by 0.5: [−3, 1]. The weights were trained on [−1, 1],
+    which is what they get here, with a warning.
     """
-    kind = str(processor.get("image_processor_type") or processor.get("video_processor_type") or "")
-    rescale = processor.get("rescale_factor", 1 / 127.5 if kind.startswith("Vivit") else 1 / 255)
-    factor = rescale * 255 if processor.get("do_rescale", True) else 255.0
-    offset = 1.0 if processor.get("offset", kind.startswith("Vivit")) and processor.get("do_rescale", True) else 0.0
-    normalises = processor.get("do_normalize", True)
-    mean = parse_triple(processor.get("image_mean") or (0.5, 0.5, 0.5), "image_mean") if normalises else (0.0, 0.0, 0.0)
-    std = parse_triple(processor.get("image_std") or (0.5, 0.5, 0.5), "image_std") if normalises else (1.0, 1.0, 1.0)
-    ours_mean = tuple(round((m + offset) / factor, 6) for m in mean)
-    ours_std = tuple(round(s / factor, 6) for s in std)
+    kinds = ("image_processor_type", "video_processor_type", "feature_extractor_type")
+    kind = str(next((processor[name] for name in kinds if processor.get(name)), ""))
+    rescales, normalises = processor.get("do_rescale", True), processor.get("do_normalize", True)
+    factor = processor.get("rescale_factor", 1 / 127.5 if kind.startswith("Vivit") else 1 / 255) * 255
+    factor = factor if rescales else 255.0
+    moves = processor.get("offset", kind.startswith("Vivit")) and (kind.startswith("Vivit") or not kind)
+    offset = 1.0 if moves and rescales else 0.0
+    usual = next((values for start, values in PROCESSOR_PIXELS.items() if kind.startswith(start)), pixels)
+    mean, std = (
+        parse_triple(processor.get(f"image_{name}") or usual[name], f"image_{name}") if normalises else (plain,) * 3
+        for name, plain in (("mean", 0.0), ("std", 1.0))
+    )
     notes = []
+    if normalises and not (processor.get("image_mean") and processor.get("image_std")):
+        notes.append(f"pixels: mean {mean} and std {std}; the processor's file does not say both")
+    ours_mean = tuple(round((m + offset) / factor, 12) for m in mean)
+    ours_std = tuple(round(s / factor, 12) for s in std)
     if all(abs(m - 0.75) < 1e-3 and abs(s - 0.25) < 1e-3 for m, s in zip(ours_mean, ours_std)):
         why = (
             "its preprocessor_config.json maps pixels to [-3, 1] (an offset to [-1, 1] and then mean and std of 0.5); "
@@ -194,11 +280,28 @@ def read_processor(path: str, processor: Mapping[str, Any]) -> tuple[dict[str, A
         warnings.warn(f"{path}: {why}", stacklevel=2)
         notes.append(f"pixels: {why}")
         ours_mean, ours_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    out: dict[str, Any] = {"mean": ours_mean, "std": ours_std}
-    size, crop = processor.get("size"), processor.get("crop_size")
-    if isinstance(size, Mapping) and isinstance(crop, Mapping) and "shortest_edge" in size and "height" in crop:
-        out["crop_fraction"] = min(1.0, crop["height"] / size["shortest_edge"])
-    return out, notes
+    crop = crop_fraction(processor, kind)
+    return {"mean": ours_mean, "std": ours_std} | ({} if crop is None else {"crop_fraction": crop}), notes
+
+
+def crop_fraction(processor: Mapping[str, Any], kind: str) -> float | None:
+    """Return which part of a side the centre crop keeps after resizing, None where the processor does not say."""
+    crops = processor.get("do_center_crop")
+    if crops is None:
+        crops = bool(processor.get("crop_size")) or kind.startswith(CROPPING)
+    size = _side(processor.get("size"))
+    if crops and (size is None or not processor.get("do_resize", True)):
+        return None
+    if not crops:
+        return None if size is None and "do_center_crop" not in processor else 1.0
+    crop = _side(processor.get("crop_size") or (256 if kind.startswith("VJEPA2") else 224))
+    return None if crop is None or size is None else min(1.0, crop / size)
+
+
+def _side(size: Any) -> int | None:
+    """Return one side, the short one or the height, of a size in a processor's file, None if it has none."""
+    side = size.get("shortest_edge", size.get("height")) if isinstance(size, Mapping) else size
+    return side if type(side) is int and side > 0 else None
 
 
 def from_vivit(

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .assemble import Checkpoint, MappedTensor, fuse_qkv, map_names
+from .assemble import Checkpoint, MappedTensor, count_blocks, fuse_qkv, map_names
 
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 RULES: dict[str, str] = {
@@ -50,7 +51,7 @@ PIXELS: dict[str, tuple[str, dict[str, tuple[float, float, float]]]] = {
         "ImageNet mean and std",
         IMAGENET,
     ),
-    r"^(vit|flexivit|test_vit)": ("mean and std 0.5", {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}),
+    r"^(vit|flexivit|test_vit)": ("mean and std 0.5", HALF),
 }
 TANH_GELU = r"(patch32|giantopt_patch16|so400m_patch16)_siglip_gap|large_patch16_siglip_gap_512"
 ACTIVATIONS = {"gelu": "gelu", "gelu_erf": "gelu", "gelu_tanh": "gelu_tanh"}  # of timm's model_args
@@ -144,6 +145,9 @@ def finish_image(source: Checkpoint, size: tuple[int, int] | None = None) -> Non
             raise ValueError(
                 f"{mapped[name].sources[0]} is twice as wide as what follows: a ViViT has no gated MLP (SwiGLU)"
             )
+    scales = sum(name.endswith((".ls1.gamma", ".ls2.gamma")) for name in mapped)
+    if scales not in (0, 2 * (depth := count_blocks(mapped, "encoder."))):
+        raise ValueError(f"{scales} layer scales in the file; {depth} blocks have two each or none: not a complete one")
     fold_layer_scale(mapped)
     source.config["tokenizer"] = "uniform_frames"  # a 2-D kernel sees single frames
     source.is_image = True

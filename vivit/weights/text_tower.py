@@ -19,7 +19,18 @@ from . import formats
 from .assemble import MappedTensor, apply_rules, fuse_qkv, is_finite, map_names
 from .huggingface import json_object
 from .load import from_pretrained, weights_errors
-from .videoprism import BLOCK_MODULES, FLAX_LEAF, LAYERS, LEAF, NEUTRAL, count_layers, flax_leaf, fold_norms, map_flax
+from .videoprism import (
+    BLOCK_MODULES,
+    FLAX_LEAF,
+    LAYERS,
+    LEAF,
+    NEUTRAL,
+    check_biases,
+    count_layers,
+    flax_leaf,
+    fold_norms,
+    map_flax,
+)
 
 HUGGINGFACE: dict[str, str] = {
     r"text_model\.embeddings\.cls_emb": "cls_token",
@@ -54,6 +65,7 @@ DEFAULTS: dict[str, Any] = {  # of transformers
     "hidden_act": "relu",
     "layer_norm_eps": 1e-6,
     "apply_l2norm": True,
+    "qkv_bias": True,
     "attn_logit_softcapping": 50.0,
 }
 TOKENS = {"pad_token_id", "bos_token_id", "eos_token_id"}  # the tokenizer has them
@@ -132,6 +144,7 @@ def read_config(mapped: Mapping[str, MappedTensor], config: Mapping[str, Any] | 
     values = DEFAULTS | dict(theirs)
     if values["hidden_act"] != "relu":
         raise ValueError(f"config.json: hidden_act of the text tower is {values['hidden_act']!r}; it is 'relu'")
+    check_biases(values, mapped)
     layers = count_layers(mapped, "blocks.")
     if values["num_hidden_layers"] != layers:
         raise ValueError(f"config.json: num_hidden_layers is {values['num_hidden_layers']}; the file has {layers}")

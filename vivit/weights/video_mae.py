@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import huggingface
-from .assemble import Checkpoint, fuse_qkv, map_names
+from .assemble import Checkpoint, MappedTensor, fuse_qkv, map_names
 from .image_vit import IMAGENET
 
 BLOCK = r"videomae\.encoder\.layer\.(\d+)\."
@@ -56,6 +56,7 @@ def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str,
         mapped, ignored = map_names(tensors, HUGGINGFACE, IGNORED)
         mae = Checkpoint(path, "Hugging Face VideoMAE", mapped, ignored)
         mae.config, mae.notes = huggingface.read_configs(path, "videomae", configs)
+        check_huggingface(configs.get("config.json", {}), mapped, tensors)
         is_mae = True
     else:
         mapped, ignored = map_names(tensors, ORIGINAL, IGNORED)
@@ -87,12 +88,31 @@ def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str,
         "encoder": "spatiotemporal",
         "tokenizer": "tubelet",
         "norm_after_pool": not plain_norm and not has_cls,
-        "preprocessing": {"frame_stride": 4} | mae.config.get("preprocessing", dict(IMAGENET)),
+        "preprocessing": {"frame_stride": 4} | mae.config["preprocessing"],
     }
     mae.notes.append("frame_stride 4, as on Kinetics; the file does not say")
     if mae.sine_positions:
         mae.notes.append("positions: the fixed sinusoids of VideoMAE, which no file contains")
     return mae
+
+
+def check_huggingface(
+    theirs: Mapping[str, Any], mapped: Mapping[str, MappedTensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Check the tensors of a VideoMAE of transformers against its config.json, {} if there is none. Raises ValueError.
+
+    With use_mean_pooling, fc_norm follows the mean in a classifier; without, videomae.layernorm ends the model.
+    """
+    huggingface.check_config("videomae", theirs, mapped)
+    if keys := [entry.sources[0] for name, entry in mapped.items() if name.endswith(".attn.k.bias")]:
+        raise ValueError(f"{keys[0]} is in the file; a VideoMAE has no biases of keys")
+    last, after_mean = (name in tensors for name in ("videomae.layernorm.weight", "fc_norm.weight"))
+    mean = bool(theirs.get("use_mean_pooling", True)) if theirs else not last
+    if mean == last or (after_mean and not mean):
+        has = "fc_norm" if after_mean else "videomae.layernorm" if last else "no videomae.layernorm"
+        raise ValueError(f"config.json: use_mean_pooling is {mean}; the file has {has}")
+    if mean and "head.weight" in mapped and not after_mean:
+        raise ValueError("no fc_norm in the file of a classifier, which has one after the mean")
 
 
 def sinusoidal_positions(n: int, width: int) -> Tensor:

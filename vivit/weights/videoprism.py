@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .assemble import Checkpoint, MappedTensor, Rules, apply_rules, fuse_qkv, map_names
-from .huggingface import class_names, json_object, parse_size, read_processor
+from .huggingface import class_names, find_processor, json_object, parse_size, read_processor
 
 # Module of a block, and of the attention pooling → (its name in transformers, that in the Flax file)
 BLOCK_MODULES: dict[str, tuple[str, str]] = {
@@ -97,7 +97,7 @@ TEXT = {r"text_model\..+|params/text_encoder/.+": "text tower of a video-text mo
 NEUTRAL = {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "initializer_range"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "label2id", "problem_type", "return_dict"),
-    *("output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder", "qkv_bias"),
+    *("output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder"),
     *("_attn_implementation_autoset", "_name_or_path"),
 }
 DEFAULTS: dict[str, Any] = {
@@ -110,6 +110,7 @@ DEFAULTS: dict[str, Any] = {
     "intermediate_size": 3072,
     "hidden_act": "gelu_python",
     "layer_norm_eps": 1e-6,
+    "qkv_bias": True,
     "num_spatial_layers": 12,
     "num_temporal_layers": 4,
     "attn_logit_softcapping": 50.0,
@@ -117,6 +118,8 @@ DEFAULTS: dict[str, Any] = {
     "apply_l2norm": True,
     "id2label": {},
 }
+# Architectures with a pooling head
+POOLED = ("VideoPrismVideoModel", "VideoPrismClipModel", "VideoPrismForVideoClassification")
 ACTIVATIONS = {"gelu_python": "gelu", "gelu": "gelu"}
 
 
@@ -136,6 +139,9 @@ def parse_videoprism(path: str, tensors: dict[str, Tensor], configs: Mapping[str
         prism = Checkpoint(path, "Hugging Face VideoPrism", mapped, ignored)
         prism.config = read_config(mapped, configs.get("config.json"))
     has_pool, has_head = f"{POOL}query" in mapped, "head.weight" in mapped
+    if not has_pool and (has_head or count_joint(mapped)):
+        what = "classifier" if has_head else "layers over all tokens"
+        raise ValueError(f"a {what} without the pooling head in the file: not a complete model")
     if not has_pool:
         prism.newly_initialized[POOL] = "the vision model has no pooling head"
     fold_norms(mapped)
@@ -155,7 +161,7 @@ def parse_videoprism(path: str, tensors: dict[str, Tensor], configs: Mapping[str
     if has_pool:
         width = mapped["tokenizer.proj.weight"].tensor.shape[0]
         prism.config["attention_pool_ratio"] = mapped[f"{POOL}query"].tensor.shape[-1] / width
-    processor = configs.get("preprocessor_config.json") or configs.get("video_preprocessor_config.json")
+    processor = find_processor(configs)
     pixels = "pixels on the scale 0..1, as in the official code"
     if processor is not None:
         values, notes = read_processor(path, {"do_normalize": False} | dict(processor))
@@ -180,6 +186,10 @@ def read_config(mapped: Mapping[str, MappedTensor], config: Mapping[str, Any] | 
         raise ValueError(f"hidden_act is {values['hidden_act']!r}; VideoPrism has {', '.join(ACTIVATIONS)}")
     if values["num_channels"] != 3:
         raise ValueError(f"config.json: num_channels is {values['num_channels']!r}; a ViViT takes 3")
+    check_biases(values, mapped)
+    pooled = [name for name in POOLED if name in (config.get("architectures") or ())]
+    if pooled and f"{POOL}query" not in mapped:
+        raise ValueError(f"config.json says {pooled[0]}, which has a pooling head; the file has none")
     joint = values["num_auxiliary_layers"] if f"{POOL}query" in mapped and "head.weight" not in mapped else 0
     shapes = {name: list(entry.tensor.shape) for name, entry in mapped.items()}
     found = {
@@ -218,6 +228,13 @@ def read_config(mapped: Mapping[str, MappedTensor], config: Mapping[str, Any] | 
     }
     names = class_names(json_object(values, "id2label"))
     return out | ({"classes": {"label": names}} if names else {})
+
+
+def check_biases(values: Mapping[str, Any], mapped: Mapping[str, MappedTensor]) -> None:
+    """Check that biases of queries, keys and values are in the file only if config.json says so. Raises ValueError."""
+    biases = [entry.sources[0] for name, entry in mapped.items() if re.fullmatch(r".*\.[qkv]\.bias", name)]
+    if biases and not values["qkv_bias"]:
+        raise ValueError(f"config.json: qkv_bias is {values['qkv_bias']}; the file has {biases[0]}")
 
 
 def count_layers(names: Mapping[str, object], start: str) -> int:

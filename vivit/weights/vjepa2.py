@@ -72,9 +72,11 @@ def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[st
         sizes = {"image_size": theirs.get("crop_size", 256), "num_frames": theirs.get("frames_per_clip", 64)}
         configs = {**configs, "config.json": theirs | sizes}
     jepa.config, jepa.notes = read_configs(path, "vjepa2", configs)
-    check_config(theirs, mapped, depth="num_hidden_layers", pool_depth="num_pooler_layers")
+    check_config("vjepa2", theirs, mapped)
     if "encoder.attention_pool.query_tokens" in mapped:
         fold_probe(mapped)
+    elif "head.weight" in mapped or "VJEPA2ForVideoClassification" in (theirs.get("architectures") or ()):
+        raise ValueError("no pooler (pooler.query_tokens, …) in the file of a classifier, which has one")
     return finish(jepa)
 
 
@@ -99,7 +101,7 @@ def finish(jepa: Checkpoint) -> Checkpoint:
     fuse_qkv(jepa.tensors)
     jepa.interleaved_pairs = True
     jepa.config |= {"encoder": "spatiotemporal", "tokenizer": "tubelet", "positions": "rope_3d"}
-    jepa.config["preprocessing"] = {"frame_stride": 4} | jepa.config.get("preprocessing", dict(IMAGENET))
+    jepa.config["preprocessing"] = {"frame_stride": 4} | jepa.config["preprocessing"]
     jepa.notes.append("frame_stride 4, as in its evaluation on Kinetics; the file does not say")
     return jepa
 
