@@ -1,13 +1,14 @@
-# `vivit serve` on a CPU: docker build -t vivit --build-arg TORCH_INDEX=URL .
-# URL is the --index-url that pytorch.org gives for the CPU. Without it the image gets PyTorch with CUDA, gigabytes more.
+# `vivit serve` on a CPU: docker build -t vivit --build-arg TORCH_OPTIONS="..." .
+# TORCH_OPTIONS are the options of `pip install` that pytorch.org gives for the CPU. Without them the image gets PyTorch
+# with CUDA, gigabytes more.
 FROM python:3.12-slim-bookworm AS build
-ARG TORCH_INDEX
+ARG TORCH_OPTIONS=""
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY vivit ./vivit
 RUN python -m venv /opt/vivit \
  && grep -E '^(torch|torchvision)==' constraints.txt > torch.txt \
- && /opt/vivit/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r torch.txt \
+ && /opt/vivit/bin/pip install --no-cache-dir $TORCH_OPTIONS -r torch.txt \
  && grep -vE '^(torch|torchvision)==' constraints.txt > rest.txt \
  && /opt/vivit/bin/pip install --no-cache-dir -c rest.txt '.[serve]'
 

@@ -46,7 +46,7 @@ LEAST = 3.0  # seconds: with less, a step is left out
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the run: rows that `run(seconds=…, device=…)` yields, within so many seconds."""
+    """A part of the run: `run(seconds=…, device=…)` yields its rows within a time limit in seconds."""
 
     case: str
     name: str

@@ -30,7 +30,7 @@ def learn(
     workers: int | None = None,
     most_epochs: int = 60,
 ) -> Iterator[dict[str, Any]]:
-    """Train the demo's model in another size ("S", or "demo" for its own) for about so many seconds.
+    """Train the demo's model in another size ("S", or "demo" for its own) for about `seconds`.
 
     A pilot of two epochs comes first, whose row stays if the time runs out. `videos`: to train and to validate on.
     """

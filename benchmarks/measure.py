@@ -58,7 +58,7 @@ class Clock:
     cpu_time: bool = False
     """Seconds that this thread computes instead of seconds that pass: for one thread on a machine that others use."""
     matrix: int | None = None
-    """Rows of the matrices whose product is the ceiling; None: so many that no cache holds one."""
+    """Rows of the matrices whose product is the ceiling; None: enough that no matrix fits into a cache."""
 
     def time(self, run: Callable[[], Any]) -> float:
         """Return the seconds of one call, after garbage collection."""

@@ -31,7 +31,7 @@ def sliding(
 ) -> list[dict[str, Any]]:
     """Rows of a timeline at several hops, and the same windows one after the other, each as a clip.
 
-    With `batches`, hop 1 is also timed with so many positions in one forward pass in place of what the device prefers.
+    With `batches`, hop 1 is also timed with these numbers of positions in a forward pass.
     Frames are ready in memory, and the first window is done before the clock starts. Per row the model should encode
     `hop` positions instead of t, so t / hop is what one can hope for.
     """

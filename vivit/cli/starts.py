@@ -14,7 +14,7 @@ from .parse import parse
 DATASETS = ("K400", "SSv2")
 NOTES = """Pixels of height and width. M: millions of parameters. G: billions of multiply-adds
 of one clip. K400, SSv2: published top-1 of a head on frozen features; tuned: after
-fine-tuning on K400; -: no number at hand. Image models count as Model 2 on 16
+fine-tuning on K400; -: no published number. Image models count as Model 2 on 16
 frames. `vivit starts NAME` shows sources and files; `--measure` times this machine."""
 
 
@@ -64,7 +64,7 @@ def details(name: str) -> str:
             f"  size       {start.parameters:g} million parameters, {4 * start.parameters / 1074:.2f} GiB in float32",
             f"  clip       {start.clip[0]} frames of {start.clip[1]} x {start.clip[1]}{as_what(start)}",
             f"  licence    {start.licence or 'see its page on the hub'}",
-            f"  published  {', '.join(results) or 'no number at hand'}{f' ({start.source})' if results else ''}",
+            f"  published  {', '.join(results) or 'no published number'}{f' ({start.source})' if results else ''}",
             f"  online     vivit train finetune --data.root my_videos --init {name}",
             "  offline    bring model.safetensors, config.json and preprocessor_config.json (or",
             f"             video_preprocessor_config.json) of {start.hub} in one folder,",

@@ -15,7 +15,7 @@ gradients, and not at all on CUDA (FlexAttention, for sequences longer than FLEX
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -45,6 +45,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, logit
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+def attention_chunks(batch: int, heads: int, n: int, keys: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yield (sequence, heads, queries) of chunks that have about CHUNK_SCORES scores."""
+    chunk_heads = min(max(CHUNK_SCORES // (n * keys), 1), heads)
+    chunk_queries = max(CHUNK_SCORES // (chunk_heads * keys), 1)
+    for i in range(batch):
+        for h in range(0, heads, chunk_heads):
+            for j in range(0, n, chunk_queries):
+                yield i, slice(h, h + chunk_heads), slice(j, j + chunk_queries)
+
+
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute `attention` without gradients, a chunk of heads and queries at a time, as two matrix products.
 
@@ -53,15 +63,11 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
     (batch, heads, n, width), keys = q.shape, k.shape[2]
     q, k, v = (q * width**-0.5).contiguous(), k.contiguous(), v.contiguous()
     out = q.new_empty(batch, n, heads, v.shape[3])  # as the projection reads it
-    chunk_heads = min(max(CHUNK_SCORES // (n * keys), 1), heads)
-    chunk_queries = max(CHUNK_SCORES // (chunk_heads * keys), 1)
-    for i in range(batch):
-        for h in (slice(j, j + chunk_heads) for j in range(0, heads, chunk_heads)):
-            for rows in (slice(j, j + chunk_queries) for j in range(0, n, chunk_queries)):
-                scores = q[i, h, rows] @ k[i, h].mT
-                if bias is not None:
-                    scores += bias[i]
-                out[i, rows, h] = (scores.softmax(dim=-1) @ v[i, h]).transpose(0, 1)
+    for i, h, rows in attention_chunks(batch, heads, n, keys):
+        scores = q[i, h, rows] @ k[i, h].mT
+        if bias is not None:
+            scores += bias[i]
+        out[i, rows, h] = (scores.softmax(dim=-1) @ v[i, h]).transpose(0, 1)
     return out.transpose(1, 2)
 
 
@@ -96,16 +102,12 @@ def chunked_capped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | Non
     """Compute `capped_attention` without gradients, a chunk of heads and queries at a time, and copy no input."""
     (batch, heads, n, width), keys = q.shape, k.shape[2]
     out, ignored = q.new_empty(batch, n, heads, v.shape[3]), q.new_zeros(1)
-    chunk_heads = min(max(CHUNK_SCORES // (n * keys), 1), heads)
-    chunk_queries = max(CHUNK_SCORES // (chunk_heads * keys), 1)
-    for i in range(batch):
-        for h in (slice(j, j + chunk_heads) for j in range(0, heads, chunk_heads)):
-            for rows in (slice(j, j + chunk_queries) for j in range(0, n, chunk_queries)):
-                scaled = torch.baddbmm(ignored, q[i, h, rows], k[i, h].mT, beta=0, alpha=width**-0.5 / logit_cap)
-                scores = scaled.tanh_().mul_(logit_cap)
-                if bias is not None:
-                    scores += bias[i]
-                out[i, rows, h] = (scores.softmax(dim=-1) @ v[i, h]).transpose(0, 1)
+    for i, h, rows in attention_chunks(batch, heads, n, keys):
+        scaled = torch.baddbmm(ignored, q[i, h, rows], k[i, h].mT, beta=0, alpha=width**-0.5 / logit_cap)
+        scores = scaled.tanh_().mul_(logit_cap)
+        if bias is not None:
+            scores += bias[i]
+        out[i, rows, h] = (scores.softmax(dim=-1) @ v[i, h]).transpose(0, 1)
     return out.transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Decode videos in processes that can be killed: at most so many at a time, each with limits on memory and time."""
+"""Decode videos in a bounded number of child processes that can be killed, with limits on memory and time."""
 
 from __future__ import annotations
 

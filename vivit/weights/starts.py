@@ -1,7 +1,7 @@
 """Known weights to start from, by short names: what they are, where they are, and what was published about them.
 
 `--init`, `create(init=)` and `from_pretrained` take these names. Published numbers are top-1 accuracies in percent as
-their sources state them; what no source at hand states is left out. This file imports nothing heavy.
+their sources state them; numbers that no source states are left out. This file imports nothing heavy.
 """
 
 from __future__ import annotations
