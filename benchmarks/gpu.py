@@ -103,13 +103,20 @@ TINY = Sizes(
 )
 
 
-def gpu(minutes: float = NOMINAL, out: Path = Path("gpu"), device: str = "auto", tiny: bool = False) -> Row:
+def gpu(
+    minutes: float = NOMINAL,
+    out: Path = Path("gpu"),
+    device: str = "auto",
+    only: tuple[str, ...] = (),
+    tiny: bool = False,
+) -> Row:
     """Check and measure everything on one device: results in OUT/benchmarks.json and OUT/benchmarks.md.
 
     Args:
         minutes: The run ends after this time.
         out: Folder of the results.
         device: auto, cuda or cpu.
+        only: Parts of the run, such as train attention; by default all.
         tiny: Tiny models, compiled without a compiler, to try the command on a CPU in a minute.
     """
     ends = time.monotonic() + 60 * minutes
@@ -120,7 +127,7 @@ def gpu(minutes: float = NOMINAL, out: Path = Path("gpu"), device: str = "auto",
     if "error" in found:
         raise SystemExit(f"no run on device {device}: {found['error']}")
     run["conditions"] = found
-    steps = plan(sizes)
+    steps = [step for step in plan(sizes) if not only or step.case in only]
     for number, step in enumerate(steps, start=1):
         left = ends - time.monotonic()
         seconds = left if tiny else min(step.seconds * minutes / NOMINAL, left)
@@ -167,25 +174,22 @@ def plan(s: Sizes) -> list[Step]:
     attention = bf16 | {"batch_size": s.attention_batch, "backward": (False, True)}
     video = {"num_frames": s.video[0], "size": s.video[1]}
     return [
-        make("correct", "golden arrays and gradients, eager", 30, correct, "eager", s.golden),
-        make("correct", "golden arrays and gradients, FSDP", 25, correct, "FSDP", s.golden),
-        make("correct", "golden arrays and gradients, compiled", 60, correct, "compiled", s.compiled, **compiler),
+        make("correct", "golden arrays and gradients, eager", 20, correct, "eager", s.golden),
+        make("correct", "golden arrays and gradients, FSDP", 15, correct, "FSDP", s.golden),
+        make("correct", "golden arrays and gradients, compiled", 90, correct, "compiled", s.compiled, **compiler),
         make("limits", "matrix products and copies", 15, limits),
+        make("attention", "attention", 45, attentions, (*models[:2], *s.others), **attention),
         *(
-            make("attention", f"attention of {name}", 12, attentions, [name], **attention)
-            for name in (*models[:2], *s.others)
-        ),
-        *(
-            make("train", f"training of {name}", 50, filled, name, compiled=s.compile_steps, **compiler)
+            make("train", f"training of {name}", 55, filled, name, compiled=s.compile_steps, **compiler)
             for name in models
         ),
         *(
-            make("profile", f"profile of {name}", 15, profile, name, batch_size=s.profile_batch, **bf16)
+            make("profile", f"profile of {name}", 10, profile, name, batch_size=s.profile_batch, **bf16)
             for name in models[:2]
         ),
-        *(make("predict", f"prediction with {name}", 25, prediction, name, **video) for name in models[:2]),
-        make("timeline", f"timeline with {models[1]}", 20, sliding, models[1], hops=(1, 4), batches=s.batches, **bf16),
-        make("loader", "loader", 35, loader_speed, videos=s.loaded, workers=s.workers, size=s.video[1], rounds=2),
+        *(make("predict", f"prediction with {name}", 15, prediction, name, **video) for name in models[:2]),
+        make("timeline", f"timeline with {models[1]}", 30, sliding, models[1], hops=(1, 4), batches=s.batches, **bf16),
+        make("loader", "loader", 60, loader_speed, videos=s.loaded, workers=s.workers, size=s.video[1], rounds=2),
         Step(
             "learn",
             "training on the demo's videos",

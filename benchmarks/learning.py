@@ -32,7 +32,8 @@ def learn(
 ) -> Iterator[dict[str, Any]]:
     """Train the demo's model in another size ("S", or "demo" for its own) for about `seconds`.
 
-    A pilot of two epochs comes first, whose row stays if the time runs out. `videos`: to train and to validate on.
+    A pilot of two epochs comes first, whose row stays if the time runs out; on CUDA the rest is compiled. `videos`: to
+    train and to validate on.
     """
     began = time.monotonic()
     with TemporaryDirectory() as folder:
@@ -48,6 +49,7 @@ def learn(
         left = seconds - (time.monotonic() - began)
         epochs = min(SHARE * left * pilot["clips/s"] / count, most_epochs)
         if epochs > PILOT_EPOCHS:
+            config = replace(config, parallel=replace(config.parallel, compile=device.type == "cuda"))
             yield {"case": "learn", "name": size, **learned(config, epochs, Path(folder) / "run")}
 
 
@@ -66,6 +68,7 @@ def learned(config: Config, epochs: float, run: Path) -> dict[str, Any]:
     accuracy = {key.split("/")[1]: v for line in lines for key, v in line.items() if key.endswith("/top1")}
     return {
         "epochs": round(epochs, 1),
+        "compiled": "yes" if config.parallel.compile else "no",
         "clips/s": round(max(speeds), 1),
         **{f"{label_set} top-1": round(share, 3) for label_set, share in accuracy.items()},
     }

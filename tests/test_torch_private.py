@@ -1,5 +1,6 @@
 """Each private name of PyTorch gives what its fallback gives, so that a release without it changes no result."""
 
+import gc
 from functools import partial
 
 import pytest
@@ -62,3 +63,15 @@ def test_tensors_that_share_memory_are_counted_once_also_by_their_address(monkey
     with torch_private.tensors_without_contents():
         a, b = torch.empty(2), torch.empty(2)
         assert torch_private.storage_id(a) != torch_private.storage_id(b)
+
+
+def test_nothing_stays_of_a_forward_pass_whose_memory_was_counted():
+    linear, x = torch.nn.Linear(4, 4), torch.randn(5, 4)
+
+    def forward():
+        return linear(x).exp().sum()  # the backward pass of the exponential keeps its result
+
+    assert kept_bytes(forward, linear.parameters()) == 2 * x.nbytes
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape == (5, 4)]
+    assert [one for one in tensors if one.data_ptr() != x.data_ptr()] == []

@@ -123,14 +123,16 @@ _SUBMODULES = ("config", "errors", "recipes")
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module, metadata
+    from importlib import import_module
 
     if name in _MODULES:
         return getattr(import_module(f"vivit.{_MODULES[name]}"), name)
     if name in _SUBMODULES:
         return import_module(f"vivit.{name}")
     if name == "__version__":
-        return metadata.version("vivit")
+        from .install_check import installed_version
+
+        return installed_version("vivit")
     raise AttributeError(f"module 'vivit' has no attribute {name!r}")
 
 

@@ -184,8 +184,8 @@ class ParallelConfig:
     """Most clips in one forward pass of a device; gradient accumulation covers the rest. None: no limit."""
     checkpoint_activations: bool = False
     """Activation checkpointing: recompute each block in the backward pass instead of keeping its activations."""
-    compile: bool = False
-    """Compile each block with torch.compile."""
+    compile: bool | None = None
+    """Train with blocks compiled by torch.compile; None: on CUDA in runs that are long enough for it to pay."""
 
     def __post_init__(self):
         one_of(self, "strategy")

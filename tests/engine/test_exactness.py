@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from vivit.config import ModelConfig, replace
+from vivit.config import ModelConfig, ParallelConfig, replace
+from vivit.engine import distributed
 from vivit.engine import train as train_module
+from vivit.engine.distributed import uses_compiler
 from vivit.engine.losses import cross_entropy
 from vivit.engine.optim import learning_rate
 from vivit.engine.train import train
+from vivit.model.layers import Block
 from vivit.model.vivit import ViViT
 
 from .tiny import (
@@ -82,6 +86,37 @@ def test_micro_batches_change_the_result_by_rounding_only(accumulated, straight)
 def test_activations_computed_again_change_nothing(config, straight):
     train(replace(config, parallel=replace(config.parallel, checkpoint_activations=True)))
     assert_equal_runs(config.run, straight)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # PyTorch's compiler asks for it
+def test_compiled_blocks_train_like_the_model_and_are_validated_as_written(config, straight, monkeypatch):
+    compiled_with_gradients = []
+
+    def backend(graph, inputs):
+        compiled_with_gradients.append(torch.is_grad_enabled())
+        return graph.forward
+
+    monkeypatch.setattr(Block, "compile", lambda self: nn.Module.compile(self, backend=backend))
+    torch.compiler.reset()
+    train(replace(config, parallel=replace(config.parallel, compile=True)))
+    torch.compiler.reset()
+    assert_equal_runs(config.run, straight)
+    assert compiled_with_gradients
+    assert all(compiled_with_gradients)
+
+
+@pytest.mark.parametrize(
+    ("steps", "triton", "expected"), [(1999, True, False), (2000, True, True), (2000, False, False)]
+)
+def test_only_long_runs_on_cuda_with_a_compiler_are_compiled_by_default(monkeypatch, steps, triton, expected):
+    monkeypatch.setattr(distributed, "can_compile_for_cuda", lambda: bool(triton))
+    settings = ParallelConfig()
+    assert uses_compiler(settings, torch.device("cuda"), steps) is expected
+    assert not uses_compiler(settings, torch.device("cpu"), steps)
+    assert uses_compiler(replace(settings, compile=True), torch.device("cpu"), 1)
+    assert not uses_compiler(replace(settings, compile=False), torch.device("cuda"), steps)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # more than this machine has cores

@@ -7,9 +7,10 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import NamedTuple
 
+from ..install_check import installed_version
 from ..text import format_table
 from .parse import parse
 
@@ -56,7 +57,7 @@ def run(args: list[str]) -> None:
 def versions() -> Iterator[Finding]:
     """Yield Python, vivit and the packages that vivit needs; each package is imported."""
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("vivit", metadata.version("vivit"))
+    yield Finding("vivit", installed_version("vivit"))
     for package in PACKAGES:
         try:
             module = import_module(package)
@@ -66,7 +67,7 @@ def versions() -> Iterator[Finding]:
             yield Finding(package, f"cannot be imported ({reason})", f"pip install --upgrade {pair}")
             continue
         extra = f", FFmpeg {module.ffmpeg_version_info}" if package == "av" else ""
-        yield Finding(package, metadata.version(package) + extra)
+        yield Finding(package, installed_version(package) + extra)
 
 
 def devices() -> Iterator[Finding]:

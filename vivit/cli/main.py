@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 
 from ..config import suggestion
 from ..errors import Stopped, VivitError
-from ..install_check import MEND, OTHER_VIVIT
+from ..install_check import MEND, OTHER_VIVIT, installed_version
 from .terminal import fail
 
 # Each command is `run(args)` of the module vivit.cli.<command>, with what the help says about it.
@@ -51,7 +51,7 @@ def main() -> None:
         print(usage())
         return
     if command == "--version":
-        print(f"vivit {metadata.version('vivit')}")
+        print(f"vivit {installed_version('vivit')}")
         return
     if command not in COMMANDS:
         fail(f"unknown command {command!r}{suggestion(command, COMMANDS)}")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..engine.device import pick_device
 from ..engine.evaluate import load_weights
 from ..engine.progress import progress_bar
 from ..files import exclusive_lock
+from ..install_check import installed_version
 from ..text import printable
 from ..weights.save import hash_weights, write_json
 from .jobs import JOBS
@@ -104,7 +104,7 @@ def run_corpus(corpus: Corpus) -> Done:
         manifest = {
             "made_from": made_from,
             "sources": {"weights": corpus.weights, "list": corpus.source},
-            "versions": {"vivit": metadata.version("vivit"), "torch": torch.__version__},
+            "versions": {"vivit": installed_version("vivit"), "torch": torch.__version__},
             "videos": len(samples),
             "failed": failed,
             "table": {"file": table.name, "rows": rows, "columns": [*columns], "sha256": hash_file(table)},

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from shutil import which
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +29,9 @@ from ..model.vivit import ViViT
 from .device import pick_device
 
 T = TypeVar("T")
+
+# Compiling takes 10 to 30 s on an H200; a step of B then takes 0.82 to 0.90 of its time (docs/performance.md).
+COMPILE_FROM_STEPS = 2000
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,25 @@ def checkpoint_activations(block: nn.Module) -> None:
     block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def parallelize(model: ViViT, config: ParallelConfig, world: World, *, bfloat16: bool) -> nn.Module:
+def uses_compiler(config: ParallelConfig, device: torch.device, steps: int) -> bool:
+    """Tell whether a run of so many steps compiles its blocks; see `ParallelConfig.compile`."""
+    if config.compile is not None:
+        return config.compile
+    return device.type == "cuda" and steps >= COMPILE_FROM_STEPS and can_compile_for_cuda()
+
+
+def can_compile_for_cuda() -> bool:
+    """Tell whether Triton is installed, and the C compiler that it calls."""
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return find_spec("triton") is not None and any(which(name) for name in compilers if name)
+
+
+def eager_blocks(compiled: bool) -> AbstractContextManager[object]:
+    """Return a context in which compiled blocks run as they are written: each other shape would be compiled again."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def parallelize(model: ViViT, config: ParallelConfig, world: World, *, compiled: bool, bfloat16: bool) -> nn.Module:
     """Apply activation checkpointing, then compilation, then sharding.
 
     Each block is checkpointed, compiled and sharded in place, so that parameter names stay. Gradients are
@@ -113,7 +136,7 @@ def parallelize(model: ViViT, config: ParallelConfig, world: World, *, bfloat16:
     for block in blocks:
         if config.checkpoint_activations:
             checkpoint_activations(block)
-        if config.compile:
+        if compiled:
             block.compile()
     if config.strategy == "fsdp" and world.size > 1:
         return shard(model, blocks, device_type=world.device.type, size=world.size, bfloat16=bfloat16)

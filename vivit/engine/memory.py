@@ -162,7 +162,7 @@ def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> i
     held: WeakSet[Kept] = WeakSet()
 
     def keep(tensor: Tensor) -> Kept:
-        held.add(kept := Kept(tensor))
+        held.add(kept := Kept(tensor.detach()))  # with its graph it would hold itself
         return kept
 
     with saved_tensors_hooks(keep, lambda kept: kept.tensor):

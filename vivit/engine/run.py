@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 
 from ..config import Config, EvalConfig, ParallelConfig, differences, from_dict, replace, to_dict
 from ..files import atomic_write
+from ..install_check import installed_version
 from ..text import printable
 from .distributed import World
 from .progress import TrainingBar
@@ -168,7 +168,7 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
+        "packages": {name: installed_version(name) for name in packages},
         "machine": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),

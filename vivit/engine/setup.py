@@ -23,7 +23,7 @@ from ..text import listing
 from ..weights.load import create, from_pretrained
 from .checkpoint import Checkpoints, progress_of
 from .device import choose_attention, deterministic, uses_bfloat16
-from .distributed import World, parallelize
+from .distributed import World, parallelize, uses_compiler
 from .interruption import note_skipped_files, skipped_files
 from .memory import check_memory
 from .meter import Meter
@@ -87,6 +87,8 @@ class Training:
     vivit: Any
     model: nn.Module
     """`vivit`, wrapped if it runs in several processes: for the forward pass; use `vivit` for everything else."""
+    compiled: bool
+    """Whether the blocks of the model are compiled."""
     optimizer: torch.optim.Optimizer
     average: EMA | None
     """Moving average of the weights; None if optim.ema is off."""
@@ -163,7 +165,11 @@ def setup(
         )
         note_skipped_files(Path(config.run), skipped, world)
     freeze(vivit, config.optim.freeze)
-    model = parallelize(vivit, config.parallel, world, bfloat16=uses_bfloat16(world.device, config.precision))
+    epoch_steps = len(data.train) * config.augment.repeats / config.optim.batch_size
+    steps = max(round(config.optim.epochs * epoch_steps), 1 if config.optim.epochs else 0)
+    compiled = uses_compiler(config.parallel, world.device, steps)
+    bfloat16 = uses_bfloat16(world.device, config.precision)
+    model = parallelize(vivit, config.parallel, world, compiled=compiled, bfloat16=bfloat16)
     optimizer = build_optimizer(vivit, config.optim)
     average = EMA(vivit, config.optim.ema) if config.optim.ema else None
     meter = Meter(world, config.model, build)
@@ -171,14 +177,13 @@ def setup(
     if resumed:
         progress = Progress.of(checkpoints.restore(vivit, optimizer, average, resumed))
         meter.load_state_dict(saved["meter"])
-    epoch_steps = len(data.train) * config.augment.repeats / config.optim.batch_size
-    steps = max(round(config.optim.epochs * epoch_steps), 1 if config.optim.epochs else 0)
     run = Run(config, world, step=progress.step, steps=steps)
     for line in broken:
         run.log_line(f"broken checkpoint skipped: {line}")
     run.log_line(headline(config, vivit, data, world, resumed, progress.step, steps))
     if world.device.type == "cuda":
-        run.log_line(f"attention: {attention}")
+        compilation = "; blocks are compiled in the first step, for up to a minute" if compiled else ""
+        run.log_line(f"attention: {attention}{compilation}")
     if data.unreadable:
         lines = [f"{path}: {problem}" for path, problem in data.unreadable.items()]
         run.log_line(listing("skipped, unreadable according to vivit data check", lines))
@@ -191,6 +196,7 @@ def setup(
         build=build,
         vivit=vivit,
         model=model,
+        compiled=compiled,
         optimizer=optimizer,
         average=average,
         checkpoints=checkpoints,

@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..model.vivit import ViViT
 from ..text import listing
 from ..weights.load import from_pretrained, save_pretrained
-from .distributed import World
+from .distributed import World, eager_blocks
 from .evaluate import SINGLE_VIEW, evaluate
 from .evaluation import Evaluation
 from .interruption import StopRequest, note_skipped_files, skipped_files
@@ -34,7 +34,7 @@ def validate_and_keep_best(t: Training, stop: StopRequest) -> None:
     progress = t.progress
     progress.validation_due = True
     try:
-        with t.meter.paused(), t.averaged():
+        with t.meter.paused(), t.averaged(), eager_blocks(t.compiled):
             result = validate(t, stop)
             if progress.step == 0 and progress.baseline is None:
                 progress.baseline = result

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
+from ..install_check import installed_version
 from .limits import Limits
 from .parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT, PARAMETERS
 from .uploads import FIELD
@@ -145,7 +145,7 @@ def describe(limits: Limits) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "vivit",
-            "version": metadata.version("vivit"),
+            "version": installed_version("vivit"),
             "description": f"Video classification. A body has at most {limits.body_bytes} bytes.",
         },
         "paths": {
