@@ -20,7 +20,7 @@ drill: $(READY)
 	$(BIN)/python -m pytest -m drill
 
 gpu: $(READY)
-	$(BIN)/python -m benchmarks gpu --minutes 9
+	$(BIN)/python -m benchmarks gpu --minutes 14
 
 wheels: $(READY)
 	$(BIN)/python benchmarks/wheels.py download 3.12

@@ -145,7 +145,7 @@ def raw_clip(sample: Sample, rng: np.random.Generator) -> list[np.ndarray]:
 
 def loader_speed(
     *, videos: int, workers: int, clock: Clock, model: ModelConfig = CLIP, size: tuple[int, int] | None = None
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Clips a second of the loader, from files and from a tar file: what it can feed a device with."""
     with TemporaryDirectory() as folder:
         bare = kinetics_like(Path(folder), videos, 4 * model.num_frames if size else None, size)
@@ -155,17 +155,13 @@ def loader_speed(
             "files, augmented": (samples, AugmentConfig(**AUGMENTED)),
             "a tar file": (packed(samples), AugmentConfig()),
         }
-        rows = []
         for name, (chosen, augment) in contenders.items():
             clips = clips_of(chosen, augment, workers=workers, model=model)
             t = Times(
                 tuple(loader_seconds(clips, batch_size=4, batches=4 * max(workers, 1)) for _ in range(clock.rounds))
             )
             label = f"loader, {workers} workers, from {name}"
-            rows.append(
-                {"case": "loader", "name": label, "clips/s": round(4 / t.median, 2), "spread": round(t.spread, 3)}
-            )
-    return rows
+            yield {"case": "loader", "name": label, "clips/s": round(4 / t.median, 2), "spread": round(t.spread, 3)}
 
 
 def clips_of(

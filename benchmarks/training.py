@@ -115,10 +115,21 @@ def fitting_batch(name: str, device: torch.device, *, peer: bool) -> int | None:
     return max(fits - fits % 8 if fits > 8 else fits, 1)
 
 
-def profile(name: str, *, precision: Precision, batch_size: int, clock: Clock) -> list[dict[str, Any]]:
+def profile(
+    name: str, *, precision: Precision, batch_size: int, clock: Clock, compiled: bool = False, backend: str = "inductor"
+) -> Iterator[dict[str, Any]]:
     """Return the kernels (on a CPU the operators) that take most of a training step, and their share of it."""
     model, video = models.build(models.config_of(name), device=clock.device, batch_size=batch_size)
-    run, on_cuda = step(model, video, precision), clock.device.type == "cuda"
+    yield from kernels(name, step(model, video, precision), precision=precision, batch_size=batch_size, clock=clock)
+    if compiled:
+        run = step(compiled_blocks(model, backend), video, precision)
+        yield from kernels(f"{name} compiled", run, precision=precision, batch_size=batch_size, clock=clock)
+
+
+def kernels(
+    name: str, run: Callable[[], Tensor], *, precision: Precision, batch_size: int, clock: Clock
+) -> list[dict[str, Any]]:
+    on_cuda = clock.device.type == "cuda"
     for _ in range(2):
         run()
     synchronize(clock.device)

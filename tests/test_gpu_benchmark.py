@@ -100,7 +100,7 @@ def test_goals_are_met_missed_or_not_measured():
         {"case": "correct", "name": "m1", "way": "eager", "precision": "float32", "right": "yes"},
         {"case": "correct", "name": "m4", "error": "stopped after 30 s"},
         train_row("ViViT-B/16x2", 8, 0.4, **{"clips/s": 10.0, "memory MiB": 100}),
-        train_row("ViViT-B/16x2 compiled", 8, 0.7, **{"clips/s": 15.0, "memory MiB": 90}),
+        train_row("ViViT-B/16x2 compiled", 8, 0.7, **{"clips/s": 11.0, "memory MiB": 90}),
         train_row("transformers ViViT-B/16x2", 8, 0.3, **{"clips/s": 6.0, "memory MiB": 250}),
         train_row("ViViT-B/16x2", 16, 0.5, **{"clips/s": 100.0, "memory MiB": 200}),
         train_row("ViViT-B/16x2 FE", 16, 0.5, **{"clips/s": 50.0, "memory MiB": 200}),
@@ -114,8 +114,8 @@ def test_goals_are_met_missed_or_not_measured():
     assert found["training of ViViT-B/16x2 FE, share of the ceiling"]["met"] == "no"
     assert found["training of ViViT-L/16x2, share of the ceiling"]["met"] == "not measured"
     against = found["training of Model 1 B against transformers, same batch"]
-    assert (against["reached"], against["met"]) == (round(10 / 6, 3), "no")  # of batch 8, not 16
-    assert found["memory of transformers over that of Model 1 B, same batch"]["reached"] == 2.5
+    assert (against["reached"], against["met"]) == (round(11 / 6, 3), "no")  # compiled, of batch 8, not 16
+    assert found["memory of transformers over that of Model 1 B, same batch"]["reached"] == round(250 / 90, 3)
     assert found["clips that the loader reads for each that training of Model 2 B takes"]["reached"] == 2.0
     assert found["all: cuDNN, bfloat16: its time / ours"]["reached"] == 0.8
 

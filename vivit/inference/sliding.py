@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     AnyModel = ViViT | TokenReducedViViT | ExportedModel
 
-CPU_BATCH, GPU_BATCH = 4, 32  # positions in one forward pass
+CPU_BATCH, GPU_BATCH = 4, 128  # positions in one forward pass
 Readout = Literal["logits", "features", "positions", "tokens"]
 
 
