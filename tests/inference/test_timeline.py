@@ -12,6 +12,7 @@ from vivit.config import Preprocessing
 from vivit.data.transforms import center_box, crop, eval_boxes, resize_for_eval
 from vivit.data.video.decoder import Video
 from vivit.errors import DataError, VideoError, WeightsError
+from vivit.inference.steps import TorchSteps
 from vivit.inference.timeline import Timeline, compute_rows, plan_timeline, timeline
 from vivit.model.cnn_baselines import R3D18
 from vivit.model.token_reduction import reduce_tokens
@@ -114,6 +115,21 @@ def test_model_2_encodes_each_position_exactly_once(file):
     counted.clear()
     timeline(model, file, hop=4 * 0.16)
     assert sum(counted) <= math.ceil(samples / 2) + repeats
+
+
+@pytest.mark.parametrize("readout", ["logits", "features", "positions"])
+def test_windows_read_together_as_on_a_gpu_are_those_read_one_by_one(readout):
+    steps = TorchSteps(tiny.model(), "float32", readout)
+    frames = torch.randint(256, (6, 2, 2, 3, 16, 24), dtype=torch.uint8)  # of 6 positions in 2 crops
+    positions = steps.encode(list(frames))
+    windows = [positions[i : i + (1 if readout == "positions" else 3)] for i in range(4)]
+    alone = steps.read(windows, most=4)
+    steps.reads_together = True
+    for windows_of_a_batch in (4, 3):
+        together = steps.read(windows[:windows_of_a_batch], most=4)
+        assert len(together) == windows_of_a_batch
+        for one, other in zip(together, alone):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_positions_that_no_window_reads_are_not_encoded(file):

@@ -201,9 +201,11 @@ class ExportedSteps:
         assert self.model.encode is not None
         return np.split(self.model.encode(np.concatenate(frames)), len(frames))
 
-    def read(self, positions: list[np.ndarray]) -> np.ndarray:
-        """Map the features, or the frames, of the positions of a window to the mean logits of its crops (K,)."""
-        x = np.stack(positions, axis=1)  # (crops, t, …)
+    def read(self, windows: list[list[np.ndarray]], most: int) -> list[np.ndarray]:
+        """Map the features, or the frames, of the positions of windows to the mean logits of their crops, each (K,)."""
+        return [self._read_window(np.stack(positions, axis=1)) for positions in windows]
+
+    def _read_window(self, x: np.ndarray) -> np.ndarray:  # (crops, t, …) → (K,)
         if self.model.shares_positions:
             assert self.model.classify is not None
             return self.model.classify(x).mean(axis=0)

@@ -110,8 +110,11 @@ class Steps(Protocol):
         """Map the frames (crops, depth, C, H, W) of positions to features (crops, D)."""
         ...
 
-    def read(self, positions: list[Any]) -> Any:
-        """Map the features, or the frames, of the positions of a window to its readout, the mean of its crops."""
+    def read(self, windows: list[list[Any]], most: int) -> list[Any]:
+        """Map the features, or the frames, of the positions of windows to their readouts, each the mean of its crops.
+
+        `most` is how many windows there are at most when a full batch of positions is encoded.
+        """
         ...
 
 
@@ -193,32 +196,33 @@ class SlidingModel:
         self.last = (key, self.last[1])
         return todo, places
 
-    def _finish_windows(self, encoded: list[Any], places: list[int]) -> list[tuple[int, Any]]:
-        """Take what was encoded for the positions that waited; return the windows that this finishes."""
+    def _finish_windows(self, encoded: list[Any], places: list[int]) -> list[tuple[int, list[Any]]]:
+        """Take what was encoded for the positions that waited; return (number, positions) of the finished windows."""
         key, old = self.last
-        rows = []
+        finished = []
         for position, place in enumerate(places, start=self.next - len(places)):
             self.features.append(encoded[place] if place >= 0 else old)
             window, rest = divmod(position + 1 - self.windows.span, self.windows.hop)
             if rest == 0 and window >= self.first_window:
-                rows.append((window, self._read([self.features[i] for i in self.windows.offsets])))
+                finished.append((window, [self.features[i] for i in self.windows.offsets]))
         if places:
             self.last = (key, self.features[-1])
-        return rows
+        return finished
 
     def _encode(self, frames: list[Any]) -> list[Any]:
         return self.steps.encode(frames) if self.shares and frames else frames
 
-    def _read(self, positions: list[Any]) -> Any:
-        """Return the readout of a window, (K,) or (…, D) float32 on the CPU. Raises WeightsError for NaN."""
-        values = self.steps.read(positions)
-        finite = np.isfinite(np.asarray(values))
-        if not finite.all():
-            raise WeightsError(
-                f"no result, because {int((~finite).sum())} of {finite.size} {self.readout} are not finite (NaN or "
-                f"infinite){self.steps.source}; check the weights or, in bfloat16, use float32"
-            )
-        return values
+    def _read(self, windows: list[list[Any]], most: int) -> list[Any]:
+        """Return the readouts of windows, each (K,) or (…, D) float32 on the CPU. Raises WeightsError for NaN."""
+        readouts = self.steps.read(windows, most) if windows else []
+        for values in readouts:
+            finite = np.isfinite(np.asarray(values))
+            if not finite.all():
+                raise WeightsError(
+                    f"no result, because {int((~finite).sum())} of {finite.size} {self.readout} are not finite (NaN or "
+                    f"infinite){self.steps.source}; check the weights or, in bfloat16, use float32"
+                )
+        return readouts
 
 
 def flush_together(several: Sequence[SlidingModel]) -> list[list[tuple[int, Any]]]:
@@ -228,11 +232,13 @@ def flush_together(several: Sequence[SlidingModel]) -> list[list[tuple[int, Any]
     """
     taken = [one._take_waiting() for one in several]
     encoded = iter(several[0]._encode([frames for todo, _ in taken for frames in todo]))
-    rows = []
+    finished = []
     for one, (todo, places) in zip(several, taken):
         one.encoded += len(todo) if one.shares else 0
-        rows.append(one._finish_windows(list(islice(encoded, len(todo))), places))
-    return rows
+        finished.append(one._finish_windows(list(islice(encoded, len(todo))), places))
+    most = sum(-(-one.batch // one.windows.hop) for one in several)
+    readouts = iter(several[0]._read([positions for rows in finished for _, positions in rows], most))
+    return [[(window, next(readouts)) for window, _ in rows] for rows in finished]
 
 
 def choose_batch(model: AnyModel, batch: int | None = None, readout: Readout = "logits") -> int:

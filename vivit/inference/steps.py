@@ -23,6 +23,7 @@ class TorchSteps:
         self.device = next(model.parameters()).device
         self.precision = precision
         self.shares, self.readout = encodes_positions(model, readout), readout
+        self.reads_together = self.shares and self.device.type != "cpu"
         self.source = describe_source(model)
         model = copy_sharing_weights(model) if model.training else model
         # in_precision returns a copy of the model for bfloat16 on a CPU; elsewhere `_autocast` does its work
@@ -40,18 +41,26 @@ class TorchSteps:
         return list(encoded.unflatten(0, (-1, crops)))
 
     @torch.inference_mode()
-    def read(self, positions: list[Tensor]) -> Tensor:
-        """Map the features, or the frames, of the positions of a window to its readout, the mean of its crops.
+    def read(self, windows: list[list[Tensor]], most: int) -> list[Tensor]:
+        """Map the features, or the frames, of the positions of windows to their readouts, each the mean of its crops.
 
-        It is (K,) or (…, D), float32 on the CPU.
+        They are (K,) or (…, D), float32 on the CPU. Features of positions are read in one forward pass on a GPU, where
+        launches would take most of the time of a window; it is filled up to `most` windows, because another number of
+        them may give other bits. On a CPU that gains nothing.
         """
-        clip = torch.stack(positions, dim=1).to(self.device)  # (crops, t, …)
+        if not self.reads_together:
+            return [self._read_together([window])[0] for window in windows]
+        filled = [*windows, *windows[-1:] * (most - len(windows))]
+        return self._read_together(filled)[: len(windows)]
+
+    def _read_together(self, windows: list[list[Tensor]]) -> list[Tensor]:
+        clips = torch.stack([torch.stack(window, dim=1) for window in windows]).to(self.device)  # (N, crops, t, …)
         with self._autocast():
-            values = self._read_crops(clip)
-        return values.float().mean(dim=0).cpu()
+            values = self._read_crops(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        return list(values.float().mean(dim=1).cpu())
 
     def _read_crops(self, clip: Tensor) -> Tensor:
-        """Map the positions or the pixels of one window (crops, t, …) to its readout (crops, …)."""
+        """Map the positions or the pixels of windows (N, t, …) to their readouts (N, …)."""
         model: Any = self.model
         if not self.shares:
             methods = {"features": "features", "tokens": "encode_clip_tokens"}
