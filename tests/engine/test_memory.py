@@ -7,7 +7,7 @@ from vivit.config import replace
 from vivit.engine import memory as memory_module
 from vivit.engine.device import available_memory, format_size
 from vivit.engine.distributed import World
-from vivit.engine.memory import check_memory, state_bytes, training_cost
+from vivit.engine.memory import check_memory, rough_bytes, state_bytes, training_cost
 from vivit.engine.train import train
 
 from .tiny import ALONE, tiny_config, with_data
@@ -95,6 +95,20 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(memory_module, "available_memory", lambda: enough - 8)
     with pytest.raises(ValueError, match="2 clips in one forward pass need about"):
         check_memory(config, Four(0, 4, torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"pool": "mean", "pool_space": False, "joint_depth": 5, "attention_pool": True}, 6),
+        ({"pool": "attentive", "pool_depth": 5}, 6),
+    ],
+)
+def test_the_rough_bound_counts_a_layer_after_the_encoder_like_one_inside(changes, more, tmp_path):
+    config = tiny_config("", tmp_path)
+    after = replace(config, model=replace(config.model, **changes))
+    inside = replace(config, model=replace(config.model, depth=config.model.depth + more))
+    assert rough_bytes(after, 16) == rough_bytes(inside, 16)
 
 
 def test_what_is_far_from_the_limit_is_not_measured(monkeypatch, tmp_path):
