@@ -1,4 +1,5 @@
-# Each command sets up .venv the first time. Tests run in two processes of one thread each: the models are tiny.
+# Each command sets up .venv the first time. Tests run in two processes of one thread each: the models are tiny. Each
+# process takes half of the list and then from the other's end, so that files share their fixtures.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
@@ -9,7 +10,7 @@ demo: $(READY)
 	$(BIN)/vivit demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not drill"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not drill"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

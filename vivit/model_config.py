@@ -246,9 +246,14 @@ class ModelConfig:
         return self.embed_dim * (3 if self.motion_pool else 1)
 
     @property
+    def class_counts(self) -> list[int]:
+        """The number of classes of each label set."""
+        return [len(names) for names in self.classes.values()]
+
+    @property
     def num_classes(self) -> int:
         """K: the number of classes of all label sets together."""
-        return sum(len(names) for names in self.classes.values())
+        return sum(self.class_counts)
 
     def __repr__(self) -> str:
         return short_repr(self)

@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,13 +15,9 @@ from vivit.inference.resume import PartialRows
 
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
+from .conftest import fork_vivit
 
 CPU = ["--device", "cpu"]
-
-
-@pytest.fixture
-def weights(tmp_path):
-    return tiny.model().save_pretrained(tmp_path / "weights")
 
 
 @pytest.fixture
@@ -130,9 +123,8 @@ def test_errors_say_what_to_do(vivit, weights, videos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def start(weights, videos, out):
-    command = [sys.executable, "-m", "vivit", "features", weights, videos, "--out", out, "--level", "position", *CPU]
-    return subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+def start(weights, videos, out, log):
+    return fork_vivit("features", weights, videos, "--out", out, "--level", "position", *CPU, log=log)
 
 
 def computed_now(text):
@@ -151,37 +143,37 @@ def many(tmp_path):
     return folder
 
 
-@pytest.mark.slow
 def test_three_processes_on_one_folder_compute_each_video_once(weights, many, tmp_path):
-    running = [start(weights, many, tmp_path / "out") for _ in range(3)]
-    texts = [process.communicate(timeout=300)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert sum(map(computed_now, texts)) == 6
+    logs = [tmp_path / f"log{number}.txt" for number in range(3)]
+    running = [start(weights, many, tmp_path / "out", log) for log in logs]
+    for process in running:
+        process.join(300)
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert sum(computed_now(log.read_text()) for log in logs) == 6
     assert len(files(tmp_path / "out")) == 13
     assert len(json.loads((tmp_path / "out" / "features.json").read_text())["database"]) == 6
 
 
 def kill_until_done(weights, many, out, kills, rng):
-    """Run the command and kill it after random times, at most `kills` times; return the kills and the last output."""
-    done = 0
+    """Run the command and kill it after random times, at most `kills` times; return the number of kills."""
+    done, log = 0, out.with_suffix(".log")
     while True:
-        process = start(weights, many, out)
+        process = start(weights, many, out, log)
         seen = len(list(out.rglob("*"))) if out.exists() else 0
         deadline = time.monotonic() + 120
-        while done < kills and process.poll() is None and time.monotonic() < deadline:
+        while done < kills and process.is_alive() and time.monotonic() < deadline:
             if out.exists() and (len(list(out.rglob("*"))) > seen or rng.random() < 0.02):
                 time.sleep(rng.random() * 0.05)
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 done += 1
                 break
-            time.sleep(0.005)
-        text = process.communicate(timeout=300)[1]
-        if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0, text
-            return done, text
+            time.sleep(0.001)
+        process.join(300)
+        if process.exitcode != -signal.SIGKILL:
+            assert process.exitcode == 0, log.read_text()
+            return done
 
 
-@pytest.mark.slow
 def test_kills_at_any_time_leave_only_complete_files_and_the_same_numbers(weights, many, tmp_path):
     check_kills(weights, many, tmp_path, 4)
 
@@ -196,7 +188,7 @@ def check_kills(weights, many, tmp_path, kills):
     rounds = 0
     while kills > 0:  # a killed run that got far leaves less to kill: then start with an empty folder
         out, rounds = tmp_path / f"out{rounds}", rounds + 1
-        done, _ = kill_until_done(weights, many, out, min(kills, 6), np.random.default_rng(rounds))
+        done = kill_until_done(weights, many, out, min(kills, 6), np.random.default_rng(rounds))
         kills -= max(done, 1)
         names = [f"{number}.{suffix}" for number in range(6) for suffix in ("json", "npy")]
         left = [name for name in files(out) if not name.startswith(".features.json.")]

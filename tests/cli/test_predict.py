@@ -20,11 +20,6 @@ QUICK = ["--temporal-views", 1, "--spatial-views", 1, "--device", "cpu"]
 
 
 @pytest.fixture
-def weights(tmp_path):
-    return tiny.model().save_pretrained(tmp_path / "weights")
-
-
-@pytest.fixture
 def videos(tmp_path):
     """a.mp4, deep/er/b.MP4, a folder of images, and files that are no videos."""
     root = tmp_path / "videos"

@@ -2,10 +2,6 @@
 
 import csv
 import io
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,13 +15,9 @@ from vivit.inference.timeline import Timeline
 
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
+from .conftest import fork_vivit
 
 CPU = ["--device", "cpu"]
-
-
-@pytest.fixture
-def weights(tmp_path):
-    return tiny.model().save_pretrained(tmp_path / "weights")
 
 
 @pytest.fixture
@@ -116,24 +108,22 @@ def test_after_ctrl_c_the_same_command_resumes_with_the_same_bits(vivit, weights
     assert not (tmp_path / "in_parts.npz.partial").exists()
 
 
-@pytest.mark.slow
-def test_a_killed_process_loses_no_row(weights, tmp_path):
-    video = write_video(tmp_path / "long.mp4", np.tile(counter_frames(200), (8, 1, 1, 1)))
-    command = [sys.executable, "-m", "vivit", "timeline", str(weights), str(video), "--hop", "0.16", *CPU, "--out"]
+def test_a_killed_process_loses_no_row(vivit, weights, tmp_path):
+    video = write_video(tmp_path / "long.mp4", np.tile(counter_frames(200), (4, 1, 1, 1)))
+    command = ["timeline", weights, video, "--hop", 0.16, *CPU, "--out", tmp_path / "killed.npz"]
     partial = tmp_path / "killed.npz.partial"
-    process = subprocess.Popen([*command, str(tmp_path / "killed.npz")], stderr=subprocess.DEVNULL)
+    process = fork_vivit(*command, log=tmp_path / "log.txt")
     deadline = time.monotonic() + 600
     while not partial.exists() or partial.stat().st_size < 1500:
         assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+        assert process.is_alive()
+        time.sleep(0.001)
+    process.kill()
+    process.join()
     assert not (tmp_path / "killed.npz").exists()
-    again = subprocess.run(
-        [*command, str(tmp_path / "killed.npz")], capture_output=True, text=True, check=True, timeout=600
-    )
-    assert "resuming after" in again.stderr
+    code, _, err = vivit(*command)
+    assert code == 0
+    assert "resuming after" in err
     expected = package.timeline(str(weights), video, hop=0.16)
     np.testing.assert_array_equal(Timeline.load(tmp_path / "killed.npz").logits, expected.logits)
 

@@ -3,9 +3,8 @@ import pytest
 from vivit.corpus import local
 from vivit.corpus.driver import Corpus, run_corpus
 
-from ..cli.conftest import vivit  # noqa: F401
+from ..cli.conftest import vivit, weights  # noqa: F401
 from ..data.videos import counter_frames, write_video
-from ..model import tiny
 
 SETTINGS = {
     "predict": {"temporal_views": 2, "spatial_views": 1, "top_k": 2, "precision": "auto"},
@@ -18,11 +17,6 @@ SETTINGS = {
         "precision": "auto",
     },
 }
-
-
-@pytest.fixture
-def weights(tmp_path):
-    return tiny.model().save_pretrained(tmp_path / "weights")
 
 
 @pytest.fixture
@@ -43,7 +37,7 @@ def forked(monkeypatch):
 
 
 @pytest.fixture
-def run(weights, videos, tmp_path, forked):
+def run(weights, videos, tmp_path, forked):  # noqa: F811
     """Run a job on `videos` into a folder; returns what it left."""
 
     def start(job="predict", out="out", source=videos, settings=(), **changes):

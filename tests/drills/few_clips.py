@@ -22,9 +22,9 @@ from vivit.config import Config, DataConfig, replace
 from vivit.data.splits import load_split
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW
-from vivit.engine.features import cache_features
-from vivit.engine.heads import HEADS, Cached, fit_head
-from vivit.engine.stages import LAST
+from vivit.engine.feature_cache import cache_features
+from vivit.engine.heads import HEADS, LabelledFeatures, fit_head
+from vivit.engine.stages import TUNED_LAYERS
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
 from vivit.recipes.finetune import finetune
@@ -46,13 +46,13 @@ def baseline(config: Config) -> ViViT:
         split.labels,
         config=config,
         views=views,
-        cut=depth - max(round(LAST * depth), 1),
+        cut=depth - max(round(TUNED_LAYERS * depth), 1),
         name="train",
         world=World(0, 1, torch.device("cpu")),
         log=print,
     )
-    data = Cached(cache, split.labels, torch.arange(len(split.labels)), tuple(range(views)))
-    return fit_head(model, HEADS[0], data, torch.ones(len(split.labels), dtype=torch.bool), motion=False)
+    data = LabelledFeatures(cache, split.labels, torch.arange(len(split.labels)), tuple(range(views)))
+    return fit_head(model, HEADS[0], data, motion=False)
 
 
 def measure(args: argparse.Namespace, labels: str, seed: int) -> dict[str, Any]:

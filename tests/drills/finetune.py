@@ -38,7 +38,7 @@ from vivit.data.sample_table import encode_labels
 from vivit.data.tools.synthetic import write_video
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW, evaluate, load_weights
-from vivit.engine.probe import fit_head
+from vivit.engine.probe import fit_linear_probe
 from vivit.engine.run import read_config
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
@@ -222,7 +222,7 @@ def frozen(tuned: Path) -> ViViT:
     model = create(config.model, init=config.init)
     samples = read_samples("folder", config.data.root, "train")
     labels = encode_labels(samples, config.model.classes)
-    fit_head(model, samples, labels, world=World(0, 1, torch.device("cpu")), workers=2, log=lambda line: None)
+    fit_linear_probe(model, samples, labels, world=World(0, 1, torch.device("cpu")), workers=2, log=lambda line: None)
     return model
 
 

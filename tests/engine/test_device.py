@@ -93,7 +93,7 @@ def test_a_package_that_is_not_installed_is_passed_over(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(device, "activate_flash_attention_impl", missing)
-    assert not device.activated("FA3")
+    assert not device.activate_flash("FA3")
 
 
 def test_on_a_cpu_it_is_what_pytorch_picks():

@@ -9,11 +9,11 @@ import torch
 
 from vivit.config import Config, ModelConfig
 from vivit.data.sample import Sample
-from vivit.engine import features as features_module
+from vivit.engine import feature_cache as features_module
 from vivit.engine import heads as heads_module
 from vivit.engine import stages as stages_module
-from vivit.engine.budget import Clock, estimate, number_of_views, seconds_of
-from vivit.engine.heads import HEADS, Cached, cross_validate, score
+from vivit.engine.budget import Budget, estimate, number_of_views, parse_budget
+from vivit.engine.heads import HEADS, LabelledFeatures, cross_validate, score_logits
 from vivit.engine.probe import fit_linear
 from vivit.model.vivit import ViViT
 
@@ -21,7 +21,7 @@ from vivit.model.vivit import ViViT
 def test_balanced_accuracy_counts_every_class_once() -> None:
     """Three of four "a" right, none of one "b": accuracy 3/5, balanced (3/4 + 0/1) / 2."""
     logits = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] + [[1.0, 0.0]])
-    found = score(logits, torch.tensor([0, 0, 0, 0, 1])[:, None], [2])
+    found = score_logits(logits, torch.tensor([0, 0, 0, 0, 1])[:, None], [2])
     assert found.accuracy == pytest.approx(3 / 5)
     assert found.balanced == pytest.approx((3 / 4 + 0) / 2)
     assert found.value == pytest.approx((3 / 5 + 3 / 8) / 2)
@@ -29,26 +29,26 @@ def test_balanced_accuracy_counts_every_class_once() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("none", float("inf"))])
 def test_budgets(text: str, seconds: float) -> None:
-    assert seconds_of(text, torch.device("cpu")) == seconds
+    assert parse_budget(text, torch.device("cpu")) == seconds
 
 
 def test_auto_budget_is_for_cpus() -> None:
-    assert seconds_of("auto", torch.device("cpu")) == 900
-    assert seconds_of("auto", torch.device("cuda")) == float("inf")
+    assert parse_budget("auto", torch.device("cpu")) == 900
+    assert parse_budget("auto", torch.device("cuda")) == float("inf")
     with pytest.raises(ValueError, match="15m"):
-        seconds_of("fast", torch.device("cpu"))
+        parse_budget("fast", torch.device("cpu"))
 
 
 def test_balanced_weights_give_every_class_the_same_sum() -> None:
     labels = torch.tensor([0, 0, 0, 1, 2, 2])[:, None]
     none = torch.zeros(6, 1, 1, 1)
     features = features_module.Features(none, none[..., 0], None, torch.ones(6, dtype=torch.bool))
-    data = Cached(features, labels, torch.arange(6), (0,), balanced=True)
+    data = LabelledFeatures(features, labels, torch.arange(6), (0,), balanced=True)
     weights = data.weights(torch.arange(6))
     assert weights.mean().item() == pytest.approx(1)
     sums = [weights[labels[:, 0] == k].sum().item() for k in range(3)]
     assert sums == pytest.approx([2, 2, 2])
-    equal = Cached(features, labels, torch.arange(6), (0,))
+    equal = LabelledFeatures(features, labels, torch.arange(6), (0,))
     assert torch.equal(equal.weights(torch.arange(6)), torch.ones(6))
 
 
@@ -82,7 +82,7 @@ def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() 
     torch.manual_seed(0)
     x, labels = torch.randn(40, 1, 2, 8), torch.arange(40)[:, None] % 2
     features = features_module.Features(x, torch.zeros(40, 1, 16), None, torch.ones(40, dtype=torch.bool))
-    data = Cached(features, labels, torch.arange(40), (0,))
+    data = LabelledFeatures(features, labels, torch.arange(40), (0,))
     model = ViViT(
         ModelConfig(
             classes={"label": ("a", "b")}, embed_dim=8, depth=1, num_heads=1, temporal_depth=1, num_frames=4,
@@ -101,19 +101,19 @@ def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() 
 
 def test_stages_share_the_time_that_is_left() -> None:
     """Six stages of 60 s in all: 10 s each; what the first leaves, the others divide."""
-    clock = Clock(240.0)
-    parts = clock.parts(0.25, count=6)
+    budget = Budget(240.0)
+    parts = budget.stages(0.25, count=6)
     assert next(parts) == pytest.approx(10, abs=0.1)
     assert next(parts) == pytest.approx(12, abs=0.1)
-    assert next(Clock(240.0, started=time.monotonic() - 200).parts(0.25, count=2)) == pytest.approx(10, abs=0.1)
+    assert next(Budget(240.0, started=time.monotonic() - 200).stages(0.25, count=2)) == pytest.approx(10, abs=0.1)
 
 
 def test_the_estimate_says_what_thousands_of_clips_leave_out() -> None:
     """5000 clips of 0.36 s take 30 minutes, of which a budget of 15 minutes gives 9 to the features."""
     data = stages_module.Data([Sample("x.mp4")] * 5000, torch.zeros(5000, 1), [], torch.zeros(0, 1), {})
-    clock = Clock(900.0, per_clip=0.36)
-    views = number_of_views(clock, data)
+    budget = Budget(900.0, per_clip=0.36)
+    views = number_of_views(budget, data)
     assert views == 1
-    line = estimate(clock, Config(), data, views)
+    line = estimate(budget, Config(), data, views)
     assert "features about 9 min for 30% of the videos (all: 30 min)" in line
     assert "heads at most 4 min" in line

@@ -128,7 +128,7 @@ def test_a_video_whose_logits_are_not_finite_is_wrong_in_every_number(sizes, bad
         assert ours[name]["top1"] == pytest.approx(np.mean(hits))
         assert ours[name]["top5"] == pytest.approx(np.mean(top5))
         assert ours[name]["mean_class"] == pytest.approx(np.mean([np.mean(c) for c in by_class if c]))
-        assert torch.equal(confusion(metrics.split(logits, classes)[i], labels[:, i], sizes[name]), counts)
+        assert torch.equal(confusion(metrics.split_logits(logits, classes)[i], labels[:, i], sizes[name]), counts)
         answered = [i for i, ok in enumerate(has_answer) if ok]
         confidence = [part[i].softmax(0).max().item() for i in answered]
         expected = naive_calibration_error(confidence, [hits[i] for i in answered])

@@ -7,7 +7,7 @@ from vivit.config import replace
 from vivit.engine import memory as memory_module
 from vivit.engine.device import available_memory, format_size
 from vivit.engine.distributed import World
-from vivit.engine.memory import check_memory, cost, states
+from vivit.engine.memory import check_memory, rough_bytes, state_bytes, training_cost
 from vivit.engine.train import train
 
 from .tiny import ALONE, tiny_config, with_data
@@ -60,10 +60,10 @@ def test_sizes_are_in_the_largest_unit_that_is_below_them():
 def test_a_batch_that_cannot_fit_is_refused_with_the_micro_batch_that_does(data_root, tmp_path, monkeypatch, micro):
     config = tiny_config(data_root, tmp_path / "run")
     config = replace(config, parallel=replace(config.parallel, micro_batch=micro))
-    needs = cost(replace(config, precision="float32"))
-    fixed = needs.kept + sum(states(config, needs, gpus=1, accumulating=True).values())
+    needs = training_cost(replace(config, precision="float32"))
+    fixed = needs.fixed_bytes + sum(state_bytes(config, needs, gpus=1, accumulating=True).values())
     batches = 2 * 8 * 4 * 3 * 16 * 16
-    monkeypatch.setattr(memory_module, "available_memory", lambda: int(batches + fixed + 4.5 * needs.kept_per_clip))
+    monkeypatch.setattr(memory_module, "available_memory", lambda: int(batches + fixed + 4.5 * needs.bytes_per_clip))
     with pytest.raises(ValueError, match=f"{micro or 8} clips in one forward pass need about .* are free") as error:
         train(config)
     fits = int(str(error.value).split("--parallel.micro-batch ")[1].split()[0])
@@ -83,8 +83,12 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch, tmp_path):
             return [value] * 4
 
     config = with_data(tiny_config("", tmp_path), workers=0)
-    needs = cost(replace(config, precision="float32"))
-    both = sum(states(config, needs, gpus=4, accumulating=False).values()) + needs.kept + 2 * needs.kept_per_clip
+    needs = training_cost(replace(config, precision="float32"))
+    both = (
+        sum(state_bytes(config, needs, gpus=4, accumulating=False).values())
+        + needs.fixed_bytes
+        + 2 * needs.bytes_per_clip
+    )
     enough = 4 * (both + 2 * 2 * 4 * 3 * 16 * 16)
     monkeypatch.setattr(memory_module, "available_memory", lambda: enough)
     check_memory(config, Four(0, 4, torch.device("cpu")))
@@ -93,7 +97,21 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch, tmp_path):
         check_memory(config, Four(0, 4, torch.device("cpu")))
 
 
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"pool": "mean", "pool_space": False, "joint_depth": 5, "attention_pool": True}, 6),
+        ({"pool": "attentive", "pool_depth": 5}, 6),
+    ],
+)
+def test_the_rough_bound_counts_a_layer_after_the_encoder_like_one_inside(changes, more, tmp_path):
+    config = tiny_config("", tmp_path)
+    after = replace(config, model=replace(config.model, **changes))
+    inside = replace(config, model=replace(config.model, depth=config.model.depth + more))
+    assert rough_bytes(after, 16) == rough_bytes(inside, 16)
+
+
 def test_what_is_far_from_the_limit_is_not_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(memory_module, "available_memory", lambda: 2**40)
-    monkeypatch.setattr(memory_module, "cost", pytest.fail)
+    monkeypatch.setattr(memory_module, "training_cost", pytest.fail)
     check_memory(tiny_config("", tmp_path), ALONE)

@@ -14,7 +14,7 @@ from vivit.cli.plan import run as run_plan
 from vivit.config import AugmentConfig, Config, ModelConfig, OptimConfig, ParallelConfig, replace
 from vivit.engine.device import autocast
 from vivit.engine.distributed import World, parallelize
-from vivit.engine.memory import Cost, cost, saved_bytes
+from vivit.engine.memory import TrainingCost, saved_bytes, training_cost
 from vivit.engine.optim import freeze
 from vivit.engine.plan import Hardware, format_plans, plan
 from vivit.model.vivit import ViViT
@@ -55,10 +55,10 @@ def saved_in_a_real_forward_pass(model: nn.Module, clips: int, precision: str) -
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_activations_of_the_plan_are_those_that_a_real_forward_pass_saves(encoder, precision):
     config = config_of(encoder, precision=precision, dropout=0.1, drop_path=0.2)
-    needs = cost(config)
+    needs = training_cost(config)
     for clips in (2, 5):
         saved = saved_in_a_real_forward_pass(ViViT(config.model).train(), clips, precision)
-        assert needs.kept + clips * needs.kept_per_clip == saved
+        assert needs.fixed_bytes + clips * needs.bytes_per_clip == saved
 
 
 def test_the_activations_of_model_1_are_those_counted_by_hand():
@@ -109,7 +109,7 @@ def test_frozen_layers_below_the_trained_ones_keep_nothing():
     model = ViViT(config.model).train()
     freeze(model, config.optim.freeze)
     assert saved_bytes(config, 2) == saved_in_a_real_forward_pass(model, 2, "float32")
-    needs = cost(config)
+    needs = training_cost(config)
     assert needs.parameters - needs.trainable == sum(
         p.numel() for part in (model.tokenizer, model.encoder.spatial) for p in part.parameters()
     )
@@ -120,11 +120,11 @@ def test_operations_are_those_of_the_matrix_products_by_hand():
     block = n * (3 * d * d + d * d + 8 * d * d) + 2 * n * n * d  # projections and MLP; queries x keys, weights x values
     last = n * 2 * d * d + (d * d + d * d + 8 * d * d) + 2 * n * d  # of which only the class token is computed
     forward = (n - 1) * 3 * 2 * 8 * 8 * d + 2 * block + last + d * 2
-    assert cost(config_of("spatiotemporal")).flops_per_clip == 3 * 2 * forward
-    assert cost(config_of("spatiotemporal", checkpointed=True)).flops_per_clip == 4 * 2 * forward
+    assert training_cost(config_of("spatiotemporal")).flops_per_clip == 3 * 2 * forward
+    assert training_cost(config_of("spatiotemporal", checkpointed=True)).flops_per_clip == 4 * 2 * forward
 
 
-NEEDS = Cost(parameters=1000, trainable=600, flops_per_clip=10**9, kept=100, kept_per_clip=1000)
+NEEDS = TrainingCost(parameters=1000, trainable=600, flops_per_clip=10**9, fixed_bytes=100, bytes_per_clip=1000)
 
 
 def run_with(strategy="ddp", **optim) -> Config:

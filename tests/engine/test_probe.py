@@ -16,7 +16,7 @@ from vivit.data.sample_table import encode_labels
 from vivit.engine import setup as engine_setup
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW, evaluate
-from vivit.engine.probe import clip_features, fit_head, fit_linear, folds
+from vivit.engine.probe import clip_features, fit_linear, fit_linear_probe, folds
 from vivit.engine.train import train
 
 from ..weights.random_weights import randomise
@@ -87,7 +87,7 @@ def test_fitting_gives_the_model_a_head_and_changes_nothing_else(config):
     model, samples, labels = started(config)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     said = []
-    fit_head(model, samples, labels, world=ALONE, log=said.append)
+    fit_linear_probe(model, samples, labels, world=ALONE, log=said.append)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"head.weight", "head.bias"}
     assert "135 clips of 27 training videos" in said[0]
@@ -117,7 +117,7 @@ def test_two_processes_look_at_half_of_the_videos_each_and_have_the_same_feature
 
 def test_an_interrupted_run_has_the_same_baseline_and_measures_it_once(config, tmp_path, monkeypatch):
     fits = []
-    monkeypatch.setattr(engine_setup, "fit_head", lambda *a, **k: fits.append(1) or fit_head(*a, **k))
+    monkeypatch.setattr(engine_setup, "fit_linear_probe", lambda *a, **k: fits.append(1) or fit_linear_probe(*a, **k))
     train(replace(config, run=str(tmp_path / "straight")))
     train_and_stop(config, 4)
     assert len(fits) == 2
@@ -131,7 +131,7 @@ def test_a_run_that_learns_nothing_ends_with_the_baseline_and_says_so(config, ca
     optim = replace(config.optim, lr=1e3, grad_clip=None, epochs=0.7, warmup_epochs=0, ema=None, max_nonfinite_steps=99)
     run = train(replace(config, optim=optim, eval_every=0.3))
     model, samples, labels = started(config)
-    fit_head(model, samples, labels, world=ALONE)
+    fit_linear_probe(model, samples, labels, world=ALONE)
     result = evaluate(model, read_samples("folder", config.data.root, "val"), protocol=SINGLE_VIEW)
     accuracy = result.single_view_accuracy["all"]["top1"]
     out = capsys.readouterr().out

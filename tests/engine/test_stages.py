@@ -18,14 +18,14 @@ from vivit.data.dataset import TrainDataset, TrainViews, eval_views
 from vivit.data.sample import Sample
 from vivit.data.splits import load_split
 from vivit.data.tools.synthetic import write_dataset
-from vivit.engine import features as features_module
+from vivit.engine import feature_cache as features_module
 from vivit.engine import heads as heads_module
 from vivit.engine import stages as stages_module
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
 from vivit.engine.evaluate import SINGLE_VIEW
-from vivit.engine.features import cache_features
-from vivit.engine.heads import HEADS, Cached, Tail, tail_logits, with_head
+from vivit.engine.feature_cache import cache_features
+from vivit.engine.heads import HEADS, LabelledFeatures, Tail, tail_logits, with_head
 from vivit.engine.train import train
 from vivit.errors import DataError
 from vivit.weights.load import from_pretrained
@@ -260,7 +260,7 @@ def test_a_tail_on_the_cache_is_the_whole_model(
     )  # fmt: skip
     model = with_head(frozen, replace(frozen.config, **head.settings, motion_pool=motion), seed=0).eval()  # type: ignore[attr-defined]
     torch.nn.init.normal_(model.head.weight)
-    data = Cached(cache, split.labels[:3], torch.arange(3), (0, 1, 2))
+    data = LabelledFeatures(cache, split.labels[:3], torch.arange(3), (0, 1, 2))
     clips = torch.stack([eval_views(s, model.config, SINGLE_VIEW)[0] for s in split.samples[:3]])
     with torch.no_grad():
         expected = model(clips)
@@ -306,7 +306,7 @@ def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
     none = torch.zeros(8, 1, 1, 1)
     readable = torch.ones(8, dtype=torch.bool)
     features = features_module.Features(none, none[..., 0], None, readable)
-    data = Cached(features, torch.arange(8)[:, None] % 2, torch.zeros(8, dtype=torch.int64), (0,))
+    data = LabelledFeatures(features, torch.arange(8)[:, None] % 2, torch.zeros(8, dtype=torch.int64), (0,))
     assert len(data.folds().unique()) == 4
     readable[1:] = False
     with pytest.raises(DataError, match="fewer than two"):

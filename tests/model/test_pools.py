@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+import vivit
 from vivit import attention_maps
 from vivit.config import EncoderName, ModelConfig, replace
 from vivit.model.gradient_attention import gradient_attention_maps
@@ -28,20 +32,36 @@ CONFIG = ModelConfig(
 VIDEO = torch.randint(0, 256, (2, 8, 3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_attention_pooling_is_torchs_attention_of_one_query() -> None:
+@pytest.mark.parametrize("has_mlp", [False, True])
+def test_attention_pooling_is_torchs_attention_of_one_query(has_mlp: bool) -> None:
     """Against nn.MultiheadAttention with the same weights, whose query projection is the identity."""
     torch.manual_seed(0)
-    pool = AttentionPool(CONFIG)
-    torch.nn.init.normal_(pool.query)
+    pool = AttentionPool(CONFIG, has_mlp=has_mlp)
+    for parameter in (pool.query, *pool.norm.parameters(), *(pool.norm_kv.parameters() if pool.norm_kv else ())):
+        torch.nn.init.normal_(parameter)
     theirs = torch.nn.MultiheadAttention(32, 4, batch_first=True)
     with torch.no_grad():
         theirs.in_proj_weight.copy_(torch.cat((torch.eye(32), pool.kv.weight)))
         theirs.in_proj_bias.copy_(torch.cat((torch.zeros(32), pool.kv.bias)))
         theirs.out_proj.load_state_dict(pool.proj.state_dict())
     x = torch.randn(3, 5, 32)
-    expected, weights = theirs(pool.query.expand(3, -1, -1), x, x)
-    torch.testing.assert_close(pool(x), pool.norm(expected[:, 0]), rtol=1e-5, atol=1e-5)
+    seen = x if pool.norm_kv is None else pool.norm_kv(x)
+    attended, weights = theirs(pool.query.expand(3, -1, -1), seen, seen)
+    expected = pool.norm(attended[:, 0])
+    if pool.mlp is not None:
+        expected = attended[:, 0] + pool.mlp(expected)
+    torch.testing.assert_close(pool(x), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(pool.attention_weights(x), weights[:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["attention", "attentive", "both"])
+def test_models_that_an_earlier_version_saved_have_the_same_features(kind: str) -> None:
+    old = Path(__file__).parents[1] / "golden" / "old_pooling"
+    model = vivit.from_pretrained(old / kind)
+    video = torch.arange(2 * 4 * 3 * 8 * 8).mul(7).remainder(256).to(torch.uint8).view(2, 4, 3, 8, 8)
+    expected = torch.from_numpy(np.load(old / "features.npz")[kind])
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(video), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_motion_is_the_log_of_the_mean_response_to_the_change() -> None:

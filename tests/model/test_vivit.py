@@ -192,6 +192,16 @@ def test_resized_models_take_other_lengths_and_sizes_and_keep_what_does_not_depe
         made.resize(num_frames=7)
 
 
+def test_a_model_that_cannot_be_resized_stays_as_it_is():
+    made = tiny.model()
+    made.encoder.spatial.blocks[0].attn.qkv = nn.Sequential(made.encoder.spatial.blocks[0].attn.qkv)  # as LoRA wraps
+    before, video = {name: tensor.clone() for name, tensor in made.state_dict().items()}, tiny.video(made)
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv.*: a layer has been replaced; resize"):
+        made.resize(num_frames=10, image_size=(32, 16))
+    assert all(bool((tensor == before[name]).all()) for name, tensor in made.state_dict().items())
+    assert made(video).shape == (2, 3)
+
+
 def test_models_1_to_4_are_sensitive_to_the_order_of_frames_and_the_average_over_time_is_not():
     for encoder in tiny.NAMES:
         made = tiny.model(encoder, tubelet_size=(1, 8, 8))

@@ -8,7 +8,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 import vivit
 from vivit.config import ModelConfig
-from vivit.engine.features import encode, feature_shapes, image_filters
+from vivit.engine.feature_cache import encode, feature_shapes, image_filters
 from vivit.errors import WeightsError
 from vivit.weights.load import config_for_init
 

@@ -17,44 +17,45 @@ from ..model.vivit import ViViT
 from .setup import Data
 
 CPU_BUDGET = 15 * 60.0
-LONGEST = 3600.0  # the budget of which the shares below are taken, if it is longer or unlimited
-FEATURES, HEAD_FITS, LAST_LAYERS = 0.45, 0.25, 0.35  # shares
-MOST_FEATURES, VALIDATION = 0.6, 0.2  # share after which features of no further video begin; of it, for validation
+LONGEST = 3600.0  # seconds; the shares of a longer or unlimited budget are shares of this
+FEATURES, HEAD_FITS, LAST_LAYERS = 0.45, 0.25, 0.35  # shares of the budget that the stages plan with
+MOST_FEATURES = 0.6  # share of the budget after which the features of no further video are computed
+VALIDATION = 0.2  # share of the time for features that the validation videos get
 VIEWS = (1, 6)  # fewest and most views of a training video
-FEWEST_EPOCHS = 3  # of the whole encoder that are worth a start
-BACKWARD = 3  # a training step takes this many forward passes
-MEASURED = 6  # videos
+FEWEST_EPOCHS = 3  # train the whole encoder only if this many epochs fit
+FORWARD_PASSES = 3  # a training step takes as long as this many forward passes
+MEASURED_VIDEOS = 6
 
 
 @dataclass
-class Clock:
-    """A budget in seconds, and what one clip costs."""
+class Budget:
+    """A budget of time, which starts now, and the time that one clip takes."""
 
-    budget: float
+    seconds: float
     per_clip: float = 0.0
-    """Seconds of one clip, decoding and the forward pass, divided by the number of processes."""
+    """Seconds to decode a clip and compute its forward pass, divided by the number of processes."""
     started: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
         """Return the seconds that are left."""
-        return self.budget - (time.monotonic() - self.started)
+        return self.seconds - (time.monotonic() - self.started)
 
     def share(self, part: float) -> float:
         """Return the seconds of a share of the budget."""
-        return part * min(self.budget, LONGEST)
+        return part * min(self.seconds, LONGEST)
 
-    def parts(self, share: float, *, count: int) -> Iterator[float]:
-        """Yield the seconds of each of `count` stages, which have a share of the budget and leave half of the rest.
+    def stages(self, share: float, *, count: int) -> Iterator[float]:
+        """Yield the seconds of each of `count` stages: together a share of the budget, at most half of what is left.
 
-        What one stage does not use, the next ones have.
+        The time that one stage does not use goes to the later ones.
         """
         end = time.monotonic() + min(self.share(share), self.left() / 2)
-        for stages in range(count, 0, -1):
-            yield max(end - time.monotonic(), 0.0) / stages
+        for remaining in range(count, 0, -1):
+            yield max(end - time.monotonic(), 0.0) / remaining
 
 
-def seconds_of(budget: str, device: torch.device) -> float:
-    """Return the seconds of a budget: 90s, 15m, 3h or none; auto is 15 minutes on a CPU and none elsewhere."""
+def parse_budget(budget: str, device: torch.device) -> float:
+    """Parse a budget such as 90s, 15m, 3h or none into seconds; auto is 15 minutes on a CPU and none elsewhere."""
     if budget == "auto":
         return CPU_BUDGET if device.type == "cpu" else math.inf
     if budget == "none":
@@ -66,9 +67,9 @@ def seconds_of(budget: str, device: torch.device) -> float:
 
 
 @torch.no_grad()
-def measure_clip(model: ViViT, config: Config, videos: Data) -> float:
-    """Return the seconds that one clip takes: decoding and the forward pass."""
-    indices = torch.linspace(0, len(videos.train) - 1, MEASURED).round().int().unique().tolist()
+def seconds_per_clip(model: ViViT, config: Config, videos: Data) -> float:
+    """Measure the seconds to decode a clip and compute its forward pass; returns their median over some videos."""
+    indices = torch.linspace(0, len(videos.train) - 1, MEASURED_VIDEOS).round().int().unique().tolist()
     clips = TrainViews(
         [videos.train[i] for i in indices],
         videos.labels[indices],
@@ -89,40 +90,40 @@ def measure_clip(model: ViViT, config: Config, videos: Data) -> float:
     return median(times[1:] or times or [0.1])  # the first one includes starting up
 
 
-def number_of_views(clock: Clock, videos: Data) -> int:
+def number_of_views(budget: Budget, videos: Data) -> int:
     """Return how many views of each training video fit into the share of the features."""
-    room = clock.share(FEATURES) / clock.per_clip - len(videos.val)
+    room = budget.share(FEATURES) / budget.per_clip - len(videos.val)
     return int(min(max(room / len(videos.train), VIEWS[0]), VIEWS[1]))
 
 
-def epoch_seconds(clock: Clock, videos: Data) -> float:
+def epoch_seconds(budget: Budget, videos: Data) -> float:
     """Return the seconds of an epoch of the whole model, with its share of ten validations in twenty epochs."""
-    return clock.per_clip * (BACKWARD * len(videos.train) + 0.5 * len(videos.val))
+    return budget.per_clip * (FORWARD_PASSES * len(videos.train) + 0.5 * len(videos.val))
 
 
-def fitting_epochs(clock: Clock, config: Config, videos: Data) -> float:
-    """Return the epochs of the whole model that fit into the rest of the budget: 0 if too few to be worth a start."""
-    fits = 0.9 * clock.left() / epoch_seconds(clock, videos)
+def fitting_epochs(budget: Budget, config: Config, videos: Data) -> float:
+    """Return how many epochs of the whole model fit into the rest of the budget; 0 if fewer than FEWEST_EPOCHS do."""
+    fits = 0.9 * budget.left() / epoch_seconds(budget, videos)
     return float(min(config.optim.epochs, fits)) if fits >= min(FEWEST_EPOCHS, config.optim.epochs) else 0.0
 
 
-def estimate(clock: Clock, config: Config, videos: Data, views: int) -> str:
-    """Say how long each stage takes, and what the budget leaves out."""
-    features = clock.per_clip * (views * len(videos.train) + len(videos.val))
-    whole = epoch_seconds(clock, videos) * config.optim.epochs
-    most = MOST_FEATURES * clock.budget
+def estimate(budget: Budget, config: Config, videos: Data, views: int) -> str:
+    """Describe how long each stage takes, and what the budget leaves out."""
+    features = budget.per_clip * (views * len(videos.train) + len(videos.val))
+    whole = epoch_seconds(budget, videos) * config.optim.epochs
+    most = MOST_FEATURES * budget.seconds
     first = f"features about {short_time(min(features, most))}"
     if features > most:
         first += f" for {most / features:.0%} of the videos (all: {short_time(features)})"
-    heads, layers = (short_time(clock.share(part)) for part in (HEAD_FITS, LAST_LAYERS))
+    heads, layers = (short_time(budget.share(part)) for part in (HEAD_FITS, LAST_LAYERS))
     lines = f"{first}, heads at most {heads}, last layers at most {layers}"
-    if math.isinf(clock.budget):
+    if math.isinf(budget.seconds):
         return f"no budget: {lines}, the whole encoder about {short_time(whole)}"
-    if clock.budget - features >= whole:
-        return f"budget {short_time(clock.budget)}: {lines}, the whole encoder about {short_time(whole)}"
+    if budget.seconds - features >= whole:
+        return f"budget {short_time(budget.seconds)}: {lines}, the whole encoder about {short_time(whole)}"
     needed = math.ceil((1.5 * features + whole / 0.9) / 360) / 10
     return (
-        f"budget {short_time(clock.budget)}: {lines}; the whole encoder would take {short_time(whole)}, "
+        f"budget {short_time(budget.seconds)}: {lines}; the whole encoder would take {short_time(whole)}, "
         f"--budget {needed:g}h includes it"
     )
 

@@ -74,7 +74,7 @@ class Checkpoints:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None, path: Path
     ) -> dict[str, Any]:
-        """Fill model, optimiser and average from `path`, by whatever processes written; returns the progress."""
+        """Restore model, optimizer and average from `path`, by any number of processes; return the progress."""
         state = _state(model, optimizer, average)
         with _single_process_is_fine():
             state_dict_loader.load(state, checkpoint_id=path)
@@ -123,7 +123,7 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | No
 
 
 def _corruption(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint folder: a missing or changed file; empty if nothing is."""
+    """Return what is wrong with a checkpoint folder, such as a missing or changed file; None if nothing is."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError):

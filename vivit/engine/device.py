@@ -76,7 +76,7 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
 
 
 def deterministic(on: bool) -> None:
-    """Allow only algorithms that give the same bits every time, or all."""
+    """Allow only deterministic algorithms, or all."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on)
@@ -88,7 +88,7 @@ FLASH = {9: ("FA3", "FA4"), 10: ("FA4",)}
 
 
 def choose_attention(device: torch.device, precision: str = "auto") -> str:
-    """Have this process compute attention by the fastest available kernel; returns which one, of PyTorch's names.
+    """Choose the fastest available kernel of attention for this process; returns its name in PyTorch.
 
     On CUDA that is FlashAttention-3 or -4, where it is installed and made for the device, else what PyTorch prefers: in
     bfloat16 cuDNN on Hopper and Blackwell, FlashAttention-2 before them. Deterministic runs leave it to PyTorch, which
@@ -102,7 +102,7 @@ def choose_attention(device: torch.device, precision: str = "auto") -> str:
             restore_flash_attention_impl()
             torch.backends.cuda.enable_cudnn_sdp(True)
         newer = FLASH.get(torch.cuda.get_device_capability(device)[0], ())
-        if not torch.are_deterministic_algorithms_enabled() and (name := next(filter(activated, newer), "")):
+        if not torch.are_deterministic_algorithms_enabled() and (name := next(filter(activate_flash, newer), "")):
             torch.backends.cuda.enable_cudnn_sdp(False)  # which PyTorch would prefer
             extra = f" by {name}"
     q = torch.empty(
@@ -112,8 +112,8 @@ def choose_attention(device: torch.device, precision: str = "auto") -> str:
     return kernel + (extra if kernel == "FLASH_ATTENTION" else "")
 
 
-def activated(name: str) -> bool:
-    """Whether PyTorch now computes its FlashAttention by the package of this name."""
+def activate_flash(name: str) -> bool:
+    """Let PyTorch compute its FlashAttention by the package of this name; returns whether it can."""
     try:
         activate_flash_attention_impl(name)
     except (ImportError, RuntimeError, ValueError):  # not installed, of another version, unknown to this PyTorch

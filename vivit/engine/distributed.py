@@ -75,6 +75,11 @@ class World:
         if problem is not None:
             raise OSError(problem)
 
+    def print(self, line: str) -> None:
+        """Print a line in the main process only."""
+        if self.is_main:
+            print(line)
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:

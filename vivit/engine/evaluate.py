@@ -163,10 +163,10 @@ def evaluate_weights(
         if errors := format_errors(result):
             print(f"\n{errors}")
         folder = Path(folder or (source if Path(source).is_dir() else config.run or "."))
-        of = config.data
-        gone = [] if of.dataset == "shards" else left_out(of.dataset, of.root, of.eval_split)  # `read` has said so
-        facts = {"weights": source, "data": asdict(of), **result.results(), "not_there": len(gone)}
-        facts |= {"videos_not_there": gone, "subsets": official, "environment": environment()}
+        data = config.data
+        absent = [] if data.dataset == "shards" else left_out(data.dataset, data.root, data.eval_split)
+        facts = {"weights": source, "data": asdict(data), **result.results(), "not_there": len(absent)}
+        facts |= {"videos_not_there": absent, "subsets": official, "environment": environment()}
         facts |= {"precision": precision, "clip": clip_settings(model), "changes": dict(changes)}
         try:
             result.save(folder / PREDICTIONS)

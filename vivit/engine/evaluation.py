@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import EvalConfig, from_dict
 from ..data.sample import Sample
 from ..files import atomic_write
-from .metrics import accuracies, class_accuracies, compute_metrics, confusion, finite, split
+from .metrics import accuracies, class_accuracies, compute_metrics, confusion, finite, split_logits
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Evaluation:
     multi: Tensor
     """(N, K): logits averaged over all views."""
     missing: dict[int, str]
-    """Videos that could not be read, by their place in the list, and why. In no accuracy and replaced by nothing."""
+    """Index in the list → problem of the videos that could not be read; no accuracy counts them."""
     list_hash: str = field(default="")
 
     def __repr__(self) -> str:
@@ -53,7 +53,7 @@ class Evaluation:
 
     @property
     def not_finite(self) -> list[Sample]:
-        """The videos for which the model gave a logit that is NaN or infinite; wrong in every number, see `metrics`."""
+        """The videos with a logit that is NaN or infinite; every metric counts them as wrong, see `metrics`."""
         found = ~(finite(self.single) & finite(self.multi))
         return [self.samples[i] for i in found.nonzero()[:, 0].tolist()]
 
@@ -64,18 +64,18 @@ class Evaluation:
         return {view: compute_metrics(logits, self.labels, self.classes) for view, logits in views.items()}
 
     def confusion(self, label_set: str) -> Tensor:
-        """(right, predicted) counts of one label set, multi view; videos without finite logits are in no cell."""
+        """Return the (right, predicted) counts of one label set, multi view, without videos that are `not_finite`."""
         i = list(self.classes).index(label_set)
-        logits = split(self.multi, self.classes)[i]
+        logits = split_logits(self.multi, self.classes)[i]
         return confusion(logits, self.labels[:, i], logits.shape[1])
 
     def videos_of_classes(self, label_set: str) -> Tensor:
-        """How many videos each class of a label set has."""
+        """Return how many videos each class of a label set has."""
         i = list(self.classes).index(label_set)
         return self.labels[:, i].bincount(minlength=len(self.classes[label_set]))
 
     def results(self) -> dict[str, Any]:
-        """Everything that makes the numbers comparable, ready for JSON: NaN is None."""
+        """Return all metrics, and the protocol and videos that they belong to, ready for JSON: NaN is None."""
         per_class, matrices = {}, {}
         for name, names in self.classes.items():
             counts, videos = self.confusion(name), self.videos_of_classes(name)
@@ -99,7 +99,7 @@ class Evaluation:
         }
 
     def save(self, path: Path) -> None:
-        """Write all of it as arrays that numpy reads without pickle, so that it can be compared; `load_evaluation`."""
+        """Write an .npz that numpy reads without pickle, for `load_evaluation`."""
         arrays = {
             "path": [s.path for s in self.samples],
             "start": [math.nan if s.start is None else s.start for s in self.samples],
@@ -150,4 +150,5 @@ def load_evaluation(path: Path) -> Evaluation:
 
 
 def nan_to_none(number: float) -> float | None:
+    """Replace a number that is NaN or infinite by None, which JSON has."""
     return number if math.isfinite(number) else None

@@ -1,8 +1,8 @@
-"""Fit heads to cached features of the frozen encoder, and compare them on training videos that they have not seen.
+"""Fit heads to cached features of the frozen encoder, and compare them by cross-validation on the training videos.
 
-A head here is everything of Model 2 after the layers over space: what pools over time, and the linear layer. The table
-`HEADS` has them with the settings of the model that they need. `train_tail` also trains the last layers over space, on
-cached activations of the layer below.
+A head here is all of Model 2 after the layers over space: the pooling over time, and the linear layer. The table
+`HEADS` has each head with its settings of ModelConfig. `train_tail` can also train the last layers over space, on
+cached activations of the layer below them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import DataError
 from ..model.encoders import FactorisedEncoder
 from ..model.layers import random_bits
 from ..model.vivit import ViViT
-from .features import Features
+from .feature_cache import Features
 from .losses import cross_entropy
 from .optim import build_optimizer, learning_rate
 from .probe import FOLDS, PENALTIES, choose_penalty, fit_linear, folds
@@ -32,9 +32,9 @@ from .progress import progress_bar
 DROPOUT = 0.5  # of the features that the linear layer reads
 BATCH, BATCH_OF_LAYERS = 64, 16
 LEARNING_RATE = 1e-3
-STEPS, EPOCHS, MOST_STEPS = 300, 10, 3000  # of a head: at least STEPS, and EPOCHS times the videos
-FEWEST_STEPS = 100  # of a head that are worth a start
-MANY = 20_000  # rows of a linear head; of more, evenly spaced ones are used
+STEPS, EPOCHS, MOST_STEPS = 300, 10, 3000  # a head trains EPOCHS epochs, but STEPS to MOST_STEPS steps
+FEWEST_STEPS = 100  # leave a head out if the time allows fewer steps
+MOST_ROWS = 20_000  # rows that a linear head is fitted to; of more, evenly spaced ones are used
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ HEADS = (
 
 
 @dataclass(frozen=True)
-class Cached:
+class LabelledFeatures:
     """Cached features of labelled videos."""
 
     features: Features
@@ -67,9 +67,10 @@ class Cached:
     balanced: bool = False
     """Whether every class counts equally in training, however many videos it has."""
 
-    def rows(self, keep: Tensor) -> Tensor:
-        """Return the readable videos of the mask `keep` (N,), as numbers."""
-        return torch.nonzero(keep & self.features.readable).flatten()
+    def rows(self, keep: Tensor | None = None) -> Tensor:
+        """Return the numbers of the readable videos, of all or of those of the mask `keep` (N,)."""
+        readable = self.features.readable
+        return torch.nonzero(readable if keep is None else keep & readable).flatten()
 
     def folds(self) -> Tensor:
         """Return the fold (N,) of each video; recordings stay together where that leaves several folds.
@@ -82,7 +83,7 @@ class Cached:
                 return found
         raise DataError("fewer than two training videos can be read; heads need some to test on as well")
 
-    def without_mirrored(self) -> Cached:
+    def without_mirrored(self) -> LabelledFeatures:
         """Leave out the mirrored views: the third, the fifth, …"""
         return replace(self, views=tuple(v for v in self.views if v == 0 or v % 2 == 1))
 
@@ -101,7 +102,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Score:
-    """How well predictions fit; of several label sets, the mean."""
+    """Scores of predictions; of several label sets, the mean."""
 
     accuracy: float
     balanced: float
@@ -112,22 +113,22 @@ class Score:
 
     @property
     def value(self) -> float:
-        """What heads are compared by: accuracy and, where classes are unequal, balanced accuracy as well."""
+        """The number by which heads are compared: the mean of accuracy and balanced accuracy."""
         return (self.accuracy + self.balanced) / 2
 
 
 @dataclass(frozen=True)
-class Validation:
-    """How a head does on the training videos that it was not fitted to."""
+class CrossValidation:
+    """The result of a head on the training videos, each predicted by a fit without the fold of that video."""
 
     score: Score
     logits: Tensor
-    """(N, K) of every video, by the head that was fitted without its fold."""
+    """(N, K)."""
     setting: float
-    """What `fit_head` needs to fit the same head: the L2 penalty of a linear one, the training steps of another."""
+    """The L2 penalty of a linear head, the training steps of another; for `fit_head`."""
 
 
-def score(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
+def score_logits(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
     """Score logits (N, K) against labels (N, L)."""
     accuracy, balanced, all_right = [], [], torch.ones(len(labels), dtype=torch.bool)
     for part, truth in zip(logits.split(list(sizes), dim=1), labels.unbind(1)):
@@ -141,7 +142,7 @@ def score(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
 
 
 def linear_inputs(features: Features, rows: Tensor, view: int, *, motion: bool) -> Tensor:
-    """Return what a linear head reads of one view: the mean position and, with `motion`, the change: (R, D or 3 D)."""
+    """Return the inputs (R, D or 3 D) of a linear head: the mean position of a view and, with `motion`, the motion."""
     x = features.positions[rows, view].mean(dim=1)
     if not motion:
         return x
@@ -155,22 +156,22 @@ def motion_statistics(features: Features) -> tuple[Tensor, Tensor]:
     return mean, 1 / std.clamp_min(1e-3)
 
 
-def linear_rows(data: Cached, keep: Tensor, *, motion: bool) -> tuple[Tensor, Tensor, Tensor]:
+def linear_rows(data: LabelledFeatures, keep: Tensor | None, *, motion: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return (inputs, labels, groups) of a linear head, of every view of the videos of the mask `keep`."""
     rows = linear_videos(data, keep)
     x = torch.cat([linear_inputs(data.features, rows, view, motion=motion) for view in data.views])
     return x, data.labels[rows].repeat(len(data.views), 1), data.groups[rows].repeat(len(data.views))
 
 
-def linear_videos(data: Cached, keep: Tensor) -> Tensor:
+def linear_videos(data: LabelledFeatures, keep: Tensor | None) -> Tensor:
     """Return the videos of the mask `keep` that a linear head is fitted to: all, unless they have too many views."""
     rows = data.rows(keep)
-    most = MANY // len(data.views)
+    most = MOST_ROWS // len(data.views)
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).round().long()]
 
 
 def cross_validate_linear(
-    data: Cached, sizes: Sequence[int], parts: Tensor, *, motion: bool, seconds: float
+    data: LabelledFeatures, sizes: Sequence[int], parts: Tensor, *, motion: bool, seconds: float
 ) -> tuple[Tensor, float]:
     """Return the logits (N, K) of every video by a linear head fitted without its fold, and the best L2 penalty.
 
@@ -192,14 +193,17 @@ def cross_validate_linear(
             for i, head in enumerate(heads):
                 logits[i, rows] = inputs @ head.weight.T + head.bias
             update(done)
-    rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
+    rows = data.rows()
     losses = [cross_entropy(found[rows], data.labels[rows], sizes).mean().item() for found in logits[: len(penalties)]]
     best = losses.index(min(losses))
     return logits[best].float(), penalties[best]
 
 
 class Tail(nn.Module):
-    """What a model does with cached numbers: from block `cut` over space on; if `cut` is the depth, from time on."""
+    """The part of a model after the cached features: the blocks over space from `cut` on, and everything over time.
+
+    If `cut` is the depth, there are no blocks over space.
+    """
 
     def __init__(self, model: ViViT, cut: int):
         super().__init__()
@@ -224,17 +228,24 @@ class Tail(nn.Module):
 
 
 def train_tail(
-    tail: Tail, data: Cached, train: Tensor, *, steps: int, rate: float, layer_decay: float = 1.0, seed: int = 0
+    tail: Tail,
+    data: LabelledFeatures,
+    keep: Tensor | None = None,
+    *,
+    steps: int,
+    rate: float,
+    layer_decay: float = 1.0,
+    seed: int = 0,
 ) -> Iterator[int]:
-    """Train the trainable parameters of a tail on the videos of the mask `train`, by AdamW with a cosine schedule.
+    """Train the trainable parameters of a tail on the videos of the mask `keep`, by AdamW with a cosine schedule.
 
     Yields the number of steps done.
     """
     model = tail.model
-    sizes = [len(names) for names in model.config.classes.values()]
+    sizes = model.config.class_counts
     optim = OptimConfig(name="adamw", weight_decay=0.05, layer_decay=layer_decay)
     optimizer = build_optimizer(model, optim)
-    rows, draw = data.rows(train), torch.Generator().manual_seed(seed)
+    rows, draw = data.rows(keep), torch.Generator().manual_seed(seed)
     weights = torch.zeros(len(data.labels))
     weights[rows] = data.weights(rows)
     views, device, order = torch.tensor(data.views), model.head.weight.device, rows[:0]
@@ -249,7 +260,7 @@ def train_tail(
         chosen, order = order[: data.batch(tail)], order[data.batch(tail) :]
         view = views[torch.randint(len(views), (len(chosen),), generator=draw)]
         seeds = torch.randint(2**32, (len(chosen),), generator=draw)
-        features = tail(*cached(data, tail, chosen, view, device), seeds.to(device))
+        features = tail(*tail_inputs(data, tail, chosen, view, device), seeds.to(device))
         logits = model.head(F.dropout(features, DROPOUT))
         losses = cross_entropy(logits, data.labels[chosen].to(device), sizes, label_smoothing=0.1)
         loss = (losses * weights[chosen].to(device)).mean()
@@ -261,7 +272,9 @@ def train_tail(
         yield step + 1
 
 
-def cached(data: Cached, tail: Tail, rows: Tensor, view: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def tail_inputs(
+    data: LabelledFeatures, tail: Tail, rows: Tensor, view: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return the inputs of a tail for one view of each of some videos."""
     table = data.features.positions if tail.from_time else data.features.activations
     assert table is not None
@@ -269,13 +282,13 @@ def cached(data: Cached, tail: Tail, rows: Tensor, view: Tensor, device: torch.d
 
 
 @torch.no_grad()
-def tail_logits(tail: Tail, data: Cached, rows: Tensor) -> Tensor:
+def tail_logits(tail: Tail, data: LabelledFeatures, rows: Tensor) -> Tensor:
     """Compute the logits (R, K) of the test view of some videos."""
     device = tail.model.head.weight.device
     out = []
     for chunk in rows.split(BATCH if tail.from_time else BATCH_OF_LAYERS):
         view = torch.full_like(chunk, data.views[0])
-        out.append(tail.model.head(tail(*cached(data, tail, chunk, view, device))).float().cpu())
+        out.append(tail.model.head(tail(*tail_inputs(data, tail, chunk, view, device))).float().cpu())
     return torch.cat(out)
 
 
@@ -296,37 +309,37 @@ def with_head(model: ViViT, config: ModelConfig, *, seed: int) -> ViViT:
 def fit_head(
     model: ViViT,
     head: Head,
-    data: Cached,
-    train: Tensor,
+    data: LabelledFeatures,
+    keep: Tensor | None = None,
     *,
     motion: bool,
     seed: int = 0,
     setting: float | None = None,
     title: str = "",
 ) -> ViViT:
-    """Return a model with this head, fitted to the videos of the mask `train`; it shares frozen parts with `model`.
+    """Return a model with this head, fitted to the videos of the mask `keep`; it shares frozen parts with `model`.
 
     `setting` is the L2 penalty of a linear head, by default the best on folds, and the training steps of another one.
     `title` names the progress bar.
     """
     new = new_head(model, head, data, motion=motion, seed=seed)
-    sizes = [len(names) for names in new.config.classes.values()]
+    sizes = new.config.class_counts
     if head.name == "linear":
-        x, labels, groups = linear_rows(data, train, motion=motion)
+        x, labels, groups = linear_rows(data, keep, motion=motion)
         penalty = choose_penalty(x, labels, groups, sizes)[0] if setting is None else setting
-        weights = data.weights(linear_videos(data, train)).repeat(len(data.views))
+        weights = data.weights(linear_videos(data, keep)).repeat(len(data.views))
         [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,), weights=weights)
         new.head.weight.data.copy_(fitted.weight)
         new.head.bias.data.copy_(fitted.bias)
         return new.eval()
-    steps = usual_steps(data, train) if setting is None else int(setting)
+    steps = usual_steps(data, keep) if setting is None else int(setting)
     with progress_bar(title or head.name, steps) as update:
-        for step in train_tail(Tail(new, new.config.depth), data, train, steps=steps, rate=LEARNING_RATE, seed=seed):
+        for step in train_tail(Tail(new, new.config.depth), data, keep, steps=steps, rate=LEARNING_RATE, seed=seed):
             update(step)
     return new
 
 
-def new_head(model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int) -> ViViT:
+def new_head(model: ViViT, head: Head, data: LabelledFeatures, *, motion: bool, seed: int) -> ViViT:
     """Build a model with this head, not yet fitted, on the frozen parts of `model`; only the head is trainable."""
     new = with_head(model, replace(model.config, **head.settings, motion_pool=motion), seed=seed)
     if new.motion is not None:
@@ -338,37 +351,36 @@ def new_head(model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int)
     return new
 
 
-def usual_steps(data: Cached, train: Tensor) -> int:
-    """Return the training steps of a head that is not linear, where time does not limit them."""
-    return min(max(STEPS, EPOCHS * len(data.rows(train)) // BATCH), MOST_STEPS)
+def usual_steps(data: LabelledFeatures, keep: Tensor | None = None) -> int:
+    """Return the training steps of a head that is not linear, if there is time for them."""
+    return min(max(STEPS, EPOCHS * len(data.rows(keep)) // BATCH), MOST_STEPS)
 
 
-def measure_step(tail: Tail, data: Cached, train: Tensor) -> float:
+def measure_step(tail: Tail, data: LabelledFeatures) -> float:
     """Return the seconds of a training step, on a copy of the tail."""
     since, seconds = time.monotonic(), 1.0
-    for _ in train_tail(copy.deepcopy(tail), data, train, steps=3, rate=0.0):
+    for _ in train_tail(copy.deepcopy(tail), data, steps=3, rate=0.0):
         since, seconds = time.monotonic(), time.monotonic() - since
     return seconds
 
 
 def cross_validate(
-    model: ViViT, head: Head, data: Cached, *, motion: bool, seed: int = 0, seconds: float = math.inf
-) -> Validation | None:
+    model: ViViT, head: Head, data: LabelledFeatures, *, motion: bool, seed: int = 0, seconds: float = math.inf
+) -> CrossValidation | None:
     """Test a head on every training video, fitted without the video's fold.
 
     The time of all folds and of a last fit to all videos stays within `seconds`, by fewer penalties or steps. Returns
     None if it allows fewer than FEWEST_STEPS.
     """
     parts = data.folds()
-    sizes = [len(names) for names in model.config.classes.values()]
-    rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
+    sizes = model.config.class_counts
+    rows = data.rows()
     if head.name == "linear":
         logits, setting = cross_validate_linear(data, sizes, parts, motion=motion, seconds=seconds)
-        return Validation(score(logits[rows], data.labels[rows], sizes), logits, setting)
-    everything = torch.ones(len(data.labels), dtype=torch.bool)
+        return CrossValidation(score_logits(logits[rows], data.labels[rows], sizes), logits, setting)
     tail = Tail(new_head(model, head, data, motion=motion, seed=seed), model.config.depth)
-    fits = (FOLDS + 1) * measure_step(tail, data, everything)
-    steps = int(min(usual_steps(data, everything), seconds / fits))
+    fits = (FOLDS + 1) * measure_step(tail, data)
+    steps = int(min(usual_steps(data), seconds / fits))
     if steps < FEWEST_STEPS:
         return None
     logits = torch.zeros(len(data.labels), sum(sizes))
@@ -378,11 +390,11 @@ def cross_validate(
         fitted = fit_head(model, head, data, ~held, motion=motion, seed=seed, setting=steps, title=title)
         if len(held_out := data.rows(held)):
             logits[held_out] = tail_logits(Tail(fitted, fitted.config.depth), data, held_out)
-    return Validation(score(logits[rows], data.labels[rows], sizes), logits, steps)
+    return CrossValidation(score_logits(logits[rows], data.labels[rows], sizes), logits, steps)
 
 
-def score_on(model: ViViT, data: Cached, cut: int | None = None) -> Score:
+def score_on(model: ViViT, data: LabelledFeatures, cut: int | None = None) -> Score:
     """Score a model on the test view of the cached videos, from the activations before block `cut` or from time on."""
-    rows = data.rows(torch.ones(len(data.labels), dtype=torch.bool))
+    rows = data.rows()
     logits = tail_logits(Tail(model, model.config.depth if cut is None else cut), data, rows)
-    return score(logits, data.labels[rows], [len(names) for names in model.config.classes.values()])
+    return score_logits(logits, data.labels[rows], model.config.class_counts)

@@ -1,4 +1,4 @@
-"""What can interrupt a run: signals, a second training in its folder, crashed workers."""
+"""Handle what interrupts a run: signals, a second training in the same folder, crashed workers."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ def accuracies(
 
 
 def ranks(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-    """How many classes rank before the right one, (N,) per label set and, of several sets, for all together.
+    """Return how many classes rank before the right one, (N,) per label set and, of several sets, for all together.
 
     logits (N, K), labels (N, L). A combination of classes ranks by the product of its softmax probabilities, as the
     "action" of EPIC-Kitchens does in the official code.
     """
-    parts = split(logits, classes)
+    parts = split_logits(logits, classes)
     found = {name: rank(part, labels[:, i]) for i, (name, part) in enumerate(zip(classes, parts))}
     if len(parts) > 1:
         found[joint_name(classes)] = joint_rank(parts, labels)
@@ -40,15 +40,15 @@ def ranks(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) 
 
 
 def correct(logits: Tensor, labels: Tensor, classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-    """Which answers are right, (N,) bool per label set and, of several sets, for all together."""
-    parts = zip(classes, split(logits, classes), labels.unbind(dim=1))
+    """Return which answers are right, (N,) bool per label set and, of several sets, for all together."""
+    parts = zip(classes, split_logits(logits, classes), labels.unbind(dim=1))
     found = {name: predicted(part) == column for name, part, column in parts}
     if len(found) > 1:  # the most probable combination is that of the most probable classes
         found[joint_name(classes)] = torch.stack(list(found.values())).all(dim=0)
     return found
 
 
-def split(logits: Tensor, classes: Mapping[str, Sequence[str]]) -> tuple[Tensor, ...]:
+def split_logits(logits: Tensor, classes: Mapping[str, Sequence[str]]) -> tuple[Tensor, ...]:
     """Logits (N, K) → one (N, classes) float32 tensor per label set; a row without an answer becomes NaN in all."""
     logits = logits.float()
     logits = logits.where(finite(logits)[:, None], torch.nan)
@@ -56,7 +56,7 @@ def split(logits: Tensor, classes: Mapping[str, Sequence[str]]) -> tuple[Tensor,
 
 
 def finite(logits: Tensor) -> Tensor:
-    """Which rows of (N, K) have finite logits only, so that there is an answer: (N,) bool."""
+    """Return which rows of (N, K) have finite logits only, so that there is an answer: (N,) bool."""
     return logits.isfinite().all(dim=1)
 
 
@@ -66,7 +66,7 @@ def predicted(logits: Tensor) -> Tensor:
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes rank before the right one, (N, K) and (N,) → (N,); among equals the first class wins.
+    """Return how many classes rank before the right one, (N, K) and (N,) → (N,); among equals the first class wins.
 
     In a row with NaN the right class ranks behind any number of classes, so it is in no top-k.
     """
@@ -98,7 +98,7 @@ def compute_metrics(
 
     The confidence in a combination of classes is the product of the confidences in each.
     """
-    parts, found = split(logits, classes), ranks(logits, labels, classes)
+    parts, found = split_logits(logits, classes), ranks(logits, labels, classes)
     confidence = {name: part.softmax(dim=1).amax(dim=1) for name, part in zip(classes, parts)}  # NaN without an answer
     if len(parts) > 1:
         confidence[joint_name(classes)] = torch.stack(list(confidence.values())).prod(dim=0)

@@ -1,6 +1,6 @@
 """Estimate memory and speed of a run before it starts.
 
-Nothing here is timed. Speed follows from a utilisation that is assumed, and exchange between devices is left out of it.
+Nothing here is timed. Speed follows from an assumed utilisation, without the communication between devices.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..config import Config, replace
 from ..text import format_markdown, format_table
-from .memory import Cost, cost, states
+from .memory import TrainingCost, divide_batch, state_bytes, training_cost
 
 GIB = 2**30
 
@@ -58,12 +58,12 @@ class Plan:
     frames_per_second: float
     """What the loaders of all devices together must deliver."""
     sent_per_second: float
-    """Bytes that a device must send if exchange is to take no longer than computation."""
+    """Bytes per second that a device must send so that communication takes no longer than computation."""
     days: float
     """Of training; validation is not in it."""
 
 
-def plan(config: Config, cost: Cost, *, gpus: int, num_samples: int, hardware: Hardware = H100) -> Plan:
+def plan(config: Config, cost: TrainingCost, *, gpus: int, num_samples: int, hardware: Hardware = H100) -> Plan:
     """Divide the run of `config` among `gpus` devices. Raises ValueError for numbers that do not fit.
 
     There must be at least one device and one sample, and no more devices than clips in a batch.
@@ -74,11 +74,11 @@ def plan(config: Config, cost: Cost, *, gpus: int, num_samples: int, hardware: H
     batch, parallel = config.optim.batch_size, config.parallel
     if batch < gpus:
         raise ValueError(f"optim.batch_size {batch} is smaller than the {gpus} processes that share it")
-    share, room = -(-batch // gpus), hardware.gpu_memory_gib * GIB * (1 - hardware.reserve)
+    (share, micro), room = divide_batch(config, gpus), hardware.gpu_memory_gib * GIB * (1 - hardware.reserve)
     for accumulating in (False, True):
-        state = states(config, cost, gpus=gpus, accumulating=accumulating)
-        fits = max(int((room - sum(state.values()) - cost.kept) // cost.kept_per_clip), 0)
-        most = min(fits, share, parallel.micro_batch or share)
+        state = state_bytes(config, cost, gpus=gpus, accumulating=accumulating)
+        fits = max(int((room - sum(state.values()) - cost.fixed_bytes) // cost.bytes_per_clip), 0)
+        most = min(fits, micro)
         if most == share:
             break
     accumulation = -(-share // most) if most else 0
@@ -93,15 +93,15 @@ def plan(config: Config, cost: Cost, *, gpus: int, num_samples: int, hardware: H
         step_seconds=seconds,
         clips_per_second=batch / seconds,
         frames_per_second=batch / seconds * config.model.num_frames,
-        sent_per_second=sent(config, cost, gpus=gpus, accumulation=accumulation) / seconds,
+        sent_per_second=bytes_sent(config, cost, gpus=gpus, accumulation=accumulation) / seconds,
         days=round(config.optim.epochs * num_samples * config.augment.repeats / batch) * seconds / 86400,
     )
 
 
-def sent(config: Config, cost: Cost, *, gpus: int, accumulation: int) -> float:
-    """Bytes that one of `gpus` devices sends in a step, in rings.
+def bytes_sent(config: Config, cost: TrainingCost, *, gpus: int, accumulation: int) -> float:
+    """Return the bytes that one of `gpus` devices sends in a step, with ring algorithms.
 
-    DDP sums gradients and hands the sums on. FSDP sums them, and gathers the weights twice for every micro-batch.
+    DDP all-reduces the gradients. FSDP reduce-scatters them, and all-gathers the weights twice for every micro-batch.
     """
     gathered = 2 * accumulation * (4 if config.precision == "float32" else 2) * cost.parameters
     passed_on = gathered if config.parallel.strategy == "fsdp" else 4 * cost.trainable
@@ -111,18 +111,18 @@ def sent(config: Config, cost: Cost, *, gpus: int, accumulation: int) -> float:
 def format_plans(
     config: Config, *, gpus: Sequence[int], num_samples: int, hardware: Hardware, markdown: bool = False
 ) -> str:
-    """Format what `plan` gives for every number of devices, with DDP and with FSDP, below what it assumes."""
+    """Format the plan of every number of devices, with DDP and with FSDP, below the assumptions."""
     if not gpus:
         raise ValueError("gpus is empty; give one number of devices or several, such as --gpus 1 8")
     for number in gpus:  # before the model is measured, which takes seconds
-        plan(config, Cost(0, 0, 1, 0, 1), gpus=number, num_samples=num_samples, hardware=hardware)
-    model, optim, needs = config.model, config.optim, cost(config)
+        plan(config, TrainingCost(0, 0, 1, 0, 1), gpus=number, num_samples=num_samples, hardware=hardware)
+    model, optim, needs = config.model, config.optim, training_cost(config)
     checkpointed = config.parallel.checkpoint_activations
-    other = cost(replace(config, parallel=replace(config.parallel, checkpoint_activations=not checkpointed)))
-    without, less = sorted((needs.kept_per_clip, other.kept_per_clip), reverse=True)
+    other = training_cost(replace(config, parallel=replace(config.parallel, checkpoint_activations=not checkpointed)))
+    without, less = sorted((needs.bytes_per_clip, other.bytes_per_clip), reverse=True)
     assumed = [
         f"{model.encoder}, {needs.parameters / 1e6:.1f} M parameters, {needs.trainable / 1e6:.1f} M of them learn. "
-        f"A clip takes {needs.flops_per_clip / 1e12:.3g} TFLOP and {needs.kept_per_clip / GIB:.3g} GiB of activations "
+        f"A clip takes {needs.flops_per_clip / 1e12:.3g} TFLOP and {needs.bytes_per_clip / GIB:.3g} GiB of activations "
         f"({without / GIB:.3g} without, {less / GIB:.3g} with parallel.checkpoint_activations).",
         f"{optim.name}, {optim.batch_size} clips a step, {optim.epochs:g} epochs of {num_samples} videos.",
         f"Assumed: {hardware.gpu_memory_gib:g} GiB a GPU, {hardware.reserve:.0%} of it in reserve; "

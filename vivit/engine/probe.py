@@ -29,7 +29,7 @@ from .distributed import World
 from .losses import cross_entropy
 from .progress import progress_bar
 
-FEW, MANY = 2000, 20_000  # up to FEW videos give five clips each, more give one; at most MANY are used
+FEW_VIDEOS, MOST_VIDEOS = 2000, 20_000  # up to FEW_VIDEOS give five clips each, more give one; MOST_VIDEOS are used
 FOLDS = 4
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # weights of the squared norm, the strongest first
 
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     """Videos that could not be read, and why."""
 
 
-class Linear(NamedTuple):
+class LinearHead(NamedTuple):
     """A head in float64: features · weightᵀ + bias."""
 
     weight: Tensor
@@ -54,7 +54,7 @@ class Linear(NamedTuple):
     """(K,)."""
 
 
-def fit_head(
+def fit_linear_probe(
     model: ViViT,
     samples: Sequence[Sample],
     labels: Tensor,
@@ -71,8 +71,8 @@ def fit_head(
     several processes reads its share of the videos; the head is the same in all of them. Paths in `skipped` are not
     opened; files whose worker process is killed are added to it. Raises DataError if no video can be read.
     """
-    chosen = np.linspace(0, len(samples) - 1, min(len(samples), MANY)).round().astype(int).tolist()
-    views = EvalConfig(temporal_views=4 if len(chosen) <= FEW else 1, spatial_views=1)
+    chosen = np.linspace(0, len(samples) - 1, min(len(samples), MOST_VIDEOS)).round().astype(int).tolist()
+    views = EvalConfig(temporal_views=4 if len(chosen) <= FEW_VIDEOS else 1, spatial_views=1)
     clips = len(chosen) * (views.temporal_views + 1 if views.temporal_views > 1 else 1)
     log(f"frozen baseline: linear probe on the features of {clips} clips of {len(chosen)} training videos")
     rows = clip_features(
@@ -88,7 +88,7 @@ def fit_head(
         raise DataError(listing("none of the training videos can be read", list(rows.missing.values())))
     head = None
     if world.is_main:
-        sizes = [len(names) for names in model.config.classes.values()]
+        sizes = model.config.class_counts
         targets = labels[chosen][rows.videos]
         penalty, loss = choose_penalty(rows.features, targets, rows.videos, sizes)
         head = fit_linear(rows.features, targets, sizes, penalties=(penalty,))[0]
@@ -173,7 +173,7 @@ def fit_linear(
     penalties: Sequence[float] = PENALTIES,
     weights: Tensor | None = None,
     seconds: float = math.inf,
-) -> list[Linear]:
+) -> list[LinearHead]:
     """Fit a head for each penalty λ: minimize mean cross-entropy + λ/2 · the squared norm of its weights.
 
     `weights` (R,) of the rows, of mean 1, weigh the cross-entropy. After `seconds` no further penalty is begun.
@@ -187,7 +187,7 @@ def fit_linear(
     x = (x - mean) / std
     weight = torch.zeros(sum(sizes), x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(sum(sizes), dtype=torch.float64, requires_grad=True)
-    heads, since = list[Linear](), time.monotonic()
+    heads, since = list[LinearHead](), time.monotonic()
     for penalty in penalties:
         if heads and time.monotonic() - since > seconds:
             break
@@ -202,5 +202,5 @@ def fit_linear(
 
         optimizer.step(closure)  # type: ignore[arg-type]
         scaled = weight.detach() / std
-        heads.append(Linear(scaled, bias.detach() - scaled @ mean))
+        heads.append(LinearHead(scaled, bias.detach() - scaled @ mean))
     return heads

@@ -82,7 +82,7 @@ class Run:
             self.trackers.remove(tracker)
             self.log_line(f"{tracker.name} gets no more metrics: {tracker.problem}")
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
+    def show(self, step: int, values: dict[str, float]) -> None:
         """Show the metrics of a step: in the bar of a terminal, else as a line."""
         self.bar.show(values)
         if not self.bar.console.is_terminal:
@@ -100,7 +100,7 @@ class Run:
 
 
 def check_same_run(config: Config) -> None:
-    """Raise ValueError if the folder holds a run with other settings: going on would mix two experiments."""
+    """Raise ValueError if the folder holds a run with other settings: resuming it would mix two experiments."""
     path = Path(config.run) / "config.json"
     if not path.exists():
         return
@@ -108,7 +108,7 @@ def check_same_run(config: Config) -> None:
 
 
 def check_same_settings(before: Config, config: Config) -> None:
-    """Raise ValueError if the folder of a run was begun with other settings than those asked for."""
+    """Raise ValueError if a run was started with other settings than `config` has."""
     if same_weights(before.init, config.init):
         before = replace(before, init=config.init)
     lines = differences(before, config)
@@ -122,7 +122,7 @@ def check_same_settings(before: Config, config: Config) -> None:
 
 
 def same_weights(a: str | None, b: str | None) -> bool:
-    """Whether two settings of `init` are one path: `x/` is `x`, and a run is its weights."""
+    """Return whether two settings of `init` name the same weights: `x/` is `x`, and a run is its weights."""
     if a is None or b is None:
         return a == b
     x, y = ((path / "weights" if (path / "weights").is_dir() else path).resolve() for path in (Path(a), Path(b)))
@@ -162,7 +162,7 @@ def note_start(path: Path, *, step: int, processes: int) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, command and commit, for whoever wants to repeat a run."""
+    """Return versions, machine, command and commit, with which a run can be repeated."""
     packages = ("vivit", "torch", "torchvision", "numpy", "av")
     return {
         "command": sys.argv,

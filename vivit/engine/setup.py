@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,13 @@ from .checkpoint import Checkpoints, progress_of
 from .device import choose_attention, deterministic, uses_bfloat16
 from .distributed import World, parallelize, uses_compiler
 from .interruption import note_skipped_files, skipped_files
-from .memory import check_memory
+from .memory import check_memory, divide_batch
 from .meter import Meter
 from .optim import EMA, build_optimizer, freeze
-from .probe import fit_head
+from .probe import fit_linear_probe
 from .run import Run
 
-START = "start"  # of the run folder: the weights that the stages of a budget found
+START = "start"  # folder in the run folder: the weights that the stages of a budget found
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Data:
     val: Sequence[Sample]
     val_labels: Tensor
     unreadable: dict[str, str]
-    """Training videos that a check of the data found unreadable, and why by path; they are not in `train`."""
+    """Path → problem of the training videos that `vivit data check` found unreadable; `train` leaves them out."""
 
 
 @dataclass
 class Progress:
-    """What a checkpoint stores in addition to tensors and the sums of the meter."""
+    """How far training has come: what a checkpoint stores besides tensors and the sums of the meter."""
 
     step: int = 0
     best: float = -1.0
@@ -101,7 +101,7 @@ class Training:
     epoch_steps: float
     """Steps of one epoch, not rounded."""
 
-    def every(self, epochs: float) -> int:
+    def steps_in(self, epochs: float) -> int:
         """Return the number of steps in `epochs`, at least 1."""
         return max(round(epochs * self.epoch_steps), 1)
 
@@ -119,7 +119,7 @@ class Training:
             if must_succeed:
                 raise
 
-    def stop(self, number: int | None) -> None:
+    def stop(self, number: int | None) -> NoReturn:
         """Save a checkpoint and raise Stopped."""
         self.save(must_succeed=True)
         step, steps = self.progress.step, self.steps
@@ -153,14 +153,14 @@ def setup(
     probed = config.linear_probe and config.init is not None and not config.budget
     if probed and not resumed:
         skipped = skipped_files(Path(config.run))
-        fit_head(
+        fit_linear_probe(
             vivit,
             data.train,
             data.labels,
             world=world,
             workers=config.data.workers,
             precision=config.precision,
-            log=print if world.is_main else lambda line: None,
+            log=world.print,
             skipped=skipped,
         )
         note_skipped_files(Path(config.run), skipped, world)
@@ -180,7 +180,7 @@ def setup(
     run = Run(config, world, step=progress.step, steps=steps)
     for line in broken:
         run.log_line(f"broken checkpoint skipped: {line}")
-    run.log_line(headline(config, vivit, data, world, resumed, progress.step, steps))
+    run.log_line(describe_start(config, vivit, data, world, resumed, progress.step, steps))
     if world.device.type == "cuda":
         compilation = "; blocks are compiled in the first step, for up to a minute" if compiled else ""
         run.log_line(f"attention: {attention}{compilation}")
@@ -240,7 +240,7 @@ def check_same_lists(resumed: Path, saved: dict[str, Any], data: Data, config: C
 
 
 def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConfig], Any]) -> Any:
-    """Build the model with its initial weights; when resuming, `restore` replaces them later."""
+    """Build the model with its initial weights; a resumed run replaces them by those of its checkpoint later."""
     if resumed:  # not config.model: init may have changed the activation and pixel normalization
         return build(from_dict(ModelConfig, progress_of(resumed)["model"]))
     if config.budget:
@@ -252,20 +252,13 @@ def start_model(config: Config, resumed: Path | None, build: Callable[[ModelConf
     return build(config.model)
 
 
-def headline(
-    config: Config,
-    model: ViViT,
-    data: Data,
-    world: World,
-    resumed: Path | None,
-    step: int,
-    steps: int,
+def describe_start(
+    config: Config, model: ViViT, data: Data, world: World, resumed: Path | None, step: int, steps: int
 ) -> str:
     """Describe the run before its first step: model, devices, videos, start."""
     parameters = sum(p.numel() for p in model.parameters())
     classes = ", ".join(f"{len(names)} {name}" for name, names in config.model.classes.items())
-    share = -(-config.optim.batch_size // world.size)
-    micro = min(config.parallel.micro_batch or share, share)
+    share, micro = divide_batch(config, world.size)
     if resumed:
         doing = f"resuming after step {step} of {steps} ({resumed.name})"
         doing += f"; the weights of init={config.init} are not read again" if config.init else ""

@@ -32,22 +32,22 @@ from .budget import (
     LAST_LAYERS,
     MOST_FEATURES,
     VALIDATION,
-    Clock,
+    Budget,
     estimate,
     fitting_epochs,
-    measure_clip,
     number_of_views,
-    seconds_of,
+    parse_budget,
+    seconds_per_clip,
 )
 from .distributed import World
-from .features import Features, cache_features
+from .feature_cache import Features, cache_features
 from .heads import (
     HEADS,
-    Cached,
+    CrossValidation,
     Head,
+    LabelledFeatures,
     Score,
     Tail,
-    Validation,
     cross_validate,
     fit_head,
     measure_step,
@@ -60,11 +60,11 @@ from .run import check_same_settings
 from .setup import START, Data, check_same_lists, hashes
 
 STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
-LAST = 0.25  # of the layers over space are trained on cached activations
-EPOCHS, CHECKS = 20, 8  # of the last layers: most epochs, and evaluations on the validation videos
-UNEQUAL = 2  # numbers of videos of two classes whose ratio is above this are unequal
+TUNED_LAYERS = 0.25  # the share of the layers over space that is trained on cached activations
+EPOCHS, CHECKS = 20, 8  # when these are trained: most epochs, and how often they are evaluated
+UNEQUAL = 2  # classes are unequal if one has more than this many times the videos of another
 NO_TIME = "left out: the budget has no time for it"
-RATE = 0.1  # learning rate of the last layers times the width
+RATE = 0.1  # the learning rate of the last layers is RATE / embed_dim
 
 Log = Callable[[str], None]
 
@@ -72,9 +72,9 @@ Log = Callable[[str], None]
 def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[Config, float]:
     """Find the best start within the budget, or read what an earlier call found.
 
-    Returns the config of the training and the validation top-1 of the frozen baseline. The weights to start from are in
-    start/ then. Raises ValueError for a model that has no layers over space to freeze,
-    and DataError if no video can be read.
+    Returns the config of the training and the validation top-1 of the frozen baseline, and writes the weights to start
+    from into start/. Raises ValueError for a model without layers over space to freeze, and DataError if no video can
+    be read.
     """
     if config.model.encoder != "factorised_encoder" or config.init is None:
         raise ValueError("budget needs init and model.encoder factorised_encoder, whose layers over space it freezes")
@@ -84,7 +84,7 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
         raise ValueError(f"budget fits heads to an image model, and {config.init} is a video model; use --budget None")
     if found := read_stages(config, videos):
         return found
-    clock = Clock(seconds_of(config.budget or "auto", world.device))
+    budget = Budget(parse_budget(config.budget or "auto", world.device))
     torch.manual_seed(config.seed)
     model = (
         create(config.model, init=config.init, kernel_init=config.kernel_init)
@@ -93,11 +93,11 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
         .eval()
     )
     skipped = skipped_files(Path(config.run))
-    clock.per_clip = world.gather(measure_clip(model, config, videos))[0] / world.size
-    cut = model.config.depth - max(round(LAST * model.config.depth), 1)
-    views = number_of_views(clock, videos)
-    log(estimate(clock, config, videos, views))
-    most = MOST_FEATURES * clock.budget
+    budget.per_clip = world.gather(seconds_per_clip(model, config, videos))[0] / world.size
+    cut = model.config.depth - max(round(TUNED_LAYERS * model.config.depth), 1)
+    views = number_of_views(budget, videos)
+    log(estimate(budget, config, videos, views))
+    most = MOST_FEATURES * budget.seconds
     splits = (
         ("train", videos.train, videos.labels, views, (1 - VALIDATION) * most),
         ("val", videos.val, videos.val_labels, 1, VALIDATION * most),
@@ -119,14 +119,14 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
         for name, samples, labels, count, seconds in splits
     ]
     note_skipped_files(Path(config.run), skipped, world)
-    world.on_main(lambda: fit_stages(model, config, videos, caches, cut, clock, log))
+    world.on_main(lambda: fit_stages(model, config, videos, caches, cut, budget, log))
     found = read_stages(config, videos)
     assert found is not None
     return found
 
 
 def read_stages(config: Config, videos: Data) -> tuple[Config, float] | None:
-    """Return the config with what the stages chose, and their frozen baseline; None before they are done.
+    """Return the config that the stages chose, and the top-1 of the frozen baseline; None before they are done.
 
     Raises ValueError if they were done with other settings or other videos.
     """
@@ -150,24 +150,25 @@ def read_stages(config: Config, videos: Data) -> tuple[Config, float] | None:
 
 
 def fit_stages(
-    model: ViViT, config: Config, videos: Data, caches: Sequence[Features], cut: int, clock: Clock, log: Log
+    model: ViViT, config: Config, videos: Data, caches: Sequence[Features], cut: int, budget: Budget, log: Log
 ) -> None:
     """Choose a head by cross-validation, then train the last layers over space; write start/ and stages.json."""
     views = caches[0].positions.shape[1]
-    train = Cached(caches[0], videos.labels, torch.from_numpy(source_groups(videos.train)), tuple(range(views)))
-    val = Cached(caches[1], videos.val_labels, torch.arange(len(videos.val)), (0,))
+    train = LabelledFeatures(
+        caches[0], videos.labels, torch.from_numpy(source_groups(videos.train)), tuple(range(views))
+    )
+    val = LabelledFeatures(caches[1], videos.val_labels, torch.arange(len(videos.val)), (0,))
     table = StageTable(log, "head, on held-out training videos")
-    chosen = choose_head(model, train, table, clock, mirror=bool(config.augment.flip))
+    chosen = choose_head(model, train, table, budget, mirror=bool(config.augment.flip))
     head, motion, train = chosen.head, chosen.motion, chosen.train
-    everything = torch.ones(len(videos.labels), dtype=torch.bool)
-    fitted = fit_head(model, head, train, everything, motion=motion, setting=chosen.found.setting)
+    fitted = fit_head(model, head, train, motion=motion, setting=chosen.found.setting)
     doubts = write_doubtful(
-        Path(config.run) / DOUBTFUL, videos, chosen.found.logits, fitted.config, train.rows(everything), train.groups
+        Path(config.run) / DOUBTFUL, videos, chosen.found.logits, fitted.config, train.rows(), train.groups
     )
     log(f"{doubts} training videos are confidently taken for another class: {Path(config.run) / DOUBTFUL}")
 
     table.title(f"on the {int(val.features.readable.sum())} validation videos")
-    frozen = fit_head(model, HEADS[0], train, everything, motion=False, setting=chosen.linear.setting)
+    frozen = fit_head(model, HEADS[0], train, motion=False, setting=chosen.linear.setting)
     baseline = score_on(frozen, val)
     table.row("linear", baseline, 0, "the frozen baseline")
     name, on_val = head.name + " + motion" * motion, score_on(fitted, val)
@@ -176,7 +177,7 @@ def fit_stages(
     reason = f"{name}, {accuracy:.1%} where linear has {linear:.1%}, on held-out training videos"
     if train.features.activations is not None and val.features.activations is not None:
         with table.stage(f"{name}, last {model.config.depth - cut} layers") as note:
-            tuned, found = tune_last_layers(fitted, train, val, cut=cut, clock=clock)
+            tuned, found = tune_last_layers(fitted, train, val, cut=cut, budget=budget)
             kept = found.value > on_val.value
             note(found, "kept" if kept else "not better, not kept")
         if kept:
@@ -189,7 +190,7 @@ def fit_stages(
         **hashes(videos),
         "model": to_dict(fitted.config),
         "mirrored": chosen.mirrored,
-        "epochs": fitting_epochs(clock, config, videos),
+        "epochs": fitting_epochs(budget, config, videos),
         "baseline": baseline.joint,
         "stages": table.rows,
     }
@@ -204,16 +205,16 @@ class Chosen:
     head: Head
     motion: bool
     mirrored: bool
-    train: Cached
+    train: LabelledFeatures
     """What to fit it to: with or without mirrored views, classes balanced or as they are."""
-    found: Validation
-    linear: Validation
+    found: CrossValidation
+    linear: CrossValidation
     """The frozen baseline."""
 
 
-def choose_head(model: ViViT, train: Cached, table: StageTable, clock: Clock, *, mirror: bool) -> Chosen:
+def choose_head(model: ViViT, train: LabelledFeatures, table: StageTable, budget: Budget, *, mirror: bool) -> Chosen:
     """Compare the heads by cross-validation, within their share of the budget."""
-    seconds = clock.parts(HEAD_FITS, count=6)
+    seconds = budget.stages(HEAD_FITS, count=6)
     with table.stage("linear") as note:
         linear = cross_validate(model, HEADS[0], train, motion=False, seconds=next(seconds))
         assert linear is not None  # a linear head always has the time for one penalty
@@ -258,7 +259,9 @@ def unequal(labels: Tensor) -> bool:
     return any(count.max() > UNEQUAL * count[count > 0].min() for count in counts)
 
 
-def tune_last_layers(head: ViViT, train: Cached, val: Cached, *, cut: int, clock: Clock) -> tuple[ViViT, Score]:
+def tune_last_layers(
+    head: ViViT, train: LabelledFeatures, val: LabelledFeatures, *, cut: int, budget: Budget
+) -> tuple[ViViT, Score]:
     """Train the layers over space from `cut` on, and the head, on cached activations; return the best of `val`."""
     tuned = copy.deepcopy(head)
     for name, parameter in tuned.named_parameters():
@@ -266,14 +269,13 @@ def tune_last_layers(head: ViViT, train: Cached, val: Cached, *, cut: int, clock
         free = name.startswith(("encoder.temporal.", "encoder.spatial.norm.", "head."))
         parameter.requires_grad_(free or (layer is not None and int(layer[1]) >= cut))
     tail = Tail(tuned, cut)
-    everything = torch.ones(len(train.labels), dtype=torch.bool)
-    seconds, rate = min(clock.share(LAST_LAYERS), 0.8 * clock.left()), RATE / tuned.config.embed_dim
-    per_step = measure_step(tail, train, everything)
-    epoch = max(len(train.rows(everything)) // train.batch(tail), 1)
+    seconds, rate = min(budget.share(LAST_LAYERS), 0.8 * budget.left()), RATE / tuned.config.embed_dim
+    per_step = measure_step(tail, train)
+    epoch = max(len(train.rows()) // train.batch(tail), 1)
     steps = max(min(EPOCHS * epoch, int(seconds / per_step)), 1)
     best, weights = score_on(head, val), {k: v.clone() for k, v in tuned.state_dict().items()}
     with progress_bar("last layers", steps) as update:
-        for step in train_tail(tail, train, everything, steps=steps, rate=rate, layer_decay=0.75):
+        for step in train_tail(tail, train, steps=steps, rate=rate, layer_decay=0.75):
             update(step)
             if step % max(steps // CHECKS, 1) == 0 or step == steps:
                 found = score_on(tuned, val, cut)

@@ -60,7 +60,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     check_same_run(config)
     with locked(Path(config.run), world):
         if config.budget and baseline is None:
-            config, baseline = choose_start(world, config, data, print if world.is_main else lambda line: None)
+            config, baseline = choose_start(world, config, data, world.print)
         training = setup(world, config, data, build, baseline=baseline)
         run, progress = training.run, training.progress
         clips = TrainDataset(
@@ -96,7 +96,7 @@ def train_steps(t: Training, batches: Iterator[Batch], stop: StopRequest) -> Non
         counts = [batch.weights.sum().item(), len(batch.problems), 0] if batch else [0, 0, 1]
         readable, problems, stopping = world.sum(counts)
         if batch is None or stopping:
-            return t.stop(stop.number)
+            t.stop(stop.number)
         if problems:
             skip_unreadable(t, batch)
         lr = learning_rate(
@@ -114,15 +114,14 @@ def train_steps(t: Training, batches: Iterator[Batch], stop: StopRequest) -> Non
         if progress.step % config.log_every == 0 or last:
             values = {"epoch": progress.step / t.epoch_steps, "lr": lr, **t.meter.read()}
             run.log(progress.step, values | {"unreadable": len(progress.unreadable), "skipped": progress.skipped})
-            run.progress(progress.step, values)
-        progress.validation_due = progress.step % t.every(config.eval_every) == 0 or last
+            run.show(progress.step, values)
+        progress.validation_due = progress.step % t.steps_in(config.eval_every) == 0 or last
         if world.sum([bool(stop)])[0]:
-            return t.stop(stop.number)
+            t.stop(stop.number)
         if progress.validation_due:
             validate_and_keep_best(t, stop)
-        if progress.step % t.every(config.save_every) == 0 or last:
+        if progress.step % t.steps_in(config.save_every) == 0 or last:
             t.save(must_succeed=last)
-    return None
 
 
 def next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
@@ -143,7 +142,7 @@ def train_step(t: Training, batch: Batch, lr: float, readable: float) -> tuple[T
     readable clips in this step, over all processes.
     """
     config, world = t.config, t.world
-    sizes = [len(names) for names in config.model.classes.values()]
+    sizes = config.model.class_counts
     for group in t.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     t.optimizer.zero_grad(set_to_none=True)
@@ -177,7 +176,7 @@ def train_step(t: Training, batch: Batch, lr: float, readable: float) -> tuple[T
 
 
 def finish(t: Training) -> None:
-    """Write the final weights of the run, and say where they are."""
+    """Write the final weights of the run, and report where they are."""
     config, world, run, progress = t.config, t.world, t.run, t.progress
     best, weights = run.folder / "best", run.folder / "weights"
     has_best = world.gather(progress.best >= 0 and (best / "model.safetensors").is_file())[0]

@@ -16,7 +16,6 @@ from .cpu_kernels import is_jit_tracing
 from .layers import (
     MAX_BRANCHES,
     AttentionPool,
-    AttentivePool,
     Block,
     TimeSpaceBlock,
     dropout,
@@ -65,8 +64,8 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.norm_after_pool = config.norm_after_pool
         self.pool_blocks = nn.ModuleList([Block(pool_block_config(config)) for _ in range(config.pool_depth)])
-        pools = {"attention": AttentionPool, "attentive": AttentivePool}
-        self.attention_pool = pools[self.pool](config) if self.pool in pools else None
+        has_query = self.pool in ("attention", "attentive")
+        self.attention_pool = AttentionPool(config, has_mlp=self.pool == "attentive") if has_query else None
 
     def forward(self, tokens: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Map (B, …, D) to (B, D), or to (B, n, D) without pooling; dropout and stochastic depth need `seeds` (B,)."""

@@ -244,12 +244,15 @@ class TimeSpaceBlock(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention of one learned query to all tokens, then a norm: (B, n, D) → (B, D).
+    """Attention of one learned query to all tokens: (B, n, D) → (B, D).
 
-    This is the pooling head of VideoPrism. The query is projected and scaled already, and its scores have no cap.
+    Without an MLP, a norm follows: the pooling head of VideoPrism. With one, the tokens are normalised first and the
+    MLP has a residual: the pooling head of SigLIP, and the cross-attention of V-JEPA 2's attentive probe, whose own
+    residual is the bias of `proj` here, since the query is always the same. The query is projected and scaled already,
+    and its scores have no cap.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, *, has_mlp: bool = False):
         super().__init__()
         self.num_heads = config.num_heads
         width = round(config.embed_dim * config.attention_pool_ratio)
@@ -257,15 +260,21 @@ class AttentionPool(nn.Module):
         self.kv = nn.Linear(config.embed_dim, 2 * width)
         self.proj = nn.Linear(width, config.embed_dim)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.norm_kv = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if has_mlp else None
+        self.mlp = Mlp(pool_block_config(config)) if has_mlp else None
         self.unit_length = config.unit_features
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, n, D) → (B, D); it drops nothing
         q, k, v = self.project_qkv(x)
-        pooled = self.norm(self.proj(full_attention(q, k, v).flatten(2)).squeeze(1))
+        pooled = self.proj(full_attention(q, k, v).flatten(2)).squeeze(1)
+        if self.mlp is not None:
+            return pooled + self.mlp(self.norm(pooled))
+        pooled = self.norm(pooled)
         return F.normalize(pooled, dim=1) if self.unit_length else pooled
 
     def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the query (B, 1, a, k), and the keys and values (B, n, a, k) of the tokens."""
+        x = x if self.norm_kv is None else self.norm_kv(x)
         k, v = rearrange(self.kv(x), "B n (two a k) -> two B n a k", two=2, a=self.num_heads)
         q = rearrange(self.query, "1 n (a k) -> 1 n a k", a=self.num_heads).expand(len(x), -1, -1, -1)
         return q, k, v
@@ -278,27 +287,5 @@ class AttentionPool(nn.Module):
 
 
 def pool_block_config(config: ModelConfig) -> ModelConfig:
-    """Return the config of the layers of attentive pooling, whose MLPs may have another width."""
+    """Return the config of the layers and of the MLP of attentive pooling, which may have another width."""
     return replace(config, mlp_ratio=config.pool_mlp_ratio or config.mlp_ratio)
-
-
-class AttentivePool(AttentionPool):
-    """Norm of the tokens, attention of one learned query to them, and an MLP with a residual: (B, n, D) → (B, D).
-
-    This is the cross-attention of V-JEPA 2's attentive probe, whose own residual is the bias of `proj` here, since the
-    query is always the same; and the pooling head of SigLIP.
-    """
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
-        self.norm_kv = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.mlp = Mlp(pool_block_config(config))
-
-    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # (B, n, D) → (B, D); it drops nothing
-        q, k, v = self.project_qkv(x)
-        x = self.proj(full_attention(q, k, v).flatten(2)).squeeze(1)
-        return x + self.mlp(self.norm(x))
-
-    def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the query (B, 1, a, k), and the keys and values (B, n, a, k) of the normed tokens."""
-        return super().project_qkv(self.norm_kv(x))

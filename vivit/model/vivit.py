@@ -16,6 +16,7 @@ from ..config import ModelConfig, Preprocessing, replace
 from .cpu_kernels import is_jit_tracing
 from .encoders import ENCODERS, FactorisedEncoder, Transformer
 from .layers import Attention, AttentionPool, Mlp
+from .modes import copy_sharing_weights
 from .motion import MotionPool
 from .rope import fill_tables
 from .tokenizer import Tokenizer
@@ -108,7 +109,7 @@ class ViViT(nn.Module):
     def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | None = None) -> Self:
         """Change the clip length and the frame size (H, W) in place by interpolating the positions; return the model.
 
-        Raises ValueError for sizes that the tubelets do not divide.
+        Raises ValueError for sizes that the tubelets do not divide, and for a model with wrapped layers (LoRA).
         """
         config = replace(
             self.config,
@@ -116,10 +117,15 @@ class ViViT(nn.Module):
             image_size=tuple(image_size or self.config.image_size),
         )
         trainable = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
-        self.encoder.resize(config.grid)  # type: ignore[operator]
-        with torch.device("meta"):  # the same modules for the new grid, which get this model's tensors
+        encoder = copy_sharing_weights(self.encoder)  # where this fails, the model stays as it is
+        encoder.resize(config.grid)  # type: ignore[operator]
+        state = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("encoder.")}
+        state |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        with torch.device("meta"):  # the same modules for the new grid, which get these tensors
             resized = type(self)(config)
-        resized.load_state_dict(self.state_dict(), assign=True)
+        if others := sorted(state.keys() ^ resized.state_dict().keys()):
+            raise ValueError(f"{others[0]}: a layer has been replaced; resize the model before you replace its layers")
+        resized.load_state_dict(state, assign=True)
         fill_tables(resized, self.head.weight.device)
         for name, parameter in resized.named_parameters():
             parameter.requires_grad_(trainable.get(name, True))

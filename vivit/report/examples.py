@@ -16,7 +16,7 @@ from ..data.dataset import eval_views
 from ..data.sample import Sample
 from ..engine.evaluate import SINGLE_VIEW
 from ..engine.evaluation import Evaluation
-from ..engine.metrics import predicted, split
+from ..engine.metrics import predicted, split_logits
 from ..errors import VideoError
 from ..model.rollout import attention_maps, overlay
 from ..model.vivit import ViViT
@@ -74,7 +74,7 @@ class Example:
 def answers(evaluation: Evaluation) -> list[list[Answer]]:
     """Return the answers to every test video from all its views, one per label set."""
     found: list[list[Answer]] = [[] for _ in evaluation.samples]
-    parts = split(evaluation.multi, evaluation.classes)
+    parts = split_logits(evaluation.multi, evaluation.classes)
     for (label_set, names), logits, labels in zip(evaluation.classes.items(), parts, evaluation.labels.unbind(dim=1)):
         probabilities = logits.softmax(dim=1).amax(dim=1).tolist()
         for row, label, p, i in zip(found, labels.tolist(), probabilities, predicted(logits).tolist()):

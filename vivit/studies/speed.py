@@ -26,7 +26,7 @@ def speed(config: Config, network: str = "", *, clips: int = 4, seconds: float =
     build: Callable[[ModelConfig], Any] = CNN_BASELINES.get(network, ViViT)
     model = build(config.model).to(device)
     video = torch.randint(256, (clips, config.model.num_frames, 3, *config.model.image_size), dtype=torch.uint8)
-    video, sizes = video.to(device), [len(names) for names in config.model.classes.values()]
+    video, sizes = video.to(device), config.model.class_counts
     labels = torch.zeros(clips, len(sizes), dtype=torch.int64, device=device)
 
     def train_step() -> None:

@@ -100,7 +100,7 @@ def add_dimensions(mapped: dict[str, MappedTensor]) -> None:
 
 
 def fold_pool(mapped: dict[str, MappedTensor]) -> None:
-    """Write the pooling head of SigLIP as AttentivePool has it, in place.
+    """Write the pooling head of SigLIP as AttentionPool has it, in place.
 
     The projected probe is a parameter. The norm of the encoder becomes that of the pooling, and the encoder's own keeps
     mean 0 and variance 1, which the second norm does not change.

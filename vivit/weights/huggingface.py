@@ -122,6 +122,11 @@ PROCESSOR_PIXELS |= dict.fromkeys(("ViT", "DeiT", "Siglip", "VideoMAE", "Vivit")
 CROPPING = ("CLIP", "Bit", "DeiT", "VideoMAE", "Vivit", "VJEPA2")  # processors that crop unless they say otherwise
 
 
+def is_huggingface(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether the names are those of a vision transformer of transformers."""
+    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors)
+
+
 def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
     """Turn a state dict of ViViT, ViT, DeiT or DINOv2 with its JSON files into a Checkpoint. Raises ValueError."""
     theirs = configs.get("config.json", {})

@@ -57,6 +57,11 @@ TANH_GELU = r"(patch32|giantopt_patch16|so400m_patch16)_siglip_gap|large_patch16
 ACTIVATIONS = {"gelu": "gelu", "gelu_erf": "gelu", "gelu_tanh": "gelu_tanh"}  # of timm's model_args
 
 
+def is_image_vit(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether the names are those of timm's vision transformers."""
+    return "patch_embed.proj.weight" in tensors
+
+
 def parse_image_vit(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
     """Turn a state dict with timm's names into a Checkpoint. Raises ValueError for a tensor that no plain ViT has."""
     mapped, ignored = map_names(tensors, RULES, IGNORED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,21 @@ IMAGE_ARCHITECTURE = ("embed_dim", "depth", "num_heads", "mlp_ratio")
 IMAGE_TOKENS = ("pool", "pool_mlp_ratio", "positions", "num_registers", "norm_pre")
 MAX_INIT_SIDE = 224  # pixels; positions of larger images are interpolated
 
+Tensors = dict[str, Tensor]
+JsonFiles = Mapping[str, Mapping[str, Any]]
+# The first row whose test accepts the tensors of a file reads them, from (path, tensors, JSON files).
+READERS: tuple[tuple[Callable[[Tensors], bool], Callable[[str, Tensors, JsonFiles], Checkpoint]], ...] = (
+    (scenic.is_jax, lambda path, tensors, _: scenic.parse_scenic(path, tensors)),
+    (videoprism.is_videoprism, videoprism.parse_videoprism),
+    (vjepa2.is_huggingface, vjepa2.parse_huggingface),
+    (vjepa2.is_original, lambda path, tensors, _: vjepa2.parse_original(path, tensors)),
+    (dinov3.is_huggingface, dinov3.parse_huggingface),
+    (clip.is_tower, clip.parse_tower),
+    (dinov3.is_original, lambda path, tensors, _: dinov3.parse_original(path, tensors)),
+    (video_mae.is_video_mae, video_mae.parse_video_mae),
+    (huggingface.is_huggingface, huggingface.parse_huggingface),
+    (image_vit.is_image_vit, image_vit.parse_image_vit),
+)
 
 Classes = Mapping[str, Sequence[str]] | Sequence[str] | int
 
@@ -186,29 +201,12 @@ def load_checkpoint(source: str | os.PathLike) -> Checkpoint:
         return checkpoint
 
 
-def _parse(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
+def _parse(path: str, tensors: Tensors, configs: JsonFiles) -> Checkpoint:
     if configs.get("config.json", {}).get("format") == FORMAT:
         return _parse_own(path, tensors, configs["config.json"])
-    if scenic.find_prefix(tensors) is not None:
-        return scenic.parse_scenic(path, tensors)
-    if videoprism.is_videoprism(tensors):
-        return videoprism.parse_videoprism(path, tensors, configs)
-    if vjepa2.is_huggingface(tensors):
-        return vjepa2.parse_huggingface(path, tensors, configs)
-    if vjepa2.is_original(tensors):
-        return vjepa2.parse_original(path, tensors)
-    if dinov3.is_huggingface(tensors):
-        return dinov3.parse_huggingface(path, tensors, configs)
-    if clip.is_tower(tensors):
-        return clip.parse_tower(path, tensors, configs)
-    if dinov3.is_original(tensors):
-        return dinov3.parse_original(path, tensors)
-    if video_mae.is_original(tensors) or any(name.startswith("videomae.") for name in tensors):
-        return video_mae.parse_video_mae(path, tensors, configs)
-    if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
-        return huggingface.parse_huggingface(path, tensors, configs)
-    if "patch_embed.proj.weight" in tensors:
-        return image_vit.parse_image_vit(path, tensors, configs)
+    for matches, read in READERS:
+        if matches(tensors):
+            return read(path, tensors, configs)
     if "tokenizer.proj.weight" in tensors:
         raise WeightsError(f"{path}: our own weights without their config.json; keep the two in one folder")
     raise WeightsError(

@@ -170,6 +170,11 @@ def find_prefix(names: Mapping[str, Any]) -> str | None:
     return next((r for r in PREFIXES if f"{r}embedding/kernel" in names), None)
 
 
+def is_jax(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether the names are those of scenic, the original ViT or big_vision."""
+    return find_prefix(tensors) is not None
+
+
 def parse_scenic(path: str, raw: dict[str, Tensor]) -> Checkpoint:
     """Turn official parameters into a Checkpoint. Empties `raw`, so that no tensor is in memory twice.
 

@@ -50,6 +50,11 @@ def is_original(tensors: Mapping[str, Tensor]) -> bool:
     return any(kernel.ndim == 5 for kernel in kernels)
 
 
+def is_video_mae(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether the names are those of VideoMAE, of transformers or original."""
+    return is_original(tensors) or any(name.startswith("videomae.") for name in tensors)
+
+
 def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
     """Turn a state dict of VideoMAE, or of a video ViT with its names, into a Checkpoint. Raises ValueError."""
     if not is_original(tensors):

@@ -107,7 +107,7 @@ def finish(jepa: Checkpoint) -> Checkpoint:
 
 
 def fold_probe(mapped: dict[str, MappedTensor]) -> None:
-    """Write the cross-attention of the probe as AttentivePool has it, in place.
+    """Write the cross-attention of the probe as AttentionPool has it, in place.
 
     The projected query is a parameter. There is no projection after the attention: its weight is the identity, and its
     bias is the query before its projection, which the probe adds as the residual.

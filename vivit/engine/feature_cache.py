@@ -38,11 +38,11 @@ from .distributed import World
 from .progress import progress_bar
 
 FOLDER = "features"
-VERSION = 1  # of the cached numbers; another one makes all caches new
+VERSION = 1  # of the cached numbers; a cache of another version is not used
 READ, UNREADABLE, NO_TIME = 1, 2, 3  # in the array `done`
-FEWEST = 16  # videos that each process reads, however little time there is
+FEWEST = 16  # videos that each process reads even after its time is over
 Shapes = dict[str, tuple[tuple[int, ...], str]]
-MOST_BYTES = 4 * 2**30  # of activations; more are not cached
+MOST_BYTES = 4 * 2**30  # larger activations are not cached
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,14 @@ def cache_features(
     skipped: dict[str, str] | None = None,
     seconds: float = math.inf,
 ) -> Features:
-    """Compute or reuse the features of `views` views of every sample; the layers over space from `cut` on come later.
+    """Compute or reuse the features of `views` views of every sample.
+
+    The activations are those before block `cut` over space, because the blocks from there on are trained later.
 
     labels (N, L). The cache is `name` in the run's folder features/. Each of several processes computes its share of
-    the videos; the folder must be shared. `views` counts if the cache is new. After `seconds` no further video is
-    begun, but FEWEST are read; the order is random, so that no class is left out. Raises DataError if no video can be
-    read or too many cannot, and OSError if there is no room.
+    the videos; the folder must be shared. A cache that exists keeps its number of views. After `seconds` no further
+    video is begun, except for the first FEWEST; the order is random, so that no class is left out. Raises DataError if
+    no video can be read or too many cannot, and OSError if there is no room.
     """
     assert isinstance(model.encoder, FactorisedEncoder)
     key = cache_key(model, samples, labels, config, cut)
