@@ -101,6 +101,8 @@ class ModelConfig:
     """pool attentive only: width of the hidden layer of its MLPs, as a multiple of embed_dim. None: as mlp_ratio."""
     norm_after_pool: bool = False
     """pool mean only: normalize the mean of the tokens instead of every token (fc_norm of VideoMAE)."""
+    pool_norm_eps: float | None = None
+    """norm_after_pool only: epsilon of that norm. None: norm_eps."""
     attn_logit_cap: float | None = None
     """Soft cap c of the attention scores, c · tanh(score / c); None: no cap."""
     interpolation: Literal["bicubic", "linear"] = "bicubic"
@@ -124,7 +126,7 @@ class ModelConfig:
             one_of(self, "encoder")
         one_of(self, "tokenizer", "pool", "attention_order", "activation", "positions", "interpolation")
         positive(self, "num_frames", "embed_dim", "depth", "num_heads", "mlp_ratio", "sampled_frames")
-        positive(self, "attn_logit_cap", "attention_pool_ratio")
+        positive(self, "attn_logit_cap", "attention_pool_ratio", "pool_norm_eps")
         check(min(*self.tubelet_size, *self.image_size) > 0, "tubelet_size and image_size take sizes above 0")
         for name, labels in self.classes.items():
             repeated = [label for label, times in Counter(labels).items() if times > 1]
@@ -159,6 +161,7 @@ class ModelConfig:
             self.pool == "mean" or not self.norm_after_pool,
             "norm_after_pool changes nothing with a class token; it belongs to pool='mean'",
         )
+        check(self.pool_norm_eps is None or self.norm_after_pool, "pool_norm_eps belongs to norm_after_pool")
         if self.tokenizer == "uniform_frames":
             check(
                 self.sampled_frames is not None and self.sampled_frames <= self.num_frames,

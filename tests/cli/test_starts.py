@@ -1,10 +1,14 @@
 """`vivit starts`."""
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from vivit.cli import starts
 from vivit.engine.measure import ClipCost
 from vivit.weights.starts import STARTS
+
+from ..engine.tiny import write_table
 
 
 def test_the_table_has_all_starts_and_fits_a_terminal(capsys):
@@ -34,11 +38,27 @@ def test_an_unknown_name_is_refused_with_a_suggestion():
 
 
 def test_measuring_lists_seconds_and_memory_and_what_does_not_fit(capsys, monkeypatch):
-    costs = {"vit-base": ClipCost(0.25, 3 * 2**28), "vjepa2-giant": None}
-    by_depth = {STARTS[name].model["depth"]: cost for name, cost in costs.items()}
-    monkeypatch.setattr("vivit.engine.measure.measure_clip", lambda fields, device: by_depth[fields["depth"]])
-    starts.run(["vit-base", "vjepa2-giant", "videoprism-base", "--measure"])
+    costs = {"vit-base": ClipCost(0.25, 3 * 2**28), "vjepa2-giant": None, "videoprism-base": ClipCost(2, 2**30)}
+    asked = [STARTS[name].model for name in costs]
+    measure = lambda fields, device: [*costs.values()][asked.index(fields)]  # noqa: E731
+    monkeypatch.setattr("vivit.engine.measure.measure_clip", measure)
+    starts.run([*costs, "--measure"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["vit-base", "16", "224", "0.25", "768.0", "MiB"]
     assert lines[2].endswith("too little memory")
-    assert lines[3].endswith("its config is in its files")
+    assert lines[3].split() == ["videoprism-base", "16", "288", "2", "1.00", "GiB"]
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "videoprism-probe"])
+def test_training_from_a_short_name_without_network_says_which_files_to_bring(recipe, vivit, monkeypatch, tmp_path):
+    def unreachable(*args, **kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    table = write_table(tmp_path, label_sets=1)
+    code, _, err = vivit("train", recipe, "--data.root", table, "--init", "videoprism-base", "--run", tmp_path / "run")
+    assert code
+    assert "the official .npz alone of google/videoprism-base-f16r288; bring them in one folder" in " ".join(
+        err.split()
+    )
+    assert not (tmp_path / "run").exists()

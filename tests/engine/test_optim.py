@@ -90,19 +90,34 @@ LAYERS = {
         "encoder.temporal.": 1,
         "head.": 1,
     },
+    "VideoPrism": {  # whose layers over time are pretrained
+        "tokenizer.": 1 / 32,
+        "encoder.spatial.pos_embed": 1 / 32,
+        "encoder.spatial.blocks.0.": 1 / 16,
+        "encoder.spatial.blocks.1.": 1 / 8,
+        "encoder.spatial.norm.": 1 / 8,
+        "encoder.temporal.pos_embed": 1 / 8,
+        "encoder.temporal.blocks.0.": 1 / 4,
+        "encoder.temporal.norm.": 1 / 4,
+        "encoder.temporal.joint.0.": 1 / 2,
+        "encoder.temporal.attention_pool.": 1,
+        "head.": 1,
+    },
 }
+PRISM = {"pool": "mean", "pool_space": False, "joint_depth": 1, "attention_pool": True, "temporal_depth": 1}
+CHANGES = {"VideoPrism": PRISM | {"encoder": "factorised_encoder"}}
 
 
 @pytest.mark.parametrize("encoder", LAYERS)
 def test_layers_learn_the_slower_the_deeper_they_lie(encoder):
-    model = ViViT(replace(MODEL, encoder=encoder, depth=2, temporal_depth=2))
+    model = ViViT(replace(MODEL, depth=2, **CHANGES.get(encoder, {"encoder": encoder, "temporal_depth": 2})))
     optimizer = build_optimizer(model, OptimConfig(layer_decay=0.5, weight_decay=0.1))
     scales = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, p in model.named_parameters():
         (expected,) = (scale for prefix, scale in LAYERS[encoder].items() if name.startswith(prefix))
         assert scales[id(p)] == expected, name
-        kernel = name.endswith(("proj.weight", "qkv.weight", "fc1.weight", "fc2.weight", "head.weight"))
+        kernel = name.endswith(("proj.weight", "kv.weight", "fc1.weight", "fc2.weight", "head.weight"))
         assert decays[id(p)] == (0.1 if kernel else 0), name
 
 

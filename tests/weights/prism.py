@@ -1,10 +1,12 @@
 """VideoPrism models of transformers with random weights, in transformers' format and in that of the official release.
 
-    python -m tests.weights.prism [narrow] [B] [L]
+    python -m tests.weights.prism [narrow] [B] [L] [vision] [video-text] [classification]
 
-prints the table of differences in docs/guides/weights.md; the models of the released shapes take some minutes.
+prints the table of differences in docs/guides/weights.md, of all shapes and models or of the named ones. Those of the
+released shapes take a minute and up to 8 GiB of memory each.
 """
 
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -187,20 +189,19 @@ def difference(theirs, ours, video):
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
-def main(shapes):
-    """Print the table: a row a model, shape, format and input."""
+def main(asked):
+    """Print the table: a row a model, shape, format and input. `asked` are names of shapes and of models, none: all."""
+    shapes, kinds = ([name for name in names if name in asked] or names for names in (SHAPES, KINDS))
     print("| model | shape | format | input | relative difference |\n|---|---|---|---|---|")
-    for shape, changes in ((shape, SHAPES[shape]) for shape in shapes):
-        for kind in KINDS if shape != "L" else ("vision",):
-            theirs = their_model(kind, **changes)
-            c, patch = theirs.config, theirs.config.tubelet_size[1]
-            for format in FORMATS:
-                with tempfile.TemporaryDirectory() as folder:
-                    ours = vivit.from_pretrained(save(theirs, folder, format))
-                halved = c.num_frames // 2, c.image_size // 2 // patch * patch
-                for frames, side in (
-                    [halved] if shape == "L" or format != FORMATS[0] else [(c.num_frames, c.image_size), halved]
-                ):
+    for shape, kind in itertools.product(shapes, kinds):
+        theirs = their_model(kind, **SHAPES[shape])
+        c, patch = theirs.config, theirs.config.tubelet_size[1]
+        own, halved = (c.num_frames, c.image_size), (c.num_frames // 2, c.image_size // 2 // patch * patch)
+        for format in FORMATS:
+            sizes = [own, halved] if shape == "narrow" and format == FORMATS[0] else [halved]  # for time
+            with tempfile.TemporaryDirectory() as folder:
+                ours = vivit.from_pretrained(save(theirs, folder, format))
+                for frames, side in sizes:
                     ours.resize(num_frames=frames, image_size=(side, side))
                     video = torch.rand(1, frames, 3, side, side, generator=torch.Generator().manual_seed(0))
                     found = difference(theirs, ours, video)
@@ -208,4 +209,4 @@ def main(shapes):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or SHAPES)
+    main(sys.argv[1:])

@@ -65,6 +65,21 @@ def test_model_2_averages_its_features_of_the_frames_of_any_video(kind, tmp_path
         assert relative(back.features(video), expected) < TOLERANCE
 
 
+def test_norming_twice_before_the_pooling_head_changes_nothing_in_tokens_of_ordinary_size(tmp_path):
+    """Factor 1 + eps / 2 · (1 / variance - 1) of a token, as docs/guides/weights.md says."""
+    theirs = their_tower("Siglip")
+    theirs.save_pretrained(tmp_path)
+    ours = vivit.from_pretrained(tmp_path)
+    x = torch.nn.functional.layer_norm(torch.randn(2, 16, 48), (48,), eps=0)  # variance 1
+    with torch.no_grad():
+        apart = [
+            relative(ours.encoder.pool_and_norm(x * v**0.5), theirs.head(theirs.post_layernorm(x * v**0.5)))
+            for v in (0.05, 1, 100, 1e-4)
+        ]
+    assert max(apart[:3]) < TOLERANCE
+    assert 1e-4 < apart[3] < 1e-2  # so the test would see it
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("encoder", ["spatiotemporal", "factorised_self_attention", "factorised_dot_product"])
 def test_it_starts_models_that_pool_the_mean(kind, encoder, tmp_path):

@@ -10,15 +10,14 @@ from vivit.weights import formats
 from vivit.weights.starts import STARTS, hub_id
 
 
-@pytest.mark.parametrize("name", [name for name, start in STARTS.items() if start.model])
+@pytest.mark.parametrize("name", STARTS)
 def test_sizes_and_operations_are_those_of_the_model(name):
     start = STARTS[name]
-    size = (start.clip[1], start.clip[1])
-    config = replace(ModelConfig(), **{"image_size": size} | start.model)
+    config = replace(ModelConfig(), **start.model)
     total = count_cost(config)[-1]
     assert total.parameters / 1e6 == pytest.approx(start.parameters, abs=0.06)
     assert total.multiply_adds / 1e9 == pytest.approx(start.multiply_adds, abs=0.6)
-    assert (config.num_frames, config.image_size) == (start.clip[0], size)
+    assert start.is_image == (config.encoder == "factorised_encoder" and config.pool_space)
 
 
 def test_every_number_has_a_source_and_every_start_a_hub_id():
@@ -47,7 +46,16 @@ def test_a_name_with_a_typing_error_gets_a_suggestion():
         vivit.from_pretrained("dinov3-bas")
 
 
-def test_without_the_hub_the_error_names_the_files_to_bring(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("dinov3-base", "model.safetensors, config.json and preprocessor_config.json of facebook/dinov3-vitb16"),
+        ("vjepa2-large", "model.safetensors, config.json and video_preprocessor_config.json of facebook/vjepa2-vitl"),
+        ("videoprism-base", "model.safetensors and config.json, or the official .npz alone of google/videoprism-base"),
+        ("some/model", "model.safetensors, config.json and preprocessor_config.json of some/model"),
+    ],
+)
+def test_without_the_hub_the_error_names_the_files_to_bring(name, files, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -55,8 +63,8 @@ def test_without_the_hub_the_error_names_the_files_to_bring(monkeypatch):
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"model.safetensors .* of facebook/dinov3-vitb16.* in one folder"):
-        vivit.from_pretrained("dinov3-base")
+    with pytest.raises(FileNotFoundError, match=f"cannot be reached .*get {files}.* in one folder"):
+        vivit.from_pretrained(name)
 
 
 @pytest.mark.slow

@@ -170,8 +170,18 @@ def test_verify_compares_the_logits_of_a_clip_of_ones_with_the_published_ones(tm
         release, embed_dim=64, num_classes=3, first=1, values=tuple(published.tolist()), atol=1e-5
     )
     monkeypatch.setattr(verify, "RELEASES", (tiny,))
-    assert "Logits: equal. Logits from class 1 on" in verify.verify(tmp_path)
+    said = verify.verify(tmp_path)
+    assert "Logits: equal. Logits from class 1 on of a clip whose pixels are all 1: [" in said
+    assert "frame_stride 4, as in its evaluation on Kinetics; the file does not say" in said
     wrong = dataclasses.replace(tiny, values=(1.0, 2.0))
     monkeypatch.setattr(verify, "RELEASES", (wrong,))
     with pytest.raises(ValueError, match="logits from class 1 on .* published .* allowed is 1e-05"):
         verify.verify(tmp_path)
+
+
+def test_verify_says_that_there_is_nothing_to_compare_an_encoder_with(tmp_path, monkeypatch):
+    randomise(transformers.VJEPA2Model(VJEPA2Config(**SMALL))).save_pretrained(tmp_path)
+    monkeypatch.setattr(verify, "RELEASES", (verify.jepa_encoder("tiny", 64, "50 % top-1"),))
+    said = verify.verify(tmp_path)
+    assert "The shape of V-JEPA 2 ViT-tiny; published: 50 % top-1" in said
+    assert said.endswith("Features: not checked, none of a clip are published for this checkpoint.")

@@ -66,9 +66,8 @@ def details(name: str) -> str:
             f"  licence    {start.licence or 'see its page on the hub'}",
             f"  published  {', '.join(results) or 'no published number'}{f' ({start.source})' if results else ''}",
             f"  online     vivit train finetune --data.root my_videos --init {name}",
-            "  offline    bring model.safetensors, config.json and preprocessor_config.json (or",
-            f"             video_preprocessor_config.json) of {start.hub} in one folder,",
-            "             and give the folder to --init",
+            f"  offline    bring {start.files}",
+            "             in one folder, and give the folder to --init",
         ]
     )
 
@@ -85,14 +84,12 @@ def measured(names: tuple[str, ...], device: str) -> str:
     from ..engine.progress import progress_bar
 
     rows, done = [["start", "frames", "pixels", "seconds a clip", "memory"]], 0
-    with progress_bar("measuring", total=sum(STARTS[name].multiply_adds or 0 for name in names)) as update:
+    with progress_bar("measuring", total=sum(STARTS[name].multiply_adds for name in names)) as update:
         for name in names:
             start = STARTS[name]
-            size = (start.clip[1], start.clip[1])
-            cost = measure_clip({"image_size": size} | start.model, device) if start.model else None
-            why = "too little memory" if start.model else "not measured: its config is in its files"
-            values = [f"{cost.seconds:.3g}", format_size(cost.bytes)] if cost else [why]
+            cost = measure_clip(start.model, device)
+            values = [f"{cost.seconds:.3g}", format_size(cost.bytes)] if cost else ["too little memory"]
             rows.append([name, *map(str, start.clip), *values])
-            done += start.multiply_adds or 0
+            done += start.multiply_adds
             update(done)
     return format_table(rows, align="<>>>>")

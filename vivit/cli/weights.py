@@ -73,7 +73,7 @@ class Verify:
     """Compare a released checkpoint with the numbers that were published about it."""
 
     source: Positional[str]
-    """One of the official checkpoints, google/vivit-b-16x2-kinetics400, or a VideoPrism."""
+    """One of the official checkpoints, google/vivit-b-16x2-kinetics400, a VideoPrism or a V-JEPA 2."""
     clip: Positional[str | None] = None
     """eating_spaghetti_32_frames.npy, uint8 frames (T, H, W, 3), to compare the first logits; for a VideoPrism float
     frames of water_bottle_drumming.mp4."""

@@ -259,6 +259,7 @@ def cache_key(model: ViViT, samples: Sequence[Sample], labels: Tensor, config: C
         c.num_registers,
         c.norm_pre,
         c.norm_after_pool,
+        c.pool_norm_eps,
         c.attn_logit_cap,
         c.pool_mlp_ratio,
     ]

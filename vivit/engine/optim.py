@@ -38,10 +38,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     """SGD with momentum, or AdamW, fused where the device has it.
 
     Norms, biases, positions, class and register tokens are not decayed. Every group has an `lr_scale`: with
-    `layer_decay` d, a layer l of L learns at d^(L − l) of the rate, the head and Model 2's layers over time at the full
-    one.
+    `layer_decay` d, a layer l of L learns at d^(L − l) of the rate, the head and what is new (see `layer_numbers`) at
+    the full one.
     """
-    layers = layer_numbers([name for name, _ in model.named_parameters()])
+    new_time = getattr(getattr(model, "config", None), "pool_space", True)
+    layers = layer_numbers([name for name, _ in model.named_parameters()], new_time=new_time)
     top = max(layers.values())
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -63,20 +64,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     return torch.optim.AdamW(settings, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
 
 
-def layer_numbers(names: list[str]) -> dict[str, int]:
+NEW = ("encoder.temporal.attention_pool.", "encoder.attention_pool.", "encoder.pool_blocks.", "motion.", "head.")
+
+
+def layer_numbers(names: list[str], *, new_time: bool = True) -> dict[str, int]:
     """Return the depth of each parameter, from names in the order of the forward pass.
 
     0 for tokens, positions and class tokens before the first block, n for the n-th block and what follows it, one more
-    for the head. Model 2's layers over time count as the head: an image model has no counterpart of them, so there is
-    nothing that a low rate would protect.
+    for the head and for pooling by attention. With `new_time`, Model 2's layers over time count as the head: an image
+    model has no counterpart of them, so there is nothing that a low rate would protect. VideoPrism's
+    (`pool_space=False`) are pretrained and count on from those over space. So would be those of another video model,
+    but the config of a run, which must give the same numbers when it is resumed, does not say where it started.
     """
     numbers: dict[str, int] = {}
     blocks: list[str] = []
     for name in names:
-        new = name.startswith(
-            ("encoder.temporal.", "encoder.attention_pool.", "encoder.pool_blocks.", "motion.", "head.")
-        )
-        if not new and (match := re.match(r"(.*blocks\.\d+)\.", name)) and match[1] not in blocks:
+        new = name.startswith((*NEW, "encoder.temporal.") if new_time else NEW)
+        if not new and (match := re.match(r"(.*(?:blocks|joint)\.\d+)\.", name)) and match[1] not in blocks:
             blocks.append(match[1])
         numbers[name] = len(blocks) + new
     return numbers

@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         self.norm_pre = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.norm_pre else None
         self.dropout = config.dropout
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.pool_norm_eps or config.norm_eps)
         self.norm_after_pool = config.norm_after_pool
         self.pool_blocks = nn.ModuleList([Block(pool_block_config(config)) for _ in range(config.pool_depth)])
         has_query = self.pool in ("attention", "attentive")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .assemble import Checkpoint, MappedTensor, join_sources, map_names
+from .config_fields import AROUND, check_fields
 from .huggingface import DEFAULTS, SIZES, check_config, json_object, read_configs
 from .image_vit import finish_image, parse_size
 
@@ -64,7 +65,10 @@ def parse_tower(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Map
         raise ValueError(f"a tower of CLIP or SigLIP needs its config.json of a {', '.join(KINDS)}; it {found}{naflex}")
     mapped, ignored = map_names(tensors, RULES, IGNORED)
     tower = Checkpoint(path, f"Hugging Face {KINDS[kind]}", mapped, ignored)
-    vision = theirs if kind.endswith("vision_model") else json_object(theirs, "vision_config")
+    vision = theirs
+    if not kind.endswith("vision_model"):
+        check_fields(theirs, AROUND)
+        vision = json_object(theirs, "vision_config")
     if kind == "clip" and theirs.get("vision_config_dict") is not None:  # in transformers, it overrides
         vision = {**vision, **DEFAULTS["clip"], **SIZES["clip"], **json_object(theirs, "vision_config_dict")}
     vision = {"model_type": kind, **vision}

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..config import suggestion
 from ..errors import WeightsError
 from . import scenic
-from .starts import STARTS, hub_id
+from .starts import STARTS, files_of, hub_id
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -261,10 +261,6 @@ def _download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    bring = (
-        "Bring the files yourself: model.safetensors (or pytorch_model.bin) with config.json and "
-        f"preprocessor_config.json (or video_preprocessor_config.json) of {repo} in one folder, and pass the folder"
-    )
     try:
         patterns = ["*.json", "*.model"]
         folder = Path(snapshot_download(repo, allow_patterns=[*patterns, "*.safetensors"]))
@@ -278,5 +274,6 @@ def _download(repo: str) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
-            f"{repo}: not a local path, and the hub cannot be reached ({error}). {bring}"
+            f"{repo}: not a local path, and the hub cannot be reached ({first_line(error)}). On a machine that reaches "
+            f"it, get {files_of(repo)} of {repo}; bring them in one folder, and pass the folder"
         ) from error

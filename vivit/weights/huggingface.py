@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from .assemble import Checkpoint, MappedTensor, count_blocks, fuse_qkv, map_names
+from .config_fields import READ, UNUSED, check_fields, check_shapes
 from .image_vit import CLIP_PIXELS, HALF, IMAGENET, finish_image, json_object, parse_size, parse_triple
 
 MODEL = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|vivit)\.)?"
@@ -196,11 +197,14 @@ def read_configs(path: str, kind: str, configs: Mapping[str, Mapping[str, Any]])
 
 
 def check_config(kind: str, theirs: Mapping[str, Any], mapped: Mapping[str, MappedTensor]) -> None:
-    """Check that the file holds the tensors that a model of `kind` with this config.json has, and no others.
+    """Check that the file holds the tensors that a model of `kind` with this config.json has, and no others; and that
+    every field of config.json is known.
 
     Names are ours, before LayerScale is folded and tokens are sorted. transformers initialises what is missing and
     leaves out what it does not expect: another model. Raises ValueError.
     """
+    check_fields(theirs, READ[kind] | UNUSED[kind])
+    check_shapes(theirs, mapped)
     said = SIZES[kind] | dict(theirs) if theirs else {}
     counts = {"num_hidden_layers": count_blocks(mapped, "encoder.")}
     if kind == "vjepa2" and any(name.startswith("encoder.attention_pool.") for name in mapped):

@@ -303,7 +303,7 @@ def _inherit_settings(
     checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig, overrides: Mapping[str, Any]
 ) -> ModelConfig:
     """Return `config` with the settings that belong to the weights, except those in `overrides`."""
-    names = ["activation", "norm_eps"] + ["norm_after_pool"] * (config.pool == "mean")
+    names = ["activation", "norm_eps"] + ["norm_after_pool", "pool_norm_eps"] * (config.pool == "mean")
     if not checkpoint.is_image:
         names.append("interpolation")
     else:

@@ -17,6 +17,7 @@ from ..model.text import TextConfig, TextTower
 from ..model.vivit import ViViT
 from . import formats
 from .assemble import MappedTensor, apply_rules, fuse_qkv, is_finite, map_names
+from .config_fields import check_fields
 from .huggingface import json_object
 from .load import from_pretrained, weights_errors
 from .videoprism import (
@@ -24,7 +25,6 @@ from .videoprism import (
     FLAX_LEAF,
     LAYERS,
     LEAF,
-    NEUTRAL,
     check_biases,
     count_layers,
     flax_leaf,
@@ -68,7 +68,6 @@ DEFAULTS: dict[str, Any] = {  # of transformers
     "qkv_bias": True,
     "attn_logit_softcapping": 50.0,
 }
-TOKENS = {"pad_token_id", "bos_token_id", "eos_token_id"}  # the tokenizer has them
 TEMPERATURE = 0.01  # of the authors' demo
 TEMPLATE = "a video of {}"  # of the authors' demo
 EXTRA = "pip install 'vivit[text]'"
@@ -139,8 +138,7 @@ def read_config(mapped: Mapping[str, MappedTensor], config: Mapping[str, Any] | 
     theirs = json_object(config or {}, "text_config")
     if config is None:
         raise ValueError("no config.json next to the weights; the text tower needs it")
-    if unknown := sorted(set(theirs) - set(DEFAULTS) - NEUTRAL - TOKENS):
-        raise ValueError(f"config.json: text_config has {', '.join(unknown)}, which this release does not know")
+    check_fields(theirs, DEFAULTS.keys(), "text_config of config.json")
     values = DEFAULTS | dict(theirs)
     if values["hidden_act"] != "relu":
         raise ValueError(f"config.json: hidden_act of the text tower is {values['hidden_act']!r}; it is 'relu'")

@@ -5,7 +5,8 @@
 The shapes of ViViT's five released checkpoints are known. For one of them, ViViT-B/16x2 on Kinetics-400, the first
 logits on the clip `eating_spaghetti_32_frames.npy` are published. So are three logits of V-JEPA 2's ViT-L with a probe
 on Something-Something v2, on a clip whose pixels are all 1: by transformers, in tests/models/vjepa2. For the others,
-the text says what was checked and how to measure their accuracy.
+the text says what was checked and how to measure their accuracy. For V-JEPA 2's encoders transformers has features of
+an image, which is not in its package.
 
 For VideoPrism's vision models features of the first tokens, and for its video-text models of the pooled features, are
 in transformers' conversion script and integration test (convert_videoprism_weights_to_hf.py and
@@ -51,6 +52,13 @@ class Release:
     positions: str = "learned"
     clip: str = "the clip eating_spaghetti_32_frames.npy"
     """What the values are of; "ones": a clip whose pixels are all 1, which the user need not have."""
+
+
+def jepa_encoder(size: str, embed_dim: int, accuracy: str) -> Release:
+    """Return the row of a V-JEPA 2 encoder without a probe."""
+    return Release(
+        f"V-JEPA 2 ViT-{size}", "spatiotemporal", embed_dim, None, 0, accuracy, kind="features", positions="rope_3d"
+    )
 
 
 DRUMMING = "{num_frames} frames of water_bottle_drumming.mp4 (vivit/weights/verify.py says how)"
@@ -145,6 +153,9 @@ RELEASES = (
         positions="rope_3d",
         clip="ones",
     ),
+    jepa_encoder("L", 1024, "73.7 % top-1 on Something-Something v2, with a probe"),
+    jepa_encoder("H", 1280, "no accuracy known here"),
+    jepa_encoder("g", 1408, "77.3 % top-1 on Something-Something v2, with a probe and at 384 pixels"),
 )
 
 
@@ -158,14 +169,15 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
     options: dict[str, Any] = overrides if knows_size else {"image_size": (224, 224)} | overrides
     model = from_pretrained(source, **options).eval()
     assert model.load_report is not None
-    lines = [model.load_report.summary]
+    lines = [model.load_report.summary, *(f"  {note}" for note in model.load_report.notes)]
     release = find_release(model.config)
     if release is None:
-        return "\n".join([*lines, f"Not one of the released checkpoints: {', '.join(r.name for r in RELEASES)}."])
+        known = ", ".join(r.name for r in RELEASES)
+        return "\n".join([*lines, f"Nothing to compare: its shape is none of those that verify knows: {known}."])
     lines.append(f"The shape of {release.name}; published: {release.accuracy} (vivit eval measures it).")
     what = release.kind.capitalize()
     if not release.values:
-        return "\n".join([*lines, f"{what}: not checked, none are published for this checkpoint."])
+        return "\n".join([*lines, f"{what}: not checked, none of a clip are published for this checkpoint."])
     if clip is None and release.clip != "ones":
         wanted = release.clip.format(num_frames=model.config.num_frames)
         return "\n".join([*lines, f"{what}: not checked; give {wanted} to compare them."])
@@ -180,7 +192,8 @@ def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **o
     if not error <= release.atol:
         hint = "" if clip is None else " Is it the clip of that name?"
         raise ValueError(f"{source}: {which} {shown}; allowed is {release.atol:.0e}.{hint}")
-    return "\n".join([*lines, f"{what}: equal. {which.capitalize()} {shown}."])
+    of = "a clip whose pixels are all 1" if clip is None else str(clip)
+    return "\n".join([*lines, f"{what}: equal. {which.capitalize()} of {of}: {shown}."])
 
 
 def compute_values(model: ViViT, video: Tensor, release: Release) -> Tensor:
@@ -203,7 +216,8 @@ def find_release(config: ModelConfig) -> Release | None:
             config.num_classes,
         )
         same = same and release.positions == config.positions
-        kind = "logits" if config.pool_space else "features" if config.joint_depth else "tokens"
+        kind = "logits" if config.num_classes else "features"
+        kind = "tokens" if not (config.pool_space or config.joint_depth) else kind
         if same and kind == release.kind and release.temporal_depth in (None, config.temporal_depth):
             return release
     return None

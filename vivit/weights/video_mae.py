@@ -62,6 +62,8 @@ def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str,
         mae = Checkpoint(path, "Hugging Face VideoMAE", mapped, ignored)
         mae.config, mae.notes = huggingface.read_configs(path, "videomae", configs)
         check_huggingface(configs.get("config.json", {}), mapped, tensors)
+        if "videomae.layernorm.weight" not in tensors:
+            mae.config["pool_norm_eps"] = 1e-5  # of fc_norm, whatever layer_norm_eps is
         is_mae = True
     else:
         mapped, ignored = map_names(tensors, ORIGINAL, IGNORED)

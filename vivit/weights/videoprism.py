@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .assemble import Checkpoint, MappedTensor, Rules, apply_rules, fuse_qkv, map_names
+from .config_fields import check_fields
 from .huggingface import class_names, find_processor, json_object, parse_size, read_processor
 
 # Module of a block, and of the attention pooling → (its name in transformers, that in the Flax file)
@@ -93,13 +94,6 @@ FLAX: dict[str, str] = {
 
 TEXT = {r"text_model\..+|params/text_encoder/.+": "text tower of a video-text model"}
 
-# Fields of config.json that change nothing here: about training, about the text, or about transformers itself
-NEUTRAL = {
-    *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "initializer_range"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "label2id", "problem_type", "return_dict"),
-    *("output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder"),
-    *("_attn_implementation_autoset", "_name_or_path"),
-}
 DEFAULTS: dict[str, Any] = {
     "image_size": 288,
     "num_frames": 16,
@@ -178,9 +172,11 @@ def read_config(mapped: Mapping[str, MappedTensor], config: Mapping[str, Any] | 
     """
     if config is None:
         raise ValueError("no config.json: number of heads and cap of the scores are not in the tensors; add the file")
-    theirs = json_object(config, "vision_config") if "vision_config" in config else config
-    if unknown := sorted(set(theirs) - set(DEFAULTS) - NEUTRAL):
-        raise ValueError(f"config.json has {', '.join(unknown)}, which this release does not know")
+    theirs = config
+    if "vision_config" in config:
+        check_fields(config, {"vision_config", "text_config"})
+        theirs = json_object(config, "vision_config")
+    check_fields(theirs, DEFAULTS.keys())
     values = DEFAULTS | dict(theirs)
     if values["hidden_act"] not in ACTIVATIONS:
         raise ValueError(f"hidden_act is {values['hidden_act']!r}; VideoPrism has {', '.join(ACTIVATIONS)}")

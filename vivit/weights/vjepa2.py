@@ -50,9 +50,6 @@ ORIGINAL: dict[str, str] = {
 
 IGNORED: dict[str, str] = {r"(?:vjepa2\.)?predictor\..+": "predictor of the pre-training"}
 STALE_POSITIONS: dict[str, str] = {r"backbone\.pos_embed": "V-JEPA 2 does not use them; it has rotary positions"}
-# Settings of V-JEPA 2.1, which has other rotary positions and other features, in a config.json of the same model_type.
-NEWER = ("use_rope_interleave", "interpolate_rope", "use_modality_embeddings", "use_image_patch_embedder")
-NEWER += ("use_context_projection", "hierarchical_layers", "teacher_embed_dim")
 HEADS = {1024: 16, 1280: 16, 1408: 22}  # of the released L, H and g by their width
 
 
@@ -66,8 +63,6 @@ def parse_huggingface(path: str, tensors: dict[str, Tensor], configs: Mapping[st
     mapped, ignored = map_names(tensors, HUGGINGFACE, IGNORED)
     jepa = Checkpoint(path, "Hugging Face vjepa2", mapped, ignored)
     theirs = dict(configs.get("config.json", {}))
-    if newer := [name for name in NEWER if theirs.get(name)]:
-        raise ValueError(f"config.json: {newer[0]} is {str(theirs[newer[0]])[:60]}: a V-JEPA 2.1, which is not read")
     if theirs:
         sizes = {"image_size": theirs.get("crop_size", 256), "num_frames": theirs.get("frames_per_clip", 64)}
         configs = {**configs, "config.json": theirs | sizes}
