@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check drill gpu wheels format clean
+.PHONY: demo test check drill docs gpu wheels format clean
 
 demo: $(READY)
 	$(BIN)/vivit demo
@@ -18,6 +18,9 @@ check: $(READY)
 
 drill: $(READY)
 	$(BIN)/python -m pytest -m drill
+
+docs: $(READY)
+	$(BIN)/zensical build --clean --strict
 
 gpu: $(READY)
 	$(BIN)/python -m benchmarks gpu --minutes 9
