@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check drill gpu wheels format clean
+.PHONY: demo test check drill docs gpu wheels format clean
 
 demo: $(READY)
 	$(BIN)/vivit demo
@@ -19,6 +19,9 @@ check: $(READY)
 
 drill: $(READY)
 	$(BIN)/python -m pytest -m drill
+
+docs: $(READY)
+	$(BIN)/zensical build --clean --strict
 
 gpu: $(READY)
 	$(BIN)/python -m benchmarks gpu --minutes 14

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 NEXT = """\
 Your own videos, one folder per class (my_videos/<class>/*.mp4) or a CSV of path and labels:
   vivit data check my_videos
-  vivit train finetune --data.root my_videos
-  vivit predict runs/finetune some_video.mp4"""
+  vivit train finetune --data.root my_videos --init vit-base
+  vivit predict runs/finetune some_video.mp4
+Without a network, --init {run} stands in for vit-base: it has seen moving shapes and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
     print("\n4. A video that is not in the training set")
     prediction = predict(model, samples[0].path, top_k=3)
     print(prediction, "\n  ground truth:", ", ".join(map(printable, samples[0].labels.values())))
+    next_steps = NEXT.format(run=trained)
     print("\n5. A minute of video with a new move every 5 seconds")
     minute = score_minute(home, model, seed)
     print(f"  {minute['summary']}")
@@ -86,9 +88,9 @@ def demo(folder: str = "demo", seed: int = 0) -> None:
         shuffled=shuffled,
         prediction=prediction,
         timeline=minute,
-        next_lines=NEXT.splitlines(),
+        next_lines=next_steps.splitlines(),
     )
-    print(f"\n{time.monotonic() - started:.0f} s in total. Open {page.resolve()}\n\n{NEXT}")
+    print(f"\n{time.monotonic() - started:.0f} s in total. Open {page.resolve()}\n\n{next_steps}")
 
 
 def score_minute(home: Path, model: ViViT, seed: int) -> dict[str, Any]:

@@ -57,15 +57,17 @@ SEEK_COST = 8  # a seek costs about as much as decoding this many frames
 class Video:
     """The index of one video file.
 
-    path: str              the file
-    num_frames: int        how many frames can be asked for
-    times: (num_frames,)   float64 seconds from the container's start at which each frame appears, ascending
-    duration: float        the second at which the last frame ends
-    fps: float             frames per second, averaged over `times`
-    height, width: int     pixels, after the rotation or mirroring the file asks for
-    problem: str | None    what is wrong with a file that still has frames
-    note: str | None       that there are several video tracks, and which one is used
-    frames_decoded: int    frames that this object has decoded so far, returned or not
+    Attributes:
+        path (str): The file.
+        num_frames (int): How many frames can be asked for.
+        times (ndarray): (num_frames,) float64, seconds from the start of the container to each frame, ascending.
+        duration (float): The second at which the last frame ends.
+        fps (float): Frames per second, averaged over `times`.
+        height (int): Pixels, after the rotation or mirroring the file asks for.
+        width (int): The same.
+        problem (str | None): What is wrong with a file that still has frames, or None.
+        note (str | None): That there are several video tracks, and which one is used, or None.
+        frames_decoded (int): Frames that this object has decoded so far, returned or not.
 
     `len(video)`, `video[0]` (C, H, W) and `video[0:10]` (T, C, H, W) work as for torchcodec's decoder.
 
