@@ -54,7 +54,7 @@ def run(command, monkeypatch):
 
 def test_the_commands_of_the_guide_run_and_its_program_too(home, monkeypatch, capsys):
     monkeypatch.chdir(home)
-    float32, predict, timeline, openvino, pt2, int8 = COMMANDS
+    float32, predict, timeline, evaluate, openvino, pt2, int8 = COMMANDS
     run(float32, monkeypatch)
     out = capsys.readouterr().out
     assert out.split()[:9] == ["MB", "memory", "MB", "s", "per", "clip", "of", "eager", "differs"]
@@ -63,6 +63,8 @@ def test_the_commands_of_the_guide_run_and_its_program_too(home, monkeypatch, ca
     assert capsys.readouterr().out.startswith("some_video.mp4\n  label")
     run(timeline, monkeypatch)
     assert capsys.readouterr().out.startswith("path,start,end,center,padded,a,b,c\n")
+    run(evaluate, monkeypatch)
+    assert "computed in float32 on cpu" in capsys.readouterr().out
     names = {}
     exec(next(text for language, text in BLOCKS if language == "python"), names)
     assert names["logits"].shape == (1, 3)

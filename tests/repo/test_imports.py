@@ -55,7 +55,7 @@ OPTIONAL = [
     "prometheus_client",
 ]
 # Modules that are nothing without their extra, imported by the command that names it.
-OF_EXTRA = {f"vivit.serve.{name}" for name in ("app", "guard", "metrics", "openapi", "run", "uploads")}
+OF_EXTRA = {f"vivit.serve.{name}" for name in ("app", "guard", "metrics", "openapi", "run", "streams", "uploads")}
 
 
 def part(module: str) -> str:

@@ -1,9 +1,13 @@
 """The page of a package index has links that lead somewhere; the release workflow and the container are safe."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from vivit.cli.main import COMMANDS
@@ -11,6 +15,7 @@ from vivit.cli.main import COMMANDS
 from .index_page import LINK, absolute_links, with_urls
 
 ROOT = Path(__file__).parents[2]
+HADOLINT = shutil.which("hadolint", path=Path(sys.executable).parent) or shutil.which("hadolint")
 REPOSITORY = "https://example.org/owner/vivit"
 
 
@@ -41,6 +46,12 @@ def test_the_release_publishes_without_a_password_what_it_has_checked():
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
     assert jobs["publish"]["needs"] == "build"
     assert not re.search(r"password|secrets\.", str(jobs))
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="no hadolint")
+def test_hadolint_has_nothing_to_say_about_the_dockerfile():
+    done = subprocess.run([HADOLINT, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_container_runs_as_a_user_on_a_read_only_file_system_and_is_asked_whether_it_is_well():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vivit.serve.parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT
+from vivit.serve.parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT, OF_STREAMS
 
+from ..data.videos import counter_frames, write_video
 from .test_command import command
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.slow
 def home(model, video, tmp_path):
     model.save_pretrained(tmp_path / "runs" / "finetune")
     shutil.copy(video, tmp_path / "clip.mp4")
+    write_video(tmp_path / "recording.ts", counter_frames(50))
     return tmp_path
 
 
@@ -42,15 +44,17 @@ def test_the_commands_of_the_guide_run(home, monkeypatch, capsys):
         assert form.keys() == raw.keys() == {"classes", "unsure", "video"}
         assert listed[0].keys() == {"label", "score"}
         assert "id" in job
-        [code] = [block for language, block in BLOCKS if language == "python"]
+        job, stream = [block for language, block in BLOCKS if language == "python"]
         monkeypatch.chdir(home)
-        exec(code.replace(OF_DEFAULT_ADDRESS, url), {})
+        exec(job.replace(OF_DEFAULT_ADDRESS, url), {})
         assert re.search(r"^done (\d+) of \1$", capsys.readouterr().out, re.MULTILINE)
+        exec(stream.replace(OF_DEFAULT_ADDRESS, url), {})
+        assert capsys.readouterr().out.startswith("0.0 ")
     with command(*shlex.split(exposed)[2:], "--port", 0, cwd=home) as (_, url):
         assert url.startswith("http://0.0.0.0:")
         assert (home / "token.txt").exists()
 
 
 def test_the_guide_names_every_parameter():
-    for name in {*OF_PREDICT, *OF_EXPLAIN, *OF_JOBS}:
+    for name in {*OF_PREDICT, *OF_EXPLAIN, *OF_JOBS, *OF_STREAMS}:
         assert f"`{name}`" in GUIDE, name

@@ -3,8 +3,11 @@
 import json
 import time
 
+import av
+import numpy as np
 import pytest
 
+from ..data.videos import counter_frames, write_video
 from ..report.browser import CHROMIUM, Browser
 from .conftest import serving
 
@@ -108,17 +111,48 @@ def test_a_file_that_is_no_video_is_named_and_the_page_takes_the_next_one(locked
         assert browser.evaluate("document.getElementById('problem').hidden")
 
 
-def test_the_camera_is_classified_clip_by_clip_until_it_is_stopped(locked, tmp_path):
+def test_the_camera_is_one_stream_until_it_is_stopped(model, tmp_path):
+    still = np.repeat(counter_frames(5, 240, 320)[4:], 40, axis=0)
+    film = write_video(tmp_path / "film.mp4", still)
+    planes = av.VideoFrame.from_ndarray(still[0], format="rgb24").to_ndarray(format="yuv420p").tobytes()
+    (tmp_path / "film.y4m").write_bytes(b"YUV4MPEG2 W320 H240 F25:1 Ip A1:1 C420\n" + (b"FRAME\n" + planes) * 40)
     options = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with Browser(tmp_path / "profile", options=options) as browser:
-        visit(browser, locked)
-        give_token(browser, TOKEN)
+    options += [f"--use-file-for-fake-video-capture={tmp_path / 'film.y4m'}"]  # again and again
+    with serving(model, streams=1) as server, Browser(tmp_path / "profile", options=options) as browser:
+        visit(browser, server)
         browser.evaluate("document.getElementById('camera').click()")
         browser.wait("document.querySelectorAll('#classes dt').length === 5 || !problem.hidden", 120)
         assert text(browser, "problem") == ""
+        [one] = server.service.streams.open.values()
+        rows = one.lane.statistics.rows
         browser.evaluate("document.getElementById('classes').replaceChildren()")
-        browser.wait("document.querySelectorAll('#classes dt').length === 5 || !problem.hidden", 120)  # the next clip
+        browser.wait("document.querySelectorAll('#classes dt').length === 5 || !problem.hidden", 120)  # the next row
         assert text(browser, "problem") == ""
+        assert [*server.service.streams.open.values()] == [one]  # still the same stream
+        assert one.lane.statistics.rows > rows
+        expected = server.client.predict(film, temporal_views=1, spatial_views=1)["classes"]
+        shown = browser.evaluate(
+            "[...document.querySelectorAll('#classes dd:not([aria-hidden])')].map((d) => d.textContent)"
+        )
+        wanted = [100 * one["probability"] for top in expected.values() for one in top]
+        assert [float(percent.removesuffix(" %")) for percent in shown] == pytest.approx(wanted, abs=3)
+        for label_set, [best, *_] in expected.items():
+            said = best["name"] if best["probability"] >= 0.5 else f"unsure of {label_set}"
+            assert said in text(browser, "status")
+        browser.resize(390, 900)
+        browser.picture(tmp_path / "camera.png")
         browser.evaluate("document.getElementById('camera').click()")
         assert browser.evaluate("document.getElementById('video').srcObject === null")
         assert browser.evaluate("broken") == []
+        end = time.monotonic() + 30
+        while server.service.streams.open and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.service.streams.open == {}
+        browser.evaluate("document.getElementById('camera').click()")  # and once more, until the page goes away
+        browser.wait("document.querySelectorAll('#classes dt').length === 5 || !problem.hidden", 120)
+        assert text(browser, "problem") == ""
+        browser.call("Page.navigate", url="about:blank")
+        end = time.monotonic() + 15  # the silence would take 20 s
+        while server.service.streams.open and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.service.streams.open == {}

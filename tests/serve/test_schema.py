@@ -9,6 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.routing import Route
@@ -28,7 +29,8 @@ QUICK = settings(
 
 @pytest.fixture(scope="module")
 def server(model):
-    with serving(model, jobs=1000) as running:
+    with serving(model, jobs=1000, streams=1) as running:
+        assert list(running.client.stream([])) == []  # so that a decoding process is warm: the others are impatient
         yield running
 
 
@@ -51,7 +53,8 @@ def test_answers_are_those_of_the_document(server, document, mode, video):
             answer = case.call(base_url=server.url)
             seen[answer.status_code] += 1
             assert answer.status_code != 500, answer.text
-            case.validate_response(answer, excluded_checks=[positive_data_acceptance])
+            refused = [not_a_server_error] if answer.status_code == 503 else []  # another stream is open
+            case.validate_response(answer, excluded_checks=[positive_data_acceptance, *refused])
 
         with suppress(Unsatisfiable):  # an address without anything that could be wrong
             send()

@@ -6,11 +6,15 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config, DataConfig, EvalConfig, from_dict, replace
 from .overrides import EvalOverrides, Overrides
 from .parse import parse, take_word, wants_help
+from .predict import refuse_for_exported
+
+if TYPE_CHECKING:
+    from torch import nn
 
 USED = (
     *(f"model.{name}" for name in (*vars(Overrides()), "preprocessing")),
@@ -55,14 +59,31 @@ def run(args: list[str]) -> None:
     asked = parse(Eval, rest, default=default, usage=usage, usual=USUAL, used=USED)
 
     from ..engine.evaluate import evaluate_weights
+    from ..inference.exported import is_exported
     from ..report.evaluation import write_eval_files
 
     config = replace(given, data=asked.data, eval=asked.eval, device=asked.device, precision=asked.precision)
     changes = asked.model.given()
+    exported = open_module(weights, asked, changes) if is_exported(weights) else None
     folder = Path(asked.run or (weights if Path(weights).is_dir() else config.run or "."))
-    evaluation = evaluate_weights(weights, config, changes=changes, folder=folder)
+    evaluation = evaluate_weights(weights, config, changes=changes, folder=folder, exported=exported)
     if os.environ.get("RANK", "0") == "0":
-        write_eval_files(folder, weights=weights, config=config, evaluation=evaluation, changes=changes)
+        write_eval_files(
+            folder, weights=weights, config=config, evaluation=evaluation, changes=changes, exported=exported
+        )
+
+
+def open_module(file: str, asked: Eval, changes: dict[str, Any]) -> nn.Module:
+    """Open an exported model. Raises ValueError for settings that it cannot follow."""
+    from ..inference.exported import open_exported
+    from ..inference.exported_module import ExportedModule
+
+    given = [f"model.{name.replace('_', '-')}" for name, value in changes.items() if value not in (None, {})]
+    given += ["device"] * (asked.device not in ("auto", "cpu")) + ["precision"] * (asked.precision == "bfloat16")
+    given += ["eval.merge-tokens"] * (asked.eval.merge_tokens > 0)
+    given += ["eval.drop-static"] * (asked.eval.drop_static is not None)
+    refuse_for_exported(file, given)
+    return ExportedModule(open_exported(file))
 
 
 def config_of(folder: Path) -> Config:

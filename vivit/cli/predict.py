@@ -162,12 +162,17 @@ def load_any(asked: Predict) -> ViViT | TokenReducedViViT | ExportedModel:
         return load_model(asked)
     refused = {"device": asked.device not in ("auto", "cpu"), "precision": asked.precision == "bfloat16"}
     refused |= {"merge-tokens": asked.merge_tokens > 0, "drop-static": asked.drop_static is not None}
-    if wrong := [f"--{name}" for name, asked_for in refused.items() if asked_for]:
-        raise ValueError(
-            f"{asked.weights} is an exported model, which computes on the CPU as it was exported; leave out "
-            f"{', '.join(wrong)} or give the weights"
-        )
+    refuse_for_exported(asked.weights, [name for name, is_given in refused.items() if is_given])
     return open_exported(asked.weights)
+
+
+def refuse_for_exported(file: str, names: Sequence[str]) -> None:
+    """Raise ValueError for options that an exported model cannot follow."""
+    if names:
+        raise ValueError(
+            f"{file} is an exported model, which computes on the CPU as it was exported; leave out "
+            f"{', '.join(f'--{name}' for name in names)} or give the weights"
+        )
 
 
 def load_model(asked: Predict) -> ViViT | TokenReducedViViT:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -19,7 +19,6 @@ from .predict import Predict, load_any
 if TYPE_CHECKING:
     from ..inference.events import Webhook
     from ..inference.segments import Segment
-    from ..inference.stream import StreamRow
 
 USAGE = "vivit stream WEIGHTS SOURCE [SOURCE ...] [options]"
 USUAL = ("hop", "protocol", "top_k", "crops", "when_slow", "events", "webhook", "thresholds")
@@ -113,7 +112,7 @@ def run(args: list[str]) -> None:
         with closing(rows):
             for number, row in rows:
                 name = asked.sources[number]
-                print(json.dumps(to_dict(row, name, classes, asked.top_k)), flush=True)
+                print(json.dumps({"source": name, **row.to_dict(classes, asked.top_k)}), flush=True)
                 if params is not None:
                     own = events.setdefault(name, Events(classes, statistics[number].hop, params))
                     report(own.push(row.start, row.end, row.center, row.logits, row.connection), name, asked, webhook)
@@ -136,19 +135,3 @@ def report(ended: Sequence[Segment], source: str, asked: StreamOptions, webhook:
             print(json.dumps(event), flush=True)
         if webhook is not None:
             webhook.put(event)
-
-
-def to_dict(row: StreamRow, source: str, classes: dict[str, list[str]], top_k: int) -> dict[str, Any]:
-    """Return a row for JSON: its times, the best classes of each label set, and how the stream is doing."""
-    import numpy as np
-
-    values = {name: value for name, value in asdict(row).items() if name != "logits"}
-    values |= {name: round(values[name], 6) for name in ("start", "end", "center", "latency")}
-    best, begin = {}, 0
-    for label_set, names in classes.items():
-        logits = row.logits[begin : begin + len(names)].astype(np.float64)
-        begin += len(names)
-        powers = np.exp(logits - logits.max())
-        order = np.argsort(-logits, kind="stable")[:top_k]
-        best[label_set] = [{"name": names[i], "probability": float(powers[i] / powers.sum())} for i in order]
-    return {"source": source, **values, "classes": best}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Config, DataConfig, EvalConfig
 from ..data.dataset import EvalDataset
@@ -125,19 +125,27 @@ def describe_changes(model: ViViT, changes: Mapping[str, Any]) -> str:
 
 
 def evaluate_weights(
-    source: str, config: Config, *, changes: Mapping[str, Any] | None = None, folder: str | Path | None = None
+    source: str,
+    config: Config,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    exported: nn.Module | None = None,
 ) -> Evaluation:
     """`vivit eval`: evaluate weights on `config.data` by `config.eval`, print tables, write results.json and
     predictions.npz.
 
-    The model is that of the weights, with the `changes` of `load_weights`; `config.model` is not used. Files go into
+    The model is that of the weights, with the `changes` of `load_weights`, or `exported`, which computes on the CPU in
+    the precision that it names; `config.model` is not used. Files go into
     `folder`, by default into the folder `source` if it is one, else into `config.run` or the current folder. If they
     cannot be written, the tables are printed all the same, and then OSError is raised.
     """
     changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
-    model = load_weights(source, **changes)  # first: a wrong source is said before anything about the data
+    model: Any = exported or load_weights(
+        source, **changes
+    )  # first: a wrong source is said before anything about the data
     samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
-    with init_distributed(config.device) as world:
+    with init_distributed(config.device if exported is None else "cpu") as world:
         model = model.to(world.device)
         choose_attention(world.device)
         total = math.ceil(len(samples) / world.size)
@@ -155,6 +163,7 @@ def evaluate_weights(
         raise DataError(listing("none of the videos can be read", list(result.missing.values())))
     if world.is_main:
         precision = "bfloat16" if uses_bfloat16(world.device, config.precision) else "float32"
+        precision = precision if exported is None else exported.precision
         print(f"computed in {precision} on {world.device.type}")
         if changes:
             print(describe_changes(model, changes))

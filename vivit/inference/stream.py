@@ -12,8 +12,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from ..data.video.live import Frame, Source, read_frames
 from ..errors import VideoError
 from .exported import ExportedModel
 from .positions import FrameSampler, Position, PositionBuilder
+from .prediction import Prediction, top_classes
 from .sliding import SlidingModel, Windows, choose_batch, flush_together
 from .timeline import HOP, check_numbers, windows_for
 
@@ -51,6 +52,12 @@ class StreamRow:
     """How often the source was opened before."""
     latency: float
     """Seconds from the reading of the window's last frame to this answer."""
+
+    def to_dict(self, classes: Mapping[str, Sequence[str]], top_k: int) -> dict[str, Any]:
+        """Return the row for JSON: its times, how the stream is doing, and the best classes of each label set."""
+        values = {name: value for name, value in asdict(self).items() if name != "logits"}
+        values |= {name: round(values[name], 6) for name in ("start", "end", "center", "latency")}
+        return values | {"classes": Prediction("", top_classes(classes, self.logits, top_k)).to_dict()["classes"]}
 
 
 @dataclass
@@ -253,24 +260,27 @@ def feed(
     log: Callable[[str], None],
 ) -> None:
     """Read a source and put its positions into the queue, until it ends or nobody takes them."""
-    builder, connection = None, -1
     try:
-        for frame in frames or read_frames(source, stop, log):
-            if builder is None or frame.connection != connection:
-                connection = frame.connection
-                sampler = FrameSampler(plan.stride, fps=plan.clock)
-                builder = PositionBuilder(
-                    plan.config, plan.windows, crops=crops, sampler=sampler, as_arrays=plan.as_arrays
-                )
-            if not all(queue.put(position) for position in builder.push(frame)):
+        for position in stream_positions(frames or read_frames(source, stop, log), plan, source.name, crops=crops):
+            if not queue.put(position):
                 return
-        for position in builder.finish() if builder else ():
-            queue.put(position)
-        if builder is None:
-            raise VideoError(source.name, "ended without a frame")
         queue.close()
     except BaseException as error:
         queue.close(error)
+
+
+def stream_positions(frames: Iterable[Frame], plan: StreamPlan, name: str, *, crops: int) -> Iterator[Position]:
+    """Yield the positions of the frames of a source; those of another connection begin anew. Raises VideoError."""
+    builder, connection = None, -1
+    for frame in frames:
+        if builder is None or frame.connection != connection:
+            connection = frame.connection
+            sampler = FrameSampler(plan.stride, fps=plan.clock)
+            builder = PositionBuilder(plan.config, plan.windows, crops=crops, sampler=sampler, as_arrays=plan.as_arrays)
+        yield from builder.push(frame)
+    if builder is None:
+        raise VideoError(name, "ended without a frame")
+    yield from builder.finish()
 
 
 def compute_lanes(

@@ -24,12 +24,18 @@ EXAMPLES = 24  # clips on the page
 
 
 def write_eval_files(
-    folder: Path, *, weights: str, config: Config, evaluation: Evaluation, changes: Mapping[str, Any] | None = None
+    folder: Path,
+    *,
+    weights: str,
+    config: Config,
+    evaluation: Evaluation,
+    changes: Mapping[str, Any] | None = None,
+    exported: nn.Module | None = None,
 ) -> None:
     """Write predictions.csv and report.html of an evaluation into `folder`, and print where they are.
 
-    `weights`, `config` and `changes` are those that `evaluate_weights` was given; the page needs the model again. The
-    results are on the disk before: a file that cannot be written is a warning that names it, and no error.
+    `weights`, `config`, `changes` and `exported` are those that `evaluate_weights` was given; the page needs the model
+    again. The results are on the disk before: a file that cannot be written is a warning that names it, and no error.
     """
     log = logging.getLogger("vivit")
     try:
@@ -38,7 +44,7 @@ def write_eval_files(
     except OSError as error:
         log.warning("%s is not written: %s", PREDICTIONS_CSV, printable(str(error)))
     try:
-        model = load_weights(weights, **(changes or {})).to(pick_device(config.device)).eval()
+        model = exported or load_weights(weights, **(changes or {})).to(pick_device(config.device)).eval()
         page = write_eval_report(folder, weights=weights, model=model, evaluation=evaluation)
         print(f"open {printable(str(page.resolve()))}")
     except Exception as error:  # a page may fail in any way, out of memory among them; the results must not

@@ -33,7 +33,8 @@ from .jobs import Job, JobQueue
 from .limits import Limits
 from .metrics import Metrics
 from .openapi import describe
-from .parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT, BadRequest, read_parameters
+from .parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT, OF_STREAMS, BadRequest, read_parameters
+from .streams import Rows, Stream, Streams, gone
 from .uploads import uploaded_video
 
 PAGE = {
@@ -55,6 +56,8 @@ class Service:
         self.decoders = Decoders(model.config, limits, number=limits.workers)
         self.job_decoders = Decoders(model.config, limits, number=1)
         self.jobs = JobQueue(self.engine, self.job_decoders, limits)
+        self.stream_decoders = Decoders(model.config, limits, number=limits.streams)
+        self.streams = Streams(self.engine, self.stream_decoders, limits)
         self.requests = 0
         self.seconds = 1.0  # that a request takes, a moving average
         self.is_ready = False
@@ -62,13 +65,14 @@ class Service:
         for name, about, read in (
             ("vivit_requests_in_progress", "Requests that upload, wait or compute.", lambda: self.requests),
             ("vivit_jobs_unfinished", "Jobs that wait or run.", lambda: self.jobs.unfinished),
+            ("vivit_streams_open", "Streams that are open.", lambda: len(self.streams.open)),
             ("vivit_decoders_killed", "Decoding processes that broke a limit.", self.killed),
         ):
             self.metrics.gauge(name, about, read)
 
     def killed(self) -> int:
         """Count the decoding processes that broke a limit so far."""
-        return self.decoders.killed + self.job_decoders.killed
+        return self.decoders.killed + self.job_decoders.killed + self.stream_decoders.killed
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -83,8 +87,9 @@ class Service:
             finally:
                 self.is_ready = False
                 await self.jobs.close()
-                await self.decoders.close()
-                await self.job_decoders.close()
+                await self.streams.close()
+                for decoders in (self.decoders, self.job_decoders, self.stream_decoders):
+                    await decoders.close()
                 await self.engine.close()
 
     @contextmanager
@@ -178,6 +183,50 @@ class Service:
         await self.jobs.remove(self.job(request))
         return Response(status_code=204)
 
+    async def open_stream(self, request: Request) -> Response:
+        """Open a stream, which takes a recording in chunks."""
+        asked = read_parameters(request.query_params.multi_items(), OF_STREAMS)
+        number = len(self.streams.open)
+        if number >= self.limits.streams:
+            raise self.busy(10 * number, f"{number} streams are open")
+        stream = await self.streams.start(asked)
+        return JSONResponse({"id": stream.id, "hop": stream.hop}, 201, {"location": f"/v1/streams/{stream.id}"})
+
+    def stream(self, request: Request) -> Stream:
+        """Return the stream that the address names."""
+        read_parameters(request.query_params.multi_items(), ())
+        stream = self.streams.open.get(request.path_params["id"])
+        if stream is None:
+            raise gone()
+        return stream
+
+    def rows(self, stream: Stream, rows: Rows) -> Response:
+        """Return rows for JSON."""
+        classes, top_k = self.engine.model.config.classes, stream.asked["top_k"]
+        return JSONResponse({"rows": [row.to_dict(classes, top_k) for row in rows]})
+
+    async def add_chunk(self, request: Request) -> Response:
+        """Take the next chunk of a stream; return the rows that it finishes."""
+        stream = self.stream(request)
+        with stream.turn():
+            try:
+                async with uploaded_video(request, self.folder) as path:
+                    rows = await stream.put(path)
+            except ClientDisconnect:
+                stream.end()
+                raise
+        return self.rows(stream, rows)
+
+    async def end_stream(self, request: Request) -> Response:
+        """End a stream; return its last rows."""
+        stream, rows = self.stream(request), []
+        try:
+            rows = await stream.put(None)
+        except VideoError:
+            if stream.has_chunks:
+                raise
+        return self.rows(stream, rows)
+
     async def model(self, request: Request) -> Response:
         """Say what the model is: its classes and its clip."""
         config = self.engine.model.config
@@ -250,13 +299,20 @@ def make_app(service: Service, *, token: str | None = None, hosts: tuple[str, ..
         "/v1/jobs/{id}": service.get_job,
         "/v1/jobs/{id}/events": service.follow_job,
     }
-    post = {"/v1/predict": service.predict, "/v1/explain": service.explain, "/v1/jobs": service.add_job}
+    post = {
+        "/v1/predict": service.predict,
+        "/v1/explain": service.explain,
+        "/v1/jobs": service.add_job,
+        "/v1/streams": service.open_stream,
+        "/v1/streams/{id}": service.add_chunk,
+    }
     guard = Middleware(Guard, limits=service.limits, token=token, hosts=hosts, metrics=service.metrics)
     return Starlette(
         routes=[
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
             Route("/v1/jobs/{id}", service.delete_job, methods=["DELETE"]),
+            Route("/v1/streams/{id}", service.end_stream, methods=["DELETE"]),
         ],
         middleware=[guard],
         exception_handlers={

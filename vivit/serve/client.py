@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -59,10 +60,23 @@ class Client:
         """Stop a job and forget its result."""
         self._open("DELETE", f"/v1/jobs/{id}").close()
 
+    def stream(self, chunks: Iterable[bytes], **parameters: str | float) -> Iterator[dict[str, Any]]:
+        """Send the chunks of one video, cut anywhere, and yield its rows as soon as each is there."""
+        path = f"/v1/streams/{self._json('POST', '/v1/streams', None, parameters)['id']}"
+        try:
+            for chunk in chunks:
+                with self._open("POST", path, chunk, len(chunk)) as answer:
+                    yield from json.load(answer)["rows"]
+        except BaseException:
+            with suppress(ServerError):  # of a stream that the error has ended
+                self._open("DELETE", path).close()
+            raise
+        yield from self._json("DELETE", path)["rows"]
+
     def _json(self, method: str, path: str, video: Path | str | None = None, parameters: Any = None) -> Any:
         query = f"?{urlencode(parameters)}" if parameters else ""
         if video is None:
-            with self._open(method, path) as answer:
+            with self._open(method, path + query) as answer:
                 return json.load(answer)
         with open(video, "rb") as file, self._open(method, path + query, file, Path(video).stat().st_size) as answer:
             return json.load(answer)

@@ -3,6 +3,7 @@
 It reads one JSON line per job from its standard input and answers on its standard output: a JSON line with the shape
 of an array, then its bytes. The parent never unpickles anything, so that a decoder that was taken over by a video
 can lie about pixels and do no more. FFmpeg opens the file named and nothing else: see `data/video/container.py`.
+A stream is a job whose bytes come in several files, one line each.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,9 +22,11 @@ from ..config import EvalConfig, ModelConfig, from_dict
 from ..data.dataset import eval_views, open_sample
 from ..data.sample import Sample
 from ..data.video.decoder import Video
+from ..data.video.live import PIPE, Frame, Source, read_pieces
 from ..errors import VideoError, as_video_error
 from ..inference.explain import read_clip
 from ..inference.sliding import batch_end, restart
+from ..inference.stream import plan_stream, stream_positions
 from ..inference.timeline import Plan, plan_timeline, read_positions
 from ..model.vivit import ViViT
 
@@ -45,8 +48,10 @@ def main() -> None:
         job = json.loads(line)
         try:
             with as_video_error(job["path"]):
-                sample = checked_sample(job, setup)
-                JOBS[job["kind"]](job, sample, config, send)
+                if job["kind"] == "stream":
+                    send_stream(job, setup, config, send)
+                else:
+                    JOBS[job["kind"]](job, checked_sample(job, setup), config, send)
         except VideoError as error:
             send({"reason": error.reason.replace(job["path"], "the video"), "expected": error.expected})
 
@@ -147,6 +152,48 @@ def position_range(plan: Plan, batch: int) -> tuple[int, int]:
     stop = (rows.stop - 1) * windows.hop + windows.span
     total = windows.total(-(-len(plan.sampled) // windows.depth))
     return first, batch_end(windows, stop, batch=batch, total=total)
+
+
+def send_stream(job: dict[str, Any], limits: dict[str, Any], config: ModelConfig, send: Send) -> None:
+    """Send the hop, then the positions of `vivit.stream` as soon as the chunks that come have their last frame."""
+    with torch.device("meta"):
+        model = ViViT(config)
+    plan = plan_stream(model, Source(PIPE), hop=job["hop"], is_read=False)
+    send({"hop": plan.hop, "positions": plan.windows.hop})
+    frames = read_pieces(Chunks(send), job["path"], max_pixels=limits["pixels"])
+    for position in stream_positions(at_most(limits["frames"], frames), plan, job["path"], crops=job["crops"]):
+        about = {"key": position.key, "shown": position.shown, "padded": position.padded}
+        send(about, position.frames.numpy())
+    send({"over": True})
+
+
+def at_most(number: int, frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Yield frames, but raise VideoError for one too many."""
+    for frame in frames:
+        if frame.number >= number:
+            raise VideoError("the video", f"has more than {number} frames", "an end of the stream before that")
+        yield frame
+
+
+class Chunks:
+    """The bytes of a stream, from files that the server names one after the other; its last one is none."""
+
+    def __init__(self, send: Send):
+        self.send, self.file, self.is_over = send, None, False
+
+    def read(self, size: int, /) -> bytes:
+        """Return bytes of the chunk; after its last ones, say so and wait for the next chunk."""
+        while not self.is_over:
+            if self.file is not None:
+                if data := self.file.read(size):
+                    return data
+                self.file.close()
+            self.send({"wants": True})
+            line = sys.stdin.buffer.readline()
+            path = json.loads(line)["chunk"] if line else None
+            self.file = Path(path).open("rb") if path else None  # noqa: SIM115
+            self.is_over = path is None
+        return b""
 
 
 JOBS = {"views": send_views, "clip": send_clip, "timeline": send_timeline}

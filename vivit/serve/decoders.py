@@ -96,8 +96,8 @@ class Worker:
         self.process.stdin.write(json.dumps(job).encode() + b"\n")
         await self.process.stdin.drain()
 
-    async def header(self) -> dict[str, Any]:
-        """Receive the header of an answer."""
+    async def header(self, path: str = "") -> dict[str, Any]:
+        """Receive the header of an answer. Raises VideoError where the video is at fault."""
         assert self.process.stdout is not None
         line = await self.process.stdout.readline()
         if not line:
@@ -105,13 +105,17 @@ class Worker:
         header = json.loads(line)
         if not isinstance(header, dict):
             raise ValueError("the process sent no header")
+        if "reason" in header:
+            raise VideoError(path, str(header["reason"]), str(header["expected"]))
         return header
 
     async def receive(self, path: str) -> Answer:
         """Receive an answer: its header and its array. Raises VideoError where the video is at fault."""
-        header = await self.header()
-        if "reason" in header:
-            raise VideoError(path, str(header["reason"]), str(header["expected"]))
+        header = await self.header(path)
+        return header, await self.array(header)
+
+    async def array(self, header: dict[str, Any]) -> torch.Tensor:
+        """Receive the array that a header announces."""
         shape, kind = [int(n) for n in header["shape"]], header["dtype"]
         if kind not in DTYPES or min(shape, default=0) < 0 or math.prod(shape) * np.dtype(kind).itemsize > MOST_BYTES:
             raise ValueError("the process sent an impossible array")
@@ -119,7 +123,7 @@ class Worker:
         assert self.process.stdout is not None
         data = await self.process.stdout.readexactly(math.prod(shape) * dtype.itemsize)
         array = np.frombuffer(bytearray(data), dtype=dtype) if data else np.zeros(0, dtype=dtype)
-        return header, torch.from_numpy(array.reshape(shape))
+        return torch.from_numpy(array.reshape(shape))
 
 
 class Decoders:
@@ -200,7 +204,7 @@ class Decoders:
 
     async def _take(self) -> Worker:
         while True:
-            if not self.workers and not self.starting:
+            if self.idle.empty() and len(self.workers) + len(self.starting) < self.number:
                 self._start_one()
             worker = await self.idle.get()
             if worker.is_alive:

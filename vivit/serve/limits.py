@@ -19,8 +19,14 @@ class Limits:
     """Jobs that may wait or run; more get 503."""
     kept_jobs: int = 100
     """Finished jobs whose results are kept; the oldest go first."""
+    streams: int = 2
+    """Streams, such as cameras, that may be open; more get 503. Each one has a decoding process of its own."""
+    stream_seconds: float = 3600.0
+    """Seconds after which a stream is ended."""
+    silence_seconds: float = 20.0
+    """Seconds without a chunk after which a stream is ended."""
     decode_seconds: float = 30.0
-    """Seconds for decoding the views of one video; then the decoding process is killed."""
+    """Seconds for decoding the views of one video, or a chunk; then the decoding process is killed."""
     job_seconds: float = 3600.0
     """Seconds for one job, from its first frame to its last row."""
     memory_mb: int = 2048
@@ -41,9 +47,9 @@ class Limits:
     """Connections that may be open; more get 503."""
 
     def __post_init__(self):
-        positive(self, "queue", "jobs", "kept_jobs", "memory_mb", "frames", "workers", "connections")
+        positive(self, "queue", "jobs", "kept_jobs", "streams", "memory_mb", "frames", "workers", "connections")
         names = ("body_mb", "decode_seconds", "job_seconds", "frame_megapixels", "header_seconds", "body_grace")
-        for name in (*names, "body_kb_per_second"):
+        for name in (*names, "body_kb_per_second", "stream_seconds", "silence_seconds"):
             value = getattr(self, name)
             check(0 < value < float("inf"), f"{name} is {value}; it takes a number above 0")
 

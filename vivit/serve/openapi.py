@@ -7,7 +7,7 @@ from typing import Any
 
 from ..install_check import installed_version
 from .limits import Limits
-from .parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT, PARAMETERS
+from .parameters import OF_EXPLAIN, OF_JOBS, OF_PREDICT, OF_STREAMS, PARAMETERS
 from .uploads import FIELD
 
 BYTES = {"type": "string", "format": "binary"}
@@ -42,11 +42,20 @@ TIMELINE = record(
     classes=by_label_set(array(record(name=TEXT, probability=array(NUMBER)))),
     segments=array(record(label_set=TEXT, label=TEXT, start=NUMBER, end=NUMBER, score=NUMBER)),
 )
+TOP = array(record(name=TEXT, probability=NUMBER))
+ROW = record(
+    start=NUMBER,
+    end=NUMBER,
+    center=NUMBER,
+    padded={"type": "boolean"},
+    dropped=COUNT,
+    connection=COUNT,
+    latency=NUMBER,
+    classes=by_label_set(TOP),
+)
 SCHEMAS = {
     "Error": record(error=TEXT),
-    "Prediction": record(
-        classes=by_label_set(array(record(name=TEXT, probability=NUMBER))), unsure=array(TEXT), video=VIDEO
-    ),
+    "Prediction": record(classes=by_label_set(TOP), unsure=array(TEXT), video=VIDEO),
     "HuggingFace": array(record(label=TEXT, score=NUMBER)),
     "Explanation": record(
         label_set=TEXT,
@@ -65,6 +74,8 @@ SCHEMAS = {
         error_=TEXT,
         result_=TIMELINE,
     ),
+    "Stream": record(id=TEXT, hop=NUMBER),
+    "Rows": record(rows=array(ROW)),
     "Model": record(
         name=TEXT,
         encoder=TEXT,
@@ -80,8 +91,9 @@ ERRORS = {
     "400": "A parameter or the form is wrong.",
     "401": "The token is wrong or missing.",
     "403": "Another name of the server, or a page of another site.",
-    "404": "There is no such job.",
+    "404": "There is no such job or stream.",
     "408": "The body comes too slowly.",
+    "409": "Another chunk of the stream is still being taken.",
     "413": "The body is larger than the limit.",
     "415": "The body is neither a video nor a form.",
     "422": "The video cannot be decoded within the limits.",
@@ -110,16 +122,21 @@ def errors(*codes: str) -> dict[str, Any]:
     return found
 
 
+def in_query(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Describe parameters of the query."""
+    return [
+        {"name": name, "in": "query", "description": PARAMETERS[name].about, "schema": PARAMETERS[name].schema()}
+        for name in names
+    ]
+
+
 def upload(summary: str, parameters: Sequence[str], status: str, good: dict[str, Any]) -> dict[str, Any]:
     """Describe an address that takes a video."""
     form = {"type": "object", "properties": {FIELD: BYTES}, "required": [FIELD], "additionalProperties": False}
     bodies = {"application/octet-stream": BYTES, "video/*": BYTES, "multipart/form-data": form}
     return {
         "summary": summary,
-        "parameters": [
-            {"name": name, "in": "query", "description": PARAMETERS[name].about, "schema": PARAMETERS[name].schema()}
-            for name in parameters
-        ],
+        "parameters": in_query(parameters),
         "requestBody": {"required": True, "content": {kind: {"schema": schema} for kind, schema in bodies.items()}},
         "responses": {status: good, **errors(*OF_UPLOADS)},
     }
@@ -138,6 +155,10 @@ def describe(limits: Limits) -> dict[str, Any]:
         "delete": {"summary": "Stop and forget.", "responses": {"204": {"description": "It is gone."}, **of_job}},
         "parameters": place,
     }
+    chunk = upload("Send the next chunk of a stream.", (), "200", answer("What it finishes.", "Rows"))
+    chunk["responses"] |= errors("404", "409")
+    last = {"200": answer("The last rows.", "Rows"), **of_job, **errors("422", "500")}
+    opened = {"201": answer("It is open.", "Stream"), **errors("400", "401", "403", "422", "500", "503")}
     events = answer("Server-sent events: progress, then done or failed.", kind="text/event-stream")
     text = answer("Counters.", kind="text/plain")
     ready = {"200": answer("It is.", "Status"), **errors("403", "503")}
@@ -155,6 +176,18 @@ def describe(limits: Limits) -> dict[str, Any]:
             "/v1/jobs/{id}": job,
             "/v1/jobs/{id}/events": {
                 "get": {"summary": "Follow the progress.", "responses": {"200": events, **of_job}},
+                "parameters": place,
+            },
+            "/v1/streams": {
+                "post": {
+                    "summary": "Open a stream, which takes a recording in chunks.",
+                    "parameters": in_query(OF_STREAMS),
+                    "responses": opened,
+                }
+            },
+            "/v1/streams/{id}": {
+                "post": chunk,
+                "delete": {"summary": "End a stream.", "responses": last},
                 "parameters": place,
             },
             "/v1/model": {"get": {"summary": "The model.", "responses": {"200": answer("It.", "Model"), **read}}},

@@ -84,9 +84,16 @@ PARAMETERS = {
     ),
     "hop": Parameter(float, "Seconds from one row to the next.", 0.5, least=0.01, most=3600),
     "crops": Parameter(int, "1 center crop, or the mean over 3 crops.", 1, choices=(1, 3)),
+    "when_slow": Parameter(
+        str,
+        "wait: every row comes, however late; drop: rows stay recent, and positions are left out.",
+        "wait",
+        choices=("wait", "drop"),
+    ),
 }
 OF_PREDICT = ("start", "end", "temporal_views", "spatial_views", "top_k", "threshold", "format", "label_set")
 OF_EXPLAIN = ("start", "end", "label_set", "label", "random_orders")
+OF_STREAMS = ("hop", "crops", "top_k", "when_slow")
 OF_JOBS = ("start", "end", "hop", "crops", "top_k")
 
 

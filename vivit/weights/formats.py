@@ -32,6 +32,7 @@ WEIGHT_FILES = (
 )
 NO_WEIGHTS = (".json", ".md", ".txt", ".model")  # .model: a SentencePiece tokenizer
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+EXPORTED = (".onnx", ".xml", ".pt2")  # what `vivit export` writes
 FORMATS = "safetensors, PyTorch (.pt, .pth, .bin), NumPy (.npz) or Flax msgpack"
 
 
@@ -107,6 +108,11 @@ def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
     """
     if not path.is_file():  # reading a pipe would wait for whoever writes it, a device might never end
         raise WeightsError(f"{path}: a pipe, a device or a socket; copy the weights into a file")
+    if path.suffix in EXPORTED:
+        raise WeightsError(
+            f"{path}: an exported model, which vivit predict, timeline, stream and eval take, and others cannot. Give "
+            "the weights that it was exported from"
+        )
     with path.open("rb") as file:
         start = file.read(16)
     notes = [] if notes is None else notes

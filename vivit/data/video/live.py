@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -61,6 +61,14 @@ class Frame:
     """time.monotonic() when it was read."""
     image: Callable[[], np.ndarray]
     """Returns the frame as (H, W, 3) uint8; all frames of a connection have the size of its first."""
+
+
+class Pieces(Protocol):
+    """What is read from its start to its end, without seeking."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes, as soon as there are some; none at the end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -159,31 +167,51 @@ def _file_frames(path: str, stop: threading.Event) -> Iterator[Frame]:
         )
 
 
+def read_pieces(file: Pieces, name: str, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
+    """Yield the frames of a container whose bytes come from `file.read`, in order and to its end.
+
+    `name` is for messages. Raises VideoError, also for a frame of more than `max_pixels`.
+    """
+    options = PROBE | {"max_pixels": str(MAX_PIXELS), "format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+    with as_video_error(name), av.open(file, "r", options=options, metadata_errors="replace") as container:
+        yield from _container_frames(container, name, max_pixels=max_pixels)
+
+
 def _connection_frames(source: Source, connection: int, offset: float, stop: threading.Event) -> Iterator[Frame]:
     """Yield the frames of one connection; its first frame appears at `offset` seconds."""
     with as_video_error(source.name), open_live(source) as container:
-        streams = video_streams(container)
-        if not streams:
-            raise VideoError(source.name, "holds no video stream with a known codec")
-        stream = _checked(source.name, streams[0])
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        tick = float(stream.time_base or 1 / rate)
-        clock, reformatter, size, number = StreamClock(offset, rate), VideoReformatter(), None, 0
-        for packet in chain(read_packets(container, stream), [None]):  # None drains the decoder
-            try:
-                decoded = stream.decode(packet)
-            except FFmpegError:  # a damaged packet: its frame is missing
-                decoded = []
-            for frame in decoded:
-                if stop.is_set():
-                    return
-                size = size or upright_size(frame)
-                stamp = None if frame.pts is None else frame.pts * tick
-                lasts = (frame.duration or 0) * tick or 1 / rate
-                shown = clock.time_of(stamp)
-                convert = partial(upright_rgb, frame, reformatter, *size)
-                yield Frame(number, shown, shown + lasts, connection, time.monotonic(), convert)
-                number += 1
+        for frame in _container_frames(container, source.name, connection=connection, offset=offset):
+            if stop.is_set():
+                return
+            yield frame
+
+
+def _container_frames(
+    container: InputContainer, name: str, *, connection: int = 0, offset: float = 0.0, max_pixels: int = MAX_PIXELS
+) -> Iterator[Frame]:
+    streams = video_streams(container)
+    if not streams:
+        raise VideoError(name, "holds no video stream with a known codec")
+    stream = _checked(name, streams[0])
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    tick = float(stream.time_base or 1 / rate)
+    clock, reformatter, size, number = StreamClock(offset, rate), VideoReformatter(), None, 0
+    for packet in chain(read_packets(container, stream), [None]):  # None drains the decoder
+        try:
+            decoded = stream.decode(packet)
+        except FFmpegError:  # a damaged packet: its frame is missing
+            decoded = []
+        for frame in decoded:
+            if frame.width * frame.height > max_pixels:
+                most = f"at most {max_pixels / 1e6:g} million pixels a frame"
+                raise VideoError(name, f"has frames of {frame.width}x{frame.height} pixels", most)
+            size = size or upright_size(frame)
+            stamp = None if frame.pts is None else frame.pts * tick
+            lasts = (frame.duration or 0) * tick or 1 / rate
+            shown = clock.time_of(stamp)
+            convert = partial(upright_rgb, frame, reformatter, *size)
+            yield Frame(number, shown, shown + lasts, connection, time.monotonic(), convert)
+            number += 1
 
 
 class StreamClock:

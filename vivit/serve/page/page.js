@@ -1,8 +1,8 @@
 "use strict";
 const find = (id) => document.getElementById(id);
 const video = find("video"), lanes = find("lanes");
-const SURE = 0.5, CLOSE = 0.1, CAMERA_SECONDS = 3, SVG = "http://www.w3.org/2000/svg";
-let token = sessionStorage.getItem("token") ?? "", turn = 0, file = null, job = null, recorder = null;
+const SURE = 0.5, CLOSE = 0.1, CAMERA_HOP = 0.5, SVG = "http://www.w3.org/2000/svg";
+let token = sessionStorage.getItem("token") ?? "", turn = 0, file = null, job = null, recorder = null, cameraPath = "", leftOut = 0;
 let most = Infinity, timeline = null, segments = [], shown = "";
 
 function make(tag, attributes = {}, ...children) {
@@ -237,48 +237,92 @@ async function explain() {
   }
 }
 
-async function camera() {
-  if (recorder) return stopCamera();
-  try {
-    const stream = await navigator.mediaDevices.getUserMedia({ video: true });
-    const mine = ++turn;
-    fail("");
-    for (const id of ["over-time", "where"]) find(id).hidden = true;
-    video.srcObject = stream;
-    find("results").hidden = false;
-    find("classes").replaceChildren();
-    await video.play();
-    find("camera").textContent = "Stop the camera";
-    record(stream, mine);
-  } catch (error) {
-    fail("No camera: " + error.message);
-  }
+async function post(path, body) {
+  const headers = { ...authorization(), "Content-Type": "application/octet-stream" };
+  const answer = await fetch(path, { method: "POST", headers, body }), text = await answer.text();
+  if (!answer.ok) throw refuse(answer.status, text);
+  return JSON.parse(text);
 }
 
-// One clip after the other: a clip of the recorder is a file of its own, and the next one is recorded meanwhile.
-function record(stream, mine) {
-  recorder = new MediaRecorder(stream);
+async function camera() {
+  if (recorder) return stopCamera();
+  const mine = ++turn;
+  let media = null, path = "";
+  find("camera").disabled = true;
+  fail("");
+  try {
+    media = await navigator.mediaDevices.getUserMedia({ video: true });
+    say("starting a decoder for the camera");
+    path = "v1/streams/" + (await post("v1/streams?when_slow=drop&hop=" + CAMERA_HOP)).id;
+    if (mine === turn) await watch(media, path, mine); else leave(media, path);
+  } catch (error) {
+    leave(media, path);
+    if (mine === turn) { say(""); fail("No camera: " + error.message); }
+  }
+  find("camera").disabled = false;
+}
+
+function leave(media, path) {
+  for (const track of media?.getTracks() ?? []) track.stop();
+  if (path) fetch(path, { method: "DELETE", headers: authorization(), keepalive: true }).catch(() => {});
+}
+
+async function watch(media, path, mine) {
+  for (const id of ["over-time", "where"]) find(id).hidden = true;
+  find("classes").replaceChildren();
+  find("classes").setAttribute("aria-live", "off"); // the status says what changes
+  find("results").hidden = false;
+  video.srcObject = media;
+  await video.play();
+  find("camera").textContent = "Stop the camera";
+  cameraPath = path;
+  leftOut = 0;
+  record(media, mine);
+}
+
+// The chunks of the recorder are one video. Those that come while one is sent go together, and none is left out.
+function record(media, mine) {
+  const path = cameraPath;
+  let waiting = [], sending = false;
+  recorder = new MediaRecorder(media);
   recorder.ondataavailable = async (event) => {
-    if (mine !== turn) return;
-    if (recorder) record(stream, mine);
+    if (event.data.size) waiting.push(event.data);
+    if (sending || mine !== turn) return;
+    sending = true;
     try {
-      const answer = await upload("v1/predict?temporal_views=1&spatial_views=1&threshold=" + SURE, event.data, "classifying the camera");
-      if (mine === turn) showClasses(answer);
+      while (waiting.length && mine === turn) {
+        const chunk = new Blob(waiting);
+        waiting = [];
+        const { rows } = await post(path, chunk);
+        if (rows.length && mine === turn) showRow(rows.at(-1));
+      }
     } catch (error) {
-      if (mine === turn) { fail(error.message); stopCamera(); }
+      if (mine === turn) { stopCamera(); fail(error.message); }
     }
+    sending = false;
   };
-  recorder.start();
-  const current = recorder;
-  setTimeout(() => { if (current.state === "recording") current.stop(); }, 1000 * CAMERA_SECONDS);
+  recorder.start(1000 * CAMERA_HOP);
+}
+
+function showRow(row) {
+  const unsure = Object.keys(row.classes).filter((name) => row.classes[name][0].probability < SURE);
+  showClasses({ classes: row.classes, unsure, video: {} });
+  const best = Object.entries(row.classes).map(([name, top]) => (unsure.includes(name) ? "unsure of " + name : top[0].name));
+  const late = row.dropped > leftOut ? " – this server is too slow for the camera, some moments are left out" : "";
+  leftOut = row.dropped;
+  const text = best.join(", ") + late;
+  if (find("status").textContent !== text) say(text);
+  find("progress").hidden = true;
 }
 
 function stopCamera() {
   turn++;
   if (recorder?.state === "recording") recorder.stop();
   recorder = null;
-  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  leave(video.srcObject, cameraPath);
+  cameraPath = "";
   find("camera").textContent = "Use the camera";
+  find("classes").setAttribute("aria-live", "polite");
   find("where").hidden = false;
   find("results").hidden = true;
   video.srcObject = null;
@@ -347,5 +391,6 @@ video.addEventListener("error", () => {
   find("unplayable").hidden = false;
   video.hidden = true;
 });
+addEventListener("pagehide", () => { if (recorder) stopCamera(); });
 if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) find("camera").hidden = true;
 greet();
