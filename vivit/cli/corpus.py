@@ -15,6 +15,7 @@ from .parse import parse, pick_verb
 USAGES = {
     "predict": "vivit corpus predict WEIGHTS LIST --out DIR [options]",
     "timeline": "vivit corpus timeline WEIGHTS LIST --out DIR [options]",
+    "features": "vivit corpus features WEIGHTS LIST --out DIR [options]",
 }
 
 
@@ -96,7 +97,33 @@ class Timeline(Options):
             raise ValueError(f"hop is {self.hop}; it takes seconds above 0")
 
 
-JOBS = {"predict": Predict, "timeline": Timeline}
+@dataclass(frozen=True)
+class Features(Options):
+    """Write the features of every video of a list into DIR/features, as `vivit features` does; one row each.
+
+    The same command resumes after an interruption. Exits with code 1 if a video failed.
+    """
+
+    level: Literal["clip", "position", "token"] = "clip"
+    """clip: what the head gets, position: a row per temporal position (Model 2), token: its s spatial tokens."""
+    hop: float | None = None
+    """Level clip: seconds from one row to the next, rounded to temporal positions; 0.5 if not given."""
+    dtype: Literal["float16", "float32"] = "float32"
+    """Of the numbers in the files; float16 takes half the room."""
+    file_format: Literal["npy", "npz", "parquet"] = "npy"
+    """Of the features: npy: the array, npz: feats with seconds, start and end, parquet: path, seconds, feature."""
+    batch: int | None = None
+    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 32 elsewhere."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.hop is not None and not 0 < self.hop < float("inf"):
+            raise ValueError(f"hop is {self.hop}; it takes seconds above 0")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is 1 or more positions")
+
+
+JOBS = {"predict": Predict, "timeline": Timeline, "features": Features}
 
 
 def run(args: list[str]) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..data.sample import Sample
-from ..data.sample_table import SampleTable
+from ..data.sample_table import SampleTable, StringColumn
 from ..engine.device import pick_device
 from ..engine.evaluate import load_weights
 from ..engine.progress import progress_bar
@@ -26,7 +25,7 @@ from ..weights.save import hash_weights, write_json
 from .jobs import JOBS
 from .journal import Journal
 from .lists import hash_list, read_list
-from .local import SCORES, Task, Units, compute_units
+from .local import Task, Unit, Units, compute_units
 from .tables import choose_format, write_table
 
 JOURNAL, MANIFEST = "journal.jsonl", "manifest.json"
@@ -81,9 +80,10 @@ def run_corpus(corpus: Corpus) -> Done:
     suffix = choose_format(corpus.format)
     device = pick_device(corpus.device)
     model = load_weights(corpus.weights)
-    config, weights = model.config, hash_weights(model)
+    weights = hash_weights(model)
+    job = JOBS[corpus.job]
+    columns = {"row": int, "path": str, **job.columns(model, corpus.settings), "error": str}
     del model
-    columns = {"row": int, "path": str, **JOBS[corpus.job].columns(config, corpus.settings), "error": str}
     samples = read_list(corpus.source, dataset=corpus.dataset, split=corpus.split)
     made_from = {
         "job": corpus.job,
@@ -94,11 +94,15 @@ def run_corpus(corpus: Corpus) -> Done:
         "device": device.type,
     }
     table = corpus.out / f"{corpus.job}.{suffix}"
+    names = StringColumn.of(job.names(samples, list_paths(samples, root_of(corpus.source)))) if job.names else None
     with (
         exclusive_lock(corpus.out, what="vivit corpus"),
         Journal(corpus.out / JOURNAL, made_from, len(samples)) as journal,
     ):
-        computed = compute(corpus, samples, journal, device, weights)
+        computed = compute(
+            corpus, Units(samples, journal.todo(failed_too=corpus.retry).tolist(), names), journal, device, weights
+        )
+        job.finish(corpus.out / job.folder)
         rows = write_table(table, columns, table_rows(samples, journal, len(columns)))
         failed = journal.num_failed
         manifest = {
@@ -113,17 +117,17 @@ def run_corpus(corpus: Corpus) -> Done:
     return Done(table, len(samples), failed, computed)
 
 
-def compute(corpus: Corpus, samples: SampleTable, journal: Journal, device: torch.device, weights: str) -> int:
-    """Compute the rows that the journal lacks, and return how many."""
-    for left in (corpus.out / SCORES).glob("*/.*.tmp"):  # of processes that were killed
-        left.unlink(missing_ok=True)
-    units = Units(samples, journal.todo(failed_too=corpus.retry).tolist())
+def compute(corpus: Corpus, units: Units, journal: Journal, device: torch.device, weights: str) -> int:
+    """Compute what is to be done, and return how many."""
+    if corpus.job == "timeline":
+        for left in (corpus.out / JOBS[corpus.job].folder).glob("*/.*.tmp"):  # of processes that were killed
+            left.unlink(missing_ok=True)
     if not units:
         return 0
     devices = (str(device),)
     if device.type == "cuda" and device.index is None:
         devices = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-    root = os.path.dirname(corpus.source) or "." if os.path.isfile(corpus.source) else corpus.source
+    root = root_of(corpus.source)
     task = Task(corpus.job, corpus.weights, weights, devices, corpus.settings, str(corpus.out), root)
     with show_progress(corpus.job, journal, len(units)) as (after_result, while_waiting):
         results = compute_units(
@@ -139,7 +143,7 @@ def compute(corpus: Corpus, samples: SampleTable, journal: Journal, device: torc
 @contextmanager
 def show_progress(
     job: str, journal: Journal, count: int
-) -> Iterator[tuple[Callable[[], None], Callable[[list[tuple[tuple[int, Sample], float]]], None]]]:
+) -> Iterator[tuple[Callable[[], None], Callable[[list[tuple[Unit, float]]], None]]]:
     """Show on stderr what is done, the time left, failures and slow files; without a terminal a line now and then.
 
     Yields a function to call after each of the `count` results, and one that takes the running units with their
@@ -163,12 +167,26 @@ def show_progress(
             has_started[0] = True
             show("")
 
-        def while_waiting(running: list[tuple[tuple[int, Sample], float]]) -> None:
-            (_, sample), seconds = max(running, key=lambda one: one[1])
-            slow = f", {seconds:.0f} s at {printable(os.path.basename(sample.path))}" if seconds > SLOW else ""
+        def while_waiting(running: list[tuple[Unit, float]]) -> None:
+            unit, seconds = max(running, key=lambda one: one[1])
+            slow = f", {seconds:.0f} s at {printable(os.path.basename(unit.sample.path))}" if seconds > SLOW else ""
             show(slow if has_started[0] else ", starting")
 
         yield after_result, while_waiting
+
+
+def root_of(source: str) -> str:
+    """Return the folder of a list."""
+    return os.path.dirname(source) or "." if os.path.isfile(source) else source
+
+
+def list_paths(samples: SampleTable, root: str) -> list[str]:
+    """Return the paths of samples below the folder of their list; of others, the whole path without its root."""
+    paths = []
+    for sample in samples:
+        path = sample.path.partition(".tar#")[2] if sample.offset is not None else os.path.relpath(sample.path, root)
+        paths.append(os.path.abspath(sample.path).lstrip("/") if path.startswith("..") else path)
+    return paths
 
 
 def table_rows(samples: SampleTable, journal: Journal, width: int) -> Iterator[list[Any]]:
