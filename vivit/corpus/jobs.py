@@ -55,8 +55,8 @@ class Job:
     """In the folder of the results, for the files of the videos."""
     names: Callable[[Sequence[Sample], Sequence[str]], list[str]] | None = None
     """Names of the files by the samples and their paths in the list; None: numbers."""
-    finish: Callable[[Path], object] = lambda folder: None
-    """What to do with the folder of the files at the end."""
+    finish: Callable[[Path], object] | None = None
+    """What to do with the folder of the files at the end; it finds the JSON files there."""
 
 
 def prediction_columns(model: ViViT, settings: Settings) -> dict[str, type]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ..data.dataset import wait_for_storage
+from ..data.remote import local_folder
 from ..data.sample import Sample
 from ..data.sample_table import SampleTable, StringColumn
 from ..data.tools.process_pool import cores, map_unordered
@@ -44,6 +45,7 @@ class Task:
     devices: tuple[str, ...]
     settings: dict[str, Any]
     out: str
+    """The folder or URL for the files of the videos."""
     root: str
     """The folder of the list, to see whether its storage is there."""
 
@@ -78,7 +80,7 @@ def compute_units(
     *,
     workers: int | None = None,
     timeout: float = float("inf"),
-    while_waiting: Callable[[list[tuple[Unit, float]]], None] | None = None,
+    while_waiting: Callable[[list[tuple[Unit, float]]], None] = lambda running: None,
 ) -> Generator[tuple[int, Result], None, None]:
     """Yield (number of the unit, its result) as the units end; see `map_unordered`.
 
@@ -110,7 +112,8 @@ def run_unit(task: Task, unit: Unit) -> Result:
     model = load_once(task.weights, task.sha256, task.devices)
     job = JOBS[task.job]
     try:
-        return row, job.compute(model, sample, task.settings, Target(Path(task.out, job.folder), name, task.sha256)), ""
+        with local_folder(os.path.join(task.out, job.folder)) as folder:
+            return row, job.compute(model, sample, task.settings, Target(folder, name, task.sha256)), ""
     except VivitError as error:
         return row, [], str(error)
 
@@ -118,8 +121,8 @@ def run_unit(task: Task, unit: Unit) -> Result:
 @lru_cache(maxsize=1)
 def load_once(weights: str, sha256: str, devices: tuple[str, ...]) -> ViViT:
     """Load the model of this process. Raises DataError if the weights have changed since the job began."""
-    number = int(multiprocessing.current_process().name.rpartition("-")[2])
-    device = torch.device(devices[number % len(devices)])
+    number = multiprocessing.current_process().name.rpartition("-")[2]
+    device = torch.device(devices[int(number) % len(devices) if number.isdigit() else 0])
     if device.type == "cpu":
         torch.set_num_threads(1)  # the processes share the cores; sums come in one order
     choose_attention(device)

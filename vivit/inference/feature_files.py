@@ -18,8 +18,8 @@ import numpy as np
 
 from ..data.datasets.find_videos import VIDEO_SUFFIXES
 from ..data.reading import show_reading
+from ..data.remote import filesystem_of, is_url
 from ..data.sample import Sample
-from ..data.shards import is_url
 from ..errors import DataError, VideoError, VivitError
 from ..files import atomic_write
 from ..model.token_reduction import TokenReducedViViT
@@ -117,15 +117,21 @@ def segment_suffix(sample: Sample) -> str:
     return f"_{start}-{'end' if sample.end is None else f'{sample.end:.6f}'.rstrip('0').rstrip('.')}"
 
 
-def file_facts(sample: Sample) -> tuple[str, int, int]:
-    """Return path, bytes and date in nanoseconds of a file, or of bytes in a tar file. Raises VideoError."""
+def file_facts(sample: Sample) -> tuple[str, int, int | str]:
+    """Return path, bytes and date in nanoseconds of a file, or of bytes in a tar file; for a URL its state as a hash.
+
+    Raises VideoError.
+    """
     path = sample.path if is_url(sample.path) else os.path.abspath(sample.path)
     if sample.offset is not None and sample.index is not None:
         return path, sample.index.size, sample.index.mtime_ns
     try:
+        if is_url(path):
+            filesystem, place = filesystem_of(path)
+            return path, filesystem.size(place), filesystem.ukey(place)
         facts = os.stat(path)
     except OSError as error:
-        raise VideoError(sample.path, f"cannot be opened ({error.strerror})") from error
+        raise VideoError(sample.path, f"cannot be opened ({error.strerror or error})") from error
     return path, facts.st_size, facts.st_mtime_ns
 
 
