@@ -31,7 +31,10 @@ def home(tmp_path, monkeypatch):
 def test_the_commands_of_the_guide_run(home, vivit, monkeypatch):
     monkeypatch.setattr(local, "START_METHOD", "fork")
     commands = [line for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("vivit ")]
-    assert len(commands) >= 4
+    commands = [
+        line for line in commands if "s3://" not in line and "--engine ray" not in line
+    ]  # in tests of their own
+    assert len(commands) >= 6
     for command in commands:
         code, _, err = vivit(*command.split()[1:])
         assert code == 0, f"{command}: {err}"
@@ -51,6 +54,18 @@ def test_a_video_that_fails_is_counted_and_the_exit_code_is_one(home, vivit, mon
 
 
 @pytest.mark.slow
+def test_the_command_of_the_guide_on_ray_gives_the_same_table(home, vivit, monkeypatch):
+    monkeypatch.setattr(local, "START_METHOD", "fork")
+    [command] = [
+        line for line in GUIDE.read_text(encoding="utf-8").splitlines() if re.match("vivit .*--engine ray", line)
+    ]
+    subprocess.run([sys.executable, "-m", *command.split()], check=True, timeout=600)
+    assert vivit(*command.replace("--engine ray", "").replace("on-ray", "local").split()[1:])[0] == 0
+    manifests = [json.loads((home / name / "manifest.json").read_text()) for name in ("on-ray", "local")]
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.slow
 def test_processes_of_their_own_give_the_same_table(home, vivit, monkeypatch):
     command = ["corpus", "timeline", "runs/finetune", "list.csv", "--device", "cpu", "--out"]
     subprocess.run([sys.executable, "-m", "vivit", *command, "spawned"], check=True, timeout=600)
@@ -66,6 +81,9 @@ def test_wrong_arguments_are_refused_before_anything_is_loaded(home, vivit):
         (["predict", "runs/finetune", "recordings", "--out", "o", "--workers", 0], "workers is 0"),
         (["timeline", "runs/finetune", "recordings", "--out", "o", "--hop", 0], "hop is 0"),
         (["predict", "runs/finetune", "recordings", "--out", "o", "--top-k", 0], "top_k is 0"),
+        (["predict", "runs/finetune", "recordings", "--out", "s3://o"], "--upload takes the URL"),
+        (["predict", "runs/finetune", "recordings", "--out", "o", "--upload", "o"], "upload is 'o'"),
+        (["predict", "runs/finetune", "recordings", "--out", "o", "--address", "auto"], "only --engine ray takes"),
         (["guess", "runs/finetune"], "unknown command 'corpus guess'"),
     ):
         code, _, err = vivit("corpus", *options)

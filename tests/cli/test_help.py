@@ -26,7 +26,7 @@ HELPS = [
     *(["data", verb] for verb in ("check", "prepare", "show")),
     *(["weights", verb] for verb in ("report", "convert", "verify")),
     *(["labels", verb] for verb in ("edit", "import", "export", "next", "doubtful")),
-    *(["corpus", "predict"], ["corpus", "timeline"], ["slurm", "demo"]),
+    *(["corpus", "predict"], ["corpus", "timeline"], ["corpus", "features"], ["slurm", "demo"]),
     *([command] for command in COMMANDS if command not in ("train", "data", "weights")),
     *(["train", name] for name in RECIPES if name != "finetune"),
 ]

@@ -16,6 +16,14 @@ SETTINGS = {
         "scores": True,
         "precision": "auto",
     },
+    "features": {
+        "level": "clip",
+        "hop": 0.3,
+        "dtype": "float32",
+        "file_format": "npy",
+        "batch": None,
+        "precision": "auto",
+    },
 }
 
 

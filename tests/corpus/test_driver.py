@@ -15,6 +15,7 @@ from pyarrow import parquet
 import vivit as package
 from vivit.corpus import driver, local
 from vivit.corpus.jobs import JOBS
+from vivit.data.tools.prepare import prepare
 from vivit.errors import DataError, FolderInUse
 from vivit.files import exclusive_lock
 from vivit.inference.segments import segments
@@ -31,9 +32,9 @@ def replace_job(monkeypatch, act):
     """Call `act(path)` before the computation of each video."""
     job = JOBS["predict"]
 
-    def compute(model, sample, settings, scores):
+    def compute(model, sample, *rest):
         act(sample.path)
-        return job.compute(model, sample, settings, scores)
+        return job.compute(model, sample, *rest)
 
     monkeypatch.setitem(JOBS, "predict", replace(job, compute=compute))
 
@@ -83,6 +84,56 @@ def test_segments_and_scores_over_time_equal_the_python_function(run, weights, t
         cells = [(float(r["start"]), float(r["end"]), r["label"], float(r["score"])) for r in mine if r["label"]]
         assert cells == truth
     assert "broken.mp4" in found[-1]["error"]
+
+
+def test_features_are_the_files_of_vivit_features_which_takes_them_for_its_own(run, weights, videos, tmp_path, vivit):
+    done = run("features")
+    model, found = package.from_pretrained(weights), rows(done.table)
+    out = tmp_path / "out" / "features"
+    for i in range(5):
+        expected = package.features(model, found[i]["path"], hop=0.3)
+        np.testing.assert_array_equal(np.load(tmp_path / "out" / found[i]["file"]), expected.values)
+        cells = [float(found[i][name]) for name in ("rows", "feat_stride", "num_frames", "fps", "duration")]
+        facts = [len(expected), expected.feat_stride, expected.num_frames, expected.fps, expected.duration]
+        assert (found[i]["file"], cells) == (f"features/{i}.npy", facts)
+    assert "broken.mp4: cannot be read" in found[5]["error"]
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert sorted(kept) == sorted([f"{i}.{kind}" for i in range(5) for kind in ("json", "npy")] + ["features.json"])
+    command = ["features", weights, videos, "--out", out, "--hop", 0.3, "--device", "cpu"]
+    assert "5 of 6 features in" in (err := vivit(*command)[2])
+    assert "0 of them computed now" in err
+    (out / "failures.csv").unlink()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+
+
+def test_features_of_files_elsewhere_stay_in_the_folder_and_clashes_are_refused_first(run, videos, tmp_path):
+    (tmp_path / "lists").mkdir()
+    table = tmp_path / "lists" / "list.csv"
+    table.write_text("path,start,end\n../videos/0.mp4,0.1,0.9\n")
+    [row] = rows(run("features", source=table, settings={"file_format": "npz"}).table)
+    assert row["file"] == f"features{videos}/0_0.1-0.9.npz"
+    assert (tmp_path / "out" / row["file"]).is_file()
+    table.write_text("path\n../videos/0.mp4\n../videos/../videos/0.mp4\n")
+    with pytest.raises(ValueError, match="would both become"):
+        run("features", out="other", source=table)
+    with pytest.raises(ValueError, match="level is 'row'"):
+        run("features", out="other", settings={"level": "row"})
+    assert not (tmp_path / "other").exists()
+
+
+def test_features_of_shards_are_those_of_the_files(run, videos, tmp_path):
+    (videos / "train" / "x").mkdir(parents=True)
+    for i in range(5):
+        (videos / f"{i}.mp4").rename(videos / "train" / "x" / f"{i}.mp4")
+    (videos / "broken.mp4").unlink()
+    prepare(str(videos), str(tmp_path / "small"), splits=("train",), shard_mib=1, workers=1)
+    [packed] = (tmp_path / "small").glob("shards")
+    for source, out in ((packed, "shards"), (tmp_path / "small", "files")):
+        done = run("features", out, source, split="train")
+        assert (done.videos, done.failed) == (5, 0)
+    for i in range(5):
+        files = [np.load(tmp_path / out / "features" / "train" / "x" / f"{i}.npy") for out in ("shards", "files")]
+        np.testing.assert_array_equal(*files)
 
 
 def test_a_table_of_segments_gives_a_row_per_segment(run, weights, videos, tmp_path):

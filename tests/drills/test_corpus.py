@@ -18,7 +18,10 @@ from vivit.corpus.jobs import JOBS
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
 
-SETTINGS = {"temporal_views": 1, "spatial_views": 1, "top_k": 1, "precision": "auto"}
+SETTINGS = {
+    "predict": {"temporal_views": 1, "spatial_views": 1, "top_k": 1},
+    "features": {"level": "clip", "hop": 0.2, "dtype": "float32", "file_format": "npy", "batch": None},
+}
 WORKERS = 3
 
 
@@ -26,22 +29,22 @@ WORKERS = 3
 def corpus(tmp_path, monkeypatch):
     """A job on `rows` segments of three videos, each of which takes some 30 ms; its processes are forked."""
     monkeypatch.setattr(local, "START_METHOD", "fork")
-    job = JOBS["predict"]
-
-    def slowly(*args):
-        time.sleep(0.03)
-        return job.compute(*args)
-
-    monkeypatch.setitem(JOBS, "predict", replace(job, compute=slowly))
     weights = tiny.model().save_pretrained(tmp_path / "weights")
     for name in "abc":
         write_video(tmp_path / f"{name}.mp4", counter_frames(40))
 
-    def make(rows):
+    def make(rows, name="predict"):
+        job = JOBS[name]
+
+        def slowly(*args):
+            time.sleep(0.03)
+            return job.compute(*args)
+
+        monkeypatch.setitem(JOBS, name, replace(job, compute=slowly))
         lines = [f"{'abc'[i % 3]}.mp4,{i / rows},{i / rows + 0.4}" for i in range(rows)]
         (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *lines, "gone.mp4,,"]))
         return Corpus(
-            "predict", str(weights), str(tmp_path / "list.csv"), tmp_path / "killed", SETTINGS,
+            name, str(weights), str(tmp_path / "list.csv"), tmp_path / "killed", SETTINGS[name] | {"precision": "auto"},
             device="cpu", format="csv", workers=WORKERS,
         )  # fmt: skip
 
@@ -100,22 +103,29 @@ def kill_at_random(corpus: Corpus, kills: int, rng: random.Random) -> Counter:
     return counts
 
 
+def results(out: Path) -> dict[str, bytes]:
+    """Return the content of the table and of the files of the videos by name."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix == ".csv" or p.parent != out}
+
+
 def check(corpus: Corpus, kills: int) -> Counter:
     straight = run_corpus(replace(corpus, out=corpus.out.with_name("straight"), workers=1))
     counts = kill_at_random(corpus, kills, random.Random(kills))
-    assert (corpus.out / "predict.csv").read_bytes() == straight.table.read_bytes()
+    assert results(corpus.out) == results(straight.table.parent)
     lines = (corpus.out / "journal.jsonl").read_text().splitlines()[1:]
     assert sorted(json.loads(line[9:])[0] for line in lines) == list(range(straight.videos))
     return counts
 
 
 @pytest.mark.slow
-def test_a_job_killed_four_times_does_every_video_once(corpus):
-    check(corpus(60), 4)
+@pytest.mark.parametrize("job", SETTINGS)
+def test_a_job_killed_four_times_does_every_video_once(corpus, job):
+    check(corpus(60, job), 4)
 
 
 @pytest.mark.drill
-def test_a_job_whose_workers_and_driver_are_killed_twenty_times_does_every_video_once(corpus):
-    counts = check(corpus(400), 20)
+@pytest.mark.parametrize("job", SETTINGS)
+def test_a_job_whose_workers_and_driver_are_killed_twenty_times_does_every_video_once(corpus, job):
+    counts = check(corpus(400, job), 20)
     print(f"20 kills: {counts['driver']} of the driver, {counts['worker']} of workers")
     assert min(counts["driver"], counts["worker"]) >= 3

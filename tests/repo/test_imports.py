@@ -53,6 +53,7 @@ OPTIONAL = [
     "uvicorn",
     "python_multipart",
     "prometheus_client",
+    "ray",
 ]
 # Modules that are nothing without their extra, imported by the command that names it.
 OF_EXTRA = {f"vivit.serve.{name}" for name in ("app", "guard", "metrics", "openapi", "run", "streams", "uploads")}

@@ -15,6 +15,7 @@ from .parse import parse, pick_verb
 USAGES = {
     "predict": "vivit corpus predict WEIGHTS LIST --out DIR [options]",
     "timeline": "vivit corpus timeline WEIGHTS LIST --out DIR [options]",
+    "features": "vivit corpus features WEIGHTS LIST --out DIR [options]",
 }
 
 
@@ -25,13 +26,19 @@ class Options:
     weights: Positional[str]
     """A run folder, a folder with model.safetensors, a file or a hub id."""
     list: Positional[str]
-    """A folder, a table with a column path (.csv, .jsonl, .parquet), a folder or URL of shards, or a video."""
+    """A folder, a table with a column path (.csv, .jsonl, .parquet), a folder of shards or a video; or its URL."""
     out: str
     """Folder for the table, manifest.json and the journal, from which the same command resumes."""
+    upload: str = ""
+    """A URL such as s3://bucket/run that also gets the table and the manifest, and alone the files of the videos."""
     dataset: str = ""
     """The dataset of which LIST is the folder: kinetics400, ssv2, epic_kitchens, ..."""
     split: str = "val"
     """Its split, or that of the shards."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: actors on a cluster of Ray, which needs the extra ray."""
+    address: str = ""
+    """Of a Ray cluster, such as 10.0.0.1:6379, or auto; empty: one is started on this machine for the job."""
     workers: int | None = None
     """Processes, each of which decodes and computes. None: one per core on a CPU, 4 per GPU."""
     timeout: float = 0.0
@@ -48,6 +55,12 @@ class Options:
     def __post_init__(self):
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; it is 1 or more processes")
+        if "://" in self.out:
+            raise ValueError(f"out is {self.out!r}; it takes a folder, for the journal; --upload takes the URL")
+        if self.upload and "://" not in self.upload:
+            raise ValueError(f"upload is {self.upload!r}; it takes a URL such as s3://bucket/run")
+        if self.address and self.engine != "ray":
+            raise ValueError(f"address is {self.address!r}, which only --engine ray takes")
         if not self.timeout >= 0:
             raise ValueError(f"timeout is {self.timeout}; it takes seconds above 0, or 0 for none")
 
@@ -96,7 +109,33 @@ class Timeline(Options):
             raise ValueError(f"hop is {self.hop}; it takes seconds above 0")
 
 
-JOBS = {"predict": Predict, "timeline": Timeline}
+@dataclass(frozen=True)
+class Features(Options):
+    """Write the features of every video of a list into DIR/features, as `vivit features` does; one row each.
+
+    The same command resumes after an interruption. Exits with code 1 if a video failed.
+    """
+
+    level: Literal["clip", "position", "token"] = "clip"
+    """clip: what the head gets, position: a row per temporal position (Model 2), token: its s spatial tokens."""
+    hop: float | None = None
+    """Level clip: seconds from one row to the next, rounded to temporal positions; 0.5 if not given."""
+    dtype: Literal["float16", "float32"] = "float32"
+    """Of the numbers in the files; float16 takes half the room."""
+    file_format: Literal["npy", "npz", "parquet"] = "npy"
+    """Of the features: npy: the array, npz: feats with seconds, start and end, parquet: path, seconds, feature."""
+    batch: int | None = None
+    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 32 elsewhere."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.hop is not None and not 0 < self.hop < float("inf"):
+            raise ValueError(f"hop is {self.hop}; it takes seconds above 0")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is 1 or more positions")
+
+
+JOBS = {"predict": Predict, "timeline": Timeline, "features": Features}
 
 
 def run(args: list[str]) -> None:
@@ -113,10 +152,13 @@ def run(args: list[str]) -> None:
             weights=asked.weights,
             source=asked.list,
             out=Path(asked.out),
+            upload=asked.upload.rstrip("/"),
             settings={name: getattr(asked, name) for name in (*own, "precision")},
             dataset=asked.dataset,
             split=asked.split,
             device=asked.device,
+            engine=asked.engine,
+            address=asked.address,
             workers=asked.workers,
             timeout=asked.timeout or float("inf"),
             retry=asked.retry,

@@ -6,7 +6,6 @@ import csv
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,11 +173,11 @@ def write_failures(path: Path, problems: Sequence[tuple[FeatureFile, VivitError]
 def find_samples(paths: Sequence[str]) -> list[tuple[str, Sample]]:
     """Return the name of the output and the sample of every video and segment that the paths name.
 
-    A name is that of the video without its suffix, below the given folder or the folder of the table; videos that would
-    get the same keep theirs. Raises DataError for what is not there, ValueError for names that remain equal.
+    A name is that of the video below the given folder or the folder of the table; see `name_outputs`. Raises DataError
+    for what is not there, ValueError for names that remain equal.
     """
     from ..data.sample import Sample
-    from ..inference.feature_files import TABLE
+    from ..inference.feature_files import name_outputs
 
     found: dict[tuple[str, float | None, float | None], tuple[str, Sample]] = {}
     for path in paths:
@@ -190,22 +189,8 @@ def find_samples(paths: Sequence[str]) -> list[tuple[str, Sample]]:
         for sample in samples:
             name = Path(os.path.relpath(sample.path, base or ".")).as_posix()
             found.setdefault((os.path.realpath(sample.path), sample.start, sample.end), (name, sample))
-    short = {key: without_suffix(name) for key, (name, _) in found.items()}
-    count = Counter((name, *key[1:]) for key, name in short.items())
-    table = Path(TABLE).stem
-    named = [
-        (name if count[short[key], *key[1:]] > 1 or short[key] == table else short[key], sample)
-        for key, (name, sample) in found.items()
-    ]
-    named = [(name + segment_suffix(sample), sample) for name, sample in named]
-    by_name: dict[str, Sample] = {}
-    for name, sample in named:
-        if by_name.setdefault(name, sample) is not sample:
-            raise ValueError(
-                f"{by_name[name].path} and {sample.path} would both become {name}; give the folder that holds both, or "
-                "another --out for each"
-            )
-    return named
+    samples = [sample for _, sample in found.values()]
+    return list(zip(name_outputs(samples, [name for name, _ in found.values()]), samples))
 
 
 def read_list(table: Path) -> list[Sample]:
@@ -217,19 +202,3 @@ def read_list(table: Path) -> list[Sample]:
     except OSError as error:
         raise DataError(f"{table}: cannot be read ({error.strerror})") from error
     return [replace(sample, path=os.path.normpath(sample.path)) for sample in samples]
-
-
-def without_suffix(name: str) -> str:
-    """Return the name of a video without the suffix of video files."""
-    from ..data.datasets.find_videos import VIDEO_SUFFIXES
-
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in VIDEO_SUFFIXES else name
-
-
-def segment_suffix(sample: Sample) -> str:
-    """Return "_12.5-17" for the segment from 12.5 s to 17 s, "" for a whole video."""
-    if sample.start is None and sample.end is None:
-        return ""
-    start = f"{sample.start or 0:.6f}".rstrip("0").rstrip(".")
-    return f"_{start}-{'end' if sample.end is None else f'{sample.end:.6f}'.rstrip('0').rstrip('.')}"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from ..data.sample import Sample
-from ..data.sample_table import SampleTable
+from ..data.remote import local_folder
+from ..data.sample_table import SampleTable, StringColumn
 from ..engine.device import pick_device
 from ..engine.evaluate import load_weights
 from ..engine.progress import progress_bar
@@ -25,8 +27,9 @@ from ..text import printable
 from ..weights.save import hash_weights, write_json
 from .jobs import JOBS
 from .journal import Journal
-from .lists import hash_list, read_list
-from .local import SCORES, Task, Units, compute_units
+from .lists import hash_list, path_below, read_list, root_of
+from .local import Task, Unit, Units, compute_units
+from .ray import compute_on_ray
 from .tables import choose_format, write_table
 
 JOURNAL, MANIFEST = "journal.jsonl", "manifest.json"
@@ -45,7 +48,7 @@ class Corpus:
     source: str
     """The list; see `vivit.corpus.lists.read_list`."""
     out: Path
-    """The folder for the results."""
+    """The folder for the results, and for the journal that `run_corpus` resumes from."""
     settings: dict[str, Any]
     """Of the job."""
     dataset: str = ""
@@ -57,6 +60,12 @@ class Corpus:
     """Seconds after which a video counts as failed."""
     retry: bool = False
     """Also do again what failed in an earlier run."""
+    upload: str = ""
+    """A URL to which the table, the manifest and the files of the videos go; the latter are then not kept in `out`."""
+    engine: str = "local"
+    """local: processes of this machine; ray: actors of Ray Data."""
+    address: str = ""
+    """Of a Ray cluster; empty: one is started on this machine."""
     format: str = ""
     """parquet or csv; empty: parquet where pyarrow is installed."""
 
@@ -81,9 +90,10 @@ def run_corpus(corpus: Corpus) -> Done:
     suffix = choose_format(corpus.format)
     device = pick_device(corpus.device)
     model = load_weights(corpus.weights)
-    config, weights = model.config, hash_weights(model)
+    weights = hash_weights(model)
+    job = JOBS[corpus.job]
+    columns = {"row": int, "path": str, **job.columns(model, corpus.settings), "error": str}
     del model
-    columns = {"row": int, "path": str, **JOBS[corpus.job].columns(config, corpus.settings), "error": str}
     samples = read_list(corpus.source, dataset=corpus.dataset, split=corpus.split)
     made_from = {
         "job": corpus.job,
@@ -92,13 +102,20 @@ def run_corpus(corpus: Corpus) -> Done:
         "list": hash_list(samples),
         "settings": corpus.settings | hash_files(corpus.settings),
         "device": device.type,
-    }
+    } | ({"upload": corpus.upload} if corpus.upload else {})
     table = corpus.out / f"{corpus.job}.{suffix}"
+    names, root = None, root_of(corpus.source)
+    if job.names:
+        names = StringColumn.of(job.names(samples, [path_below(sample, root) for sample in samples]))
     with (
         exclusive_lock(corpus.out, what="vivit corpus"),
         Journal(corpus.out / JOURNAL, made_from, len(samples)) as journal,
     ):
-        computed = compute(corpus, samples, journal, device, weights)
+        units = Units(samples, journal.todo(failed_too=corpus.retry).tolist(), names)
+        computed = compute(corpus, units, journal, device, weights)
+        if job.finish:
+            with local_folder(os.path.join(corpus.upload or corpus.out, job.folder), fetch="*.json") as folder:
+                job.finish(folder)
         rows = write_table(table, columns, table_rows(samples, journal, len(columns)))
         failed = journal.num_failed
         manifest = {
@@ -110,25 +127,29 @@ def run_corpus(corpus: Corpus) -> Done:
             "table": {"file": table.name, "rows": rows, "columns": [*columns], "sha256": hash_file(table)},
         }
         write_json(corpus.out / MANIFEST, manifest)
+        if corpus.upload:
+            with local_folder(corpus.upload) as folder:
+                for file in (table, corpus.out / MANIFEST):
+                    shutil.copyfile(file, folder / file.name)
     return Done(table, len(samples), failed, computed)
 
 
-def compute(corpus: Corpus, samples: SampleTable, journal: Journal, device: torch.device, weights: str) -> int:
-    """Compute the rows that the journal lacks, and return how many."""
-    for left in (corpus.out / SCORES).glob("*/.*.tmp"):  # of processes that were killed
-        left.unlink(missing_ok=True)
-    units = Units(samples, journal.todo(failed_too=corpus.retry).tolist())
+def compute(corpus: Corpus, units: Units, journal: Journal, device: torch.device, weights: str) -> int:
+    """Compute what is to be done, and return how many."""
+    if corpus.job == "timeline":
+        for left in (corpus.out / JOBS[corpus.job].folder).glob("*/.*.tmp"):  # of processes that were killed
+            left.unlink(missing_ok=True)
     if not units:
         return 0
     devices = (str(device),)
-    if device.type == "cuda" and device.index is None:
+    if device.type == "cuda" and device.index is None and corpus.engine == "local":
         devices = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-    root = os.path.dirname(corpus.source) or "." if os.path.isfile(corpus.source) else corpus.source
-    task = Task(corpus.job, corpus.weights, weights, devices, corpus.settings, str(corpus.out), root)
+    root = root_of(corpus.source)
+    files = corpus.upload or str(corpus.out)
+    task = Task(corpus.job, corpus.weights, weights, devices, corpus.settings, files, root)
     with show_progress(corpus.job, journal, len(units)) as (after_result, while_waiting):
-        results = compute_units(
-            task, units, workers=corpus.workers, timeout=corpus.timeout, while_waiting=while_waiting
-        )
+        engine = partial(compute_on_ray, address=corpus.address) if corpus.engine == "ray" else compute_units
+        results = engine(task, units, workers=corpus.workers, timeout=corpus.timeout, while_waiting=while_waiting)
         with closing(results):
             for _, (row, cells, error) in results:
                 journal.append(row, cells, error)
@@ -139,7 +160,7 @@ def compute(corpus: Corpus, samples: SampleTable, journal: Journal, device: torc
 @contextmanager
 def show_progress(
     job: str, journal: Journal, count: int
-) -> Iterator[tuple[Callable[[], None], Callable[[list[tuple[tuple[int, Sample], float]]], None]]]:
+) -> Iterator[tuple[Callable[[], None], Callable[[list[tuple[Unit, float]]], None]]]:
     """Show on stderr what is done, the time left, failures and slow files; without a terminal a line now and then.
 
     Yields a function to call after each of the `count` results, and one that takes the running units with their
@@ -163,9 +184,13 @@ def show_progress(
             has_started[0] = True
             show("")
 
-        def while_waiting(running: list[tuple[tuple[int, Sample], float]]) -> None:
-            (_, sample), seconds = max(running, key=lambda one: one[1])
-            slow = f", {seconds:.0f} s at {printable(os.path.basename(sample.path))}" if seconds > SLOW else ""
+        def while_waiting(running: list[tuple[Unit, float]]) -> None:
+            unit, seconds = max(running, key=lambda one: one[1], default=(None, 0.0))
+            slow = (
+                f", {seconds:.0f} s at {printable(os.path.basename(unit.sample.path))}"
+                if unit and seconds > SLOW
+                else ""
+            )
             show(slow if has_started[0] else ", starting")
 
         yield after_result, while_waiting

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..data.datasets.find_videos import VIDEO_SUFFIXES, find_videos
@@ -14,9 +15,10 @@ from ..data.datasets.label_table import read_rows
 from ..data.datasets.registry import read_samples
 from ..data.datasets.rows import parse_number, parse_segment
 from ..data.reading import show_reading
+from ..data.remote import as_os_error, filesystem_of, is_url
 from ..data.sample import Sample
 from ..data.sample_table import SampleTable
-from ..data.shards import INDEX, is_url
+from ..data.shards import INDEX
 from ..errors import DataError
 from ..text import listing, printable
 
@@ -29,23 +31,24 @@ def read_list(source: str, *, dataset: str = "", split: str = "val") -> SampleTa
     Args:
         source: A folder, which is searched for videos; a table (CSV, JSON lines, Parquet) with a column `path`,
             relative to its folder or absolute, and optional `start`, `end` (seconds) and `fps` of folders of images; a
-            folder or URL of tar shards; a video.
+            folder of tar shards; a video. Each of them may be a URL of fsspec, and so may the paths of a table.
         dataset: A dataset of `vivit.data.datasets.registry`, whose `split` in the folder `source` is the list.
         split: Of `dataset` and of shards.
 
-    A table may name files that do not exist. Raises DataError for a source without videos and for unusable rows.
+    A table may name files that do not exist. Raises DataError for a source without videos and for unusable rows,
+    OSError for a storage that does not answer.
     """
-    is_shards = is_url(source) or os.path.isfile(os.path.join(source, INDEX))
-    if dataset or is_shards:
+    if dataset or has_index(source):
         return read_samples(dataset or "shards", source, split)
     path = Path(source)
-    if path.is_dir():
+    if is_url(source):
+        samples = _remote_samples(source)
+    elif path.is_dir():
         samples = [Sample(os.path.join(source, name), where=name) for name in find_videos(source, thorough=True)]
     elif not path.is_file():
         raise DataError(f"{source}: does not exist; a list is a folder, a table, a folder of shards or a video")
     elif path.suffix.lower() in TABLES:
-        rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path)
-        samples = _samples(path, rows)
+        samples = _samples(path, str(path.parent))
     elif path.suffix.lower() in VIDEO_SUFFIXES:
         samples = [Sample(source)]
     else:
@@ -55,8 +58,61 @@ def read_list(source: str, *, dataset: str = "", split: str = "val") -> SampleTa
     return SampleTable.of(samples)
 
 
-def _samples(table: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Sample]:
-    """Return the samples of rows; of equal ones the first, with a warning. Raises DataError for unusable rows."""
+def has_index(source: str) -> bool:
+    """Say whether `source` is a folder of shards."""
+    if not is_url(source):
+        return os.path.isfile(os.path.join(source, INDEX))
+    if _is_file(source):
+        return False
+    filesystem, place = filesystem_of(source)
+    with as_os_error(f"{source}: cannot be read"):
+        return filesystem.exists(f"{place.rstrip('/')}/{INDEX}")
+
+
+def root_of(source: str) -> str:
+    """Return the folder of a list, or of a video."""
+    if is_url(source):
+        return source.rpartition("/")[0] if _is_file(source) else source.rstrip("/")
+    return os.path.dirname(source) or "." if os.path.isfile(source) else source
+
+
+def path_below(sample: Sample, root: str) -> str:
+    """Return the path of a sample below the folder of its list; of one elsewhere, the whole path without its root."""
+    if sample.offset is not None:
+        return sample.path.partition(".tar#")[2]
+    if is_url(sample.path):
+        below = sample.path.removeprefix(f"{root}/")
+        return below.partition("://")[2] or below
+    path = os.path.relpath(sample.path, root)
+    return os.path.abspath(sample.path).lstrip("/") if path.startswith("..") else path
+
+
+def _is_file(url: str) -> bool:
+    return url.lower().endswith((*TABLES, *VIDEO_SUFFIXES))
+
+
+def _remote_samples(source: str) -> list[Sample]:
+    """Return the samples of a table, a video or a folder of videos behind a URL. Raises DataError and OSError."""
+    if source.lower().endswith(VIDEO_SUFFIXES):
+        return [Sample(source)]
+    filesystem, place = filesystem_of(source)
+    if _is_file(source):
+        with TemporaryDirectory() as folder:
+            table = Path(folder, source.rpartition("/")[2])
+            with as_os_error(f"{source}: cannot be read"):
+                filesystem.get_file(place, str(table))
+            return _samples(table, root_of(source))
+    with as_os_error(f"{source}: cannot be read"):
+        names = sorted(path.removeprefix(place).lstrip("/") for path in filesystem.find(place))
+    return [Sample(f"{root_of(source)}/{name}", where=name) for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
+
+
+def _samples(table: Path, folder: str) -> list[Sample]:
+    """Return the samples of a table, whose paths are relative to `folder`; of equal ones the first, with a warning.
+
+    Raises DataError for unusable rows.
+    """
+    rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else read_rows(table)
     found: dict[tuple[str, float | None, float | None], Sample] = {}
     problems: list[str] = []
     for number, row in show_reading(rows, f"rows of {printable(table.name)}"):
@@ -67,7 +123,7 @@ def _samples(table: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Sa
         start, end = parse_segment(row.get("start"), row.get("end"), wrong)
         fps = parse_number(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
         problems += [f"{table.name}:{number}: {one}" for one in wrong]
-        path = os.path.join(table.parent, name)
+        path = name if is_url(name) else os.path.join(folder, name)
         found.setdefault((path, start, end), Sample(path, {}, start, end, f"{table.name}:{number}", fps))
     if problems:
         raise DataError(listing(f"{table}: rows that cannot be used", problems))

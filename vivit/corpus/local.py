@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..data.dataset import wait_for_storage
+from ..data.remote import local_folder
 from ..data.sample import Sample
-from ..data.sample_table import SampleTable
+from ..data.sample_table import SampleTable, StringColumn
 from ..data.tools.process_pool import cores, map_unordered
 from ..engine.device import choose_attention
 from ..engine.evaluate import load_weights
 from ..errors import DataError, VideoError, VivitError
 from ..model.vivit import ViViT
 from ..weights.save import hash_weights
-from .jobs import JOBS
+from .jobs import JOBS, Target
 
-SCORES = "timelines"  # the folder of the scores over time
 ATTEMPTS = 3  # of a video whose process is killed, also from outside
 PER_GPU = 4  # processes that share a GPU: some decode while one computes
 START_METHOD = "spawn"  # PyTorch forks badly once it has computed
@@ -45,22 +45,33 @@ class Task:
     devices: tuple[str, ...]
     settings: dict[str, Any]
     out: str
+    """The folder or URL for the files of the videos."""
     root: str
     """The folder of the list, to see whether its storage is there."""
 
 
-class Units(Sequence[tuple[int, Sample]]):
-    """The rows of a list that are to be done, with their numbers; samples are created when they are asked for."""
+class Unit(NamedTuple):
+    """What a process does at a time: a video or a segment."""
 
-    def __init__(self, samples: SampleTable, rows: Sequence[int]):
-        self.samples, self.rows = samples, rows
+    row: int
+    """Its number in the list."""
+    sample: Sample
+    name: str
+    """Of its files."""
+
+
+class Units(Sequence[Unit]):
+    """The rows of a list that are to be done; units are created when they are asked for."""
+
+    def __init__(self, samples: SampleTable, rows: Sequence[int], names: StringColumn | None = None):
+        self.samples, self.rows, self.names = samples, rows, names
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: Any) -> Any:
         row = int(self.rows[i])
-        return row, self.samples[row]
+        return Unit(row, self.samples[row], self.names[row] if self.names else f"{row // 1000:06}/{row:09}")
 
 
 def compute_units(
@@ -69,7 +80,7 @@ def compute_units(
     *,
     workers: int | None = None,
     timeout: float = float("inf"),
-    while_waiting: Callable[[list[tuple[tuple[int, Sample], float]]], None] | None = None,
+    while_waiting: Callable[[list[tuple[Unit, float]]], None] = lambda running: None,
 ) -> Generator[tuple[int, Result], None, None]:
     """Yield (number of the unit, its result) as the units end; see `map_unordered`.
 
@@ -82,7 +93,7 @@ def compute_units(
         partial(run_unit, task),
         units,
         workers=min(count, len(units)),
-        on_crash=lambda unit, why: (unit[0], [], f"{unit[1].path}: {why}"),
+        on_crash=lambda unit, why: (unit.row, [], f"{unit.sample.path}: {why}"),
         timeout=timeout,
         startup=STARTUP,
         attempts=ATTEMPTS,
@@ -91,17 +102,18 @@ def compute_units(
     )
 
 
-def run_unit(task: Task, unit: tuple[int, Sample]) -> tuple[int, list[list[Any]], str]:
+def run_unit(task: Task, unit: Unit) -> Result:
     """Compute one video or segment in a worker process. Raises DataError if the storage of the list is gone."""
-    row, sample = unit
+    row, sample, name = unit
     try:
         wait_for_storage(sample.path, task.root, seconds=STORAGE_TIMEOUT)
     except VideoError as error:
         raise DataError(f"{error}; the same command resumes") from error
     model = load_once(task.weights, task.sha256, task.devices)
-    scores = Path(task.out, SCORES, f"{row // 1000:06}", f"{row:09}.npz")
+    job = JOBS[task.job]
     try:
-        return row, JOBS[task.job].compute(model, sample, task.settings, scores), ""
+        with local_folder(os.path.join(task.out, job.folder)) as folder:
+            return row, job.compute(model, sample, task.settings, Target(folder, name, task.sha256)), ""
     except VivitError as error:
         return row, [], str(error)
 
@@ -109,8 +121,8 @@ def run_unit(task: Task, unit: tuple[int, Sample]) -> tuple[int, list[list[Any]]
 @lru_cache(maxsize=1)
 def load_once(weights: str, sha256: str, devices: tuple[str, ...]) -> ViViT:
     """Load the model of this process. Raises DataError if the weights have changed since the job began."""
-    number = int(multiprocessing.current_process().name.rpartition("-")[2])
-    device = torch.device(devices[number % len(devices)])
+    number = multiprocessing.current_process().name.rpartition("-")[2]
+    device = torch.device(devices[int(number) % len(devices) if number.isdigit() else 0])
     if device.type == "cpu":
         torch.set_num_threads(1)  # the processes share the cores; sums come in one order
     choose_attention(device)

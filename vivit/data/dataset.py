@@ -25,8 +25,8 @@ from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, replace
 from ..errors import VideoError, as_video_error
 from .augment import augment_clip
 from .clips import clip_frames, random_start
+from .remote import is_url
 from .sample import Sample
-from .shards import is_url
 from .transforms import center_box, draw_train_crop, has_direction, resize_for_eval, shuffle_frames
 from .views import candidate_frames, open_sample, plan_views
 
@@ -102,16 +102,17 @@ class TrainDataset(Dataset[Item]):
 
 
 @contextmanager
-def time_limit(path: str, *, seconds: float) -> Iterator[None]:
-    """Raise VideoError if the block takes longer than `seconds`; only in the main thread, as in loader workers."""
+def time_limit(path: str, *, seconds: float, setting: str = "data.video_timeout") -> Iterator[None]:
+    """Raise VideoError, which names the `setting`, if the block takes longer than `seconds`.
+
+    Only in the main thread, as in loader workers.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
 
     def give_up(number: int, frame: FrameType | None) -> None:
-        raise VideoError(
-            path, f"still being decoded after {seconds:g} s", "a video that decodes within data.video_timeout"
-        )
+        raise VideoError(path, f"still being decoded after {seconds:g} s", f"a video that decodes within {setting}")
 
     old = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, seconds)

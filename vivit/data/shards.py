@@ -7,7 +7,6 @@ reads any sample, and the order of training is the same function of the seed as 
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -22,16 +21,12 @@ from typing import Any
 from ..errors import DataError, VideoError
 from ..files import atomic_write
 from .manifest import FileInfo, Manifest, parse_manifest, write_manifest
+from .remote import filesystem_of, is_url, read_range
 from .sample import Classes, Sample
 from .sample_table import SampleTable
 
 INDEX = "index.jsonl"
 BLOCK = 512  # tar files are made of these
-
-
-def is_url(root: str) -> bool:
-    """Return whether fsspec must open `root`, such as s3://bucket/folder."""
-    return "://" in root
 
 
 def read_shards(root: str, split: str) -> SampleTable:
@@ -50,21 +45,16 @@ def shard_classes(root: str) -> dict[str, tuple[str, ...]]:
 def read_packed(path: str, offset: int, size: int) -> bytes:
     """Read `size` bytes from `offset` on of the tar file named before "#" in `path`. Raises VideoError."""
     shard = path[: path.rindex(".tar#") + len(".tar")]
-    try:
-        if is_url(shard):
-            filesystem, place = _filesystem(shard)
-            data = filesystem.cat_file(place, start=offset, end=offset + size)
-        else:
+    if is_url(shard):
+        data = read_range(path, shard, offset, offset + size)
+    else:
+        try:
             with open(shard, "rb") as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(offset)
                 data = file.read(min(size, max(end - offset, 0)))  # an index may claim any size
-    except ImportError:
-        raise
-    except Exception as error:  # every kind of storage has errors of its own
-        raise VideoError(
-            path, f"cannot be read ({type(error).__name__}: {error})", "a tar file of the index"
-        ) from error
+        except OSError as error:
+            raise VideoError(path, f"cannot be read ({error.strerror})", "a tar file of the index") from error
     if len(data) != size:
         raise VideoError(path, f"ends after {len(data)} of {size} bytes", "the tar files that the index was made with")
     return data
@@ -164,7 +154,7 @@ def _local_index(root: str, path: str, size: int, mtime_ns: int) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _remote_index(root: str, path: str) -> Manifest:
-    filesystem, place = _filesystem(path)
+    filesystem, place = filesystem_of(path)
     try:
         content = filesystem.cat_file(place)
     except FileNotFoundError as error:
@@ -204,11 +194,3 @@ def _check_index(manifest: Manifest) -> None:
 
 def _strings(names: Any) -> bool:
     return isinstance(names, list) and all(isinstance(name, str) for name in names)
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    try:
-        core = importlib.import_module("fsspec.core")
-    except ImportError as error:
-        raise ImportError(f"{url} needs fsspec: pip install 'vivit[cloud]'") from error
-    return core.url_to_fs(url)

@@ -15,6 +15,7 @@ import numpy as np
 from ..config import EvalConfig, ModelConfig
 from ..errors import VideoError, as_video_error
 from .clips import clip_frames, frame_range, view_starts
+from .remote import is_url, read_video
 from .sample import Sample
 from .transforms import center_box, crop, eval_boxes, resize_for_eval
 from .video.decoder import Video
@@ -26,10 +27,12 @@ MAX_TICKS = 2**22  # evenly spaced times for clip_seconds: 46 hours at 25 a seco
 def open_sample(sample: Sample) -> Video | FrameFolder:
     """Open the video of a sample: a file, a folder of images, or bytes inside a tar file.
 
-    The one door from a sample to its frames. Raises VideoError.
+    The one door from a sample to its frames. A file behind a URL is read whole into memory. Raises VideoError.
     """
     with as_video_error(sample.path):
         if sample.offset is None or sample.index is None:
+            if is_url(sample.path):
+                return Video(sample.path, data=read_video(sample.path), index=sample.index)
             return open_video(sample.path, fps=sample.fps, index=sample.index)
         from .shards import read_packed  # imports PyTorch
 

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from ..data.datasets.find_videos import VIDEO_SUFFIXES
 from ..data.reading import show_reading
+from ..data.remote import filesystem_of, is_url
 from ..data.sample import Sample
 from ..errors import DataError, VideoError, VivitError
 from ..files import atomic_write
@@ -80,20 +83,69 @@ class FeatureFile:
             return False
 
 
+def name_outputs(samples: Sequence[Sample], paths: Sequence[str]) -> list[str]:
+    """Return the names of the files of samples: their `paths` without the suffix of video files, and their segment.
+
+    Videos that would get the same name keep their suffix. Raises ValueError for names that remain equal.
+    """
+    short = [without_suffix(path) for path in paths]
+    count = Counter((name, sample.start, sample.end) for name, sample in zip(short, samples))
+    table = Path(TABLE).stem
+    names: dict[str, Sample] = {}
+    for name, path, sample in zip(short, paths, samples):
+        clashes = count[name, sample.start, sample.end] > 1 or name == table
+        name = (path if clashes else name) + segment_suffix(sample)
+        if names.setdefault(name, sample) is not sample:
+            raise ValueError(
+                f"{names[name].path} and {sample.path} would both become {name}; give the folder that holds both, or "
+                "another --out for each"
+            )
+    return [*names]
+
+
+def without_suffix(name: str) -> str:
+    """Return the name of a video without the suffix of video files."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def segment_suffix(sample: Sample) -> str:
+    """Return "_12.5-17" for the segment from 12.5 s to 17 s, "" for a whole video."""
+    if sample.start is None and sample.end is None:
+        return ""
+    start = f"{sample.start or 0:.6f}".rstrip("0").rstrip(".")
+    return f"_{start}-{'end' if sample.end is None else f'{sample.end:.6f}'.rstrip('0').rstrip('.')}"
+
+
+def file_facts(sample: Sample) -> tuple[str, int, int | str]:
+    """Return path, bytes and date in nanoseconds of a file, or of bytes in a tar file; for a URL its state as a hash.
+
+    Raises VideoError.
+    """
+    path = sample.path if is_url(sample.path) else os.path.abspath(sample.path)
+    if sample.offset is not None and sample.index is not None:
+        return path, sample.index.size, sample.index.mtime_ns
+    try:
+        if is_url(path):
+            filesystem, place = filesystem_of(path)
+            return path, filesystem.size(place), filesystem.ukey(place)
+        facts = os.stat(path)
+    except OSError as error:
+        raise VideoError(sample.path, f"cannot be opened ({error.strerror or error})") from error
+    return path, facts.st_size, facts.st_mtime_ns
+
+
 def describe_source(model: ViViT | TokenReducedViViT, sample: Sample, options: FeatureOptions, *, weights: str) -> str:
     """Return as JSON what the features of a sample depend on; `weights` is the hash of the weights.
 
     Raises VideoError for a file that is not there.
     """
-    try:
-        facts = os.stat(sample.path)
-    except OSError as error:
-        raise VideoError(sample.path, f"cannot be opened ({error.strerror})") from error
+    path, size, mtime_ns = file_facts(sample)
     depends = {
         "version": VERSION,
-        "path": os.path.abspath(sample.path),
-        "size": facts.st_size,
-        "mtime_ns": facts.st_mtime_ns,
+        "path": path,
+        "size": size,
+        "mtime_ns": mtime_ns,
         "segment": [sample.start, sample.end],
         "images_per_second": sample.fps,
         "weights": weights,

@@ -185,18 +185,23 @@ def _work(function: Callable[[Any], Any], pipe: Connection, parent: int) -> None
         except EOFError:
             return
         try:
-            answer = (function(job), None)
-        except Exception as error:
-            answer = (None, error)
-        try:
-            message = pickle.dumps(answer)
-            pickle.loads(message)  # an exception may not survive it
-        except Exception:
-            message = pickle.dumps((None, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
-        try:
-            pipe.send_bytes(message)
+            pipe.send_bytes(pickle_answer(function, job))
         except OSError:  # the parent has gone
             return
+
+
+def pickle_answer(function: Callable[[Any], Any], job: Any) -> bytes:
+    """Return (function(job), None), or (None, the exception), pickled."""
+    try:
+        answer = (function(job), None)
+    except Exception as error:
+        answer = (None, error)
+    try:
+        message = pickle.dumps(answer)
+        pickle.loads(message)  # an exception may not survive it
+    except Exception:
+        message = pickle.dumps((None, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
+    return message
 
 
 def _ready(busy: Sequence[_Worker], patience: float) -> list[_Worker]:
