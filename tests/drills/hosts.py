@@ -34,8 +34,10 @@ class Host:
 
 def kill(process: subprocess.Popen) -> None:
     """Kill a process and all that it started, as when a host loses its power."""
-    for pid in descendants(process.pid):
-        os.kill(pid, signal.SIGKILL)
+    if process.poll() is None:
+        for pid in descendants(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
 
 
 def descendants(pid: int) -> list[int]:
