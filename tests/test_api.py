@@ -58,7 +58,8 @@ def test_the_version_is_that_of_the_distribution():
 
 
 def test_errors_have_one_base_class():
-    kinds = (vivit.DataError, vivit.VideoError, vivit.WeightsError, vivit.FolderInUse, vivit.Stopped, vivit.WorkerDied)
+    names = ("DataError", "VideoError", "WeightsError", "FolderInUse", "ProcessLost", "Stopped", "WorkerDied")
+    kinds = [getattr(vivit, name) for name in names]
     assert all(issubclass(kind, vivit.VivitError) for kind in kinds)
     assert vivit.errors.DataError is vivit.DataError
 

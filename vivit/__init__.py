@@ -18,7 +18,8 @@
 Classes: ViViT (the model), Video (frames of a file), Sample (a video and its labels), Config and DataConfig (settings),
 Evaluation, Explanation, Features, Prediction, Timeline, RunFolder. Modules: recipes (training runs by name), config,
 errors.
-Errors: VivitError and its children DataError, VideoError, WeightsError, FolderInUse, Stopped, WorkerDied.
+Errors: VivitError and its children DataError, VideoError, WeightsError, FolderInUse, ProcessLost,
+Stopped, WorkerDied.
 
 Each block of docs/guides/python.md runs as printed.
 """
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # `name as name` makes a name public for type checkers
     from .engine.train import train
     from .errors import DataError as DataError
     from .errors import FolderInUse as FolderInUse
+    from .errors import ProcessLost as ProcessLost
     from .errors import Stopped as Stopped
     from .errors import VideoError as VideoError
     from .errors import VivitError as VivitError
@@ -95,6 +97,7 @@ _MODULES = {
     "Features": "inference.features",
     "FolderInUse": "errors",
     "Prediction": "inference.prediction",
+    "ProcessLost": "errors",
     "RunFolder": "api",
     "Sample": "data.sample",
     "Stopped": "errors",

@@ -186,10 +186,12 @@ class ParallelConfig:
     """Activation checkpointing: recompute each block in the backward pass instead of keeping its activations."""
     compile: bool | None = None
     """Train with blocks compiled by torch.compile; None: on CUDA in runs that are long enough for it to pay."""
+    timeout: float = 600
+    """Seconds to wait for a process that is late, before the run ends and names it; more than data.storage_timeout."""
 
     def __post_init__(self):
         one_of(self, "strategy")
-        positive(self, "micro_batch")
+        positive(self, "micro_batch", "timeout")
 
 
 @dataclass(frozen=True)

@@ -68,3 +68,14 @@ class WorkerDied(VivitError, RuntimeError):
     def __str__(self) -> str:
         files = "; ".join(f"{path}: {why}" for path, why in self.problems.items())
         return f"{files}; the same command continues without it"
+
+
+class ProcessLost(VivitError, RuntimeError):
+    """Another process of the run ended, does not answer or is late; `lines` says which one and what it was doing."""
+
+    def __init__(self, lines: list[str]):
+        super().__init__(lines)  # as args, so that the error survives pickling
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "\n  ".join([*self.lines, "the same command resumes from the last checkpoint"])

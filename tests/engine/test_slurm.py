@@ -97,6 +97,20 @@ def equal(run, straight):
     assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("code", "restarts", "requeued"),
+    [(0, 0, False), (2, 0, False), (143, 99, True), (137, 0, True), (75, 1, True), (75, 2, False), (137, None, True)],
+)
+def test_a_job_is_requeued_after_a_signal_and_so_many_times_after_a_loss(tmp_path, code, restarts, requeued):
+    (tmp_path / "job.sh").write_text(sbatch_script(["vivit"], SlurmOptions(restarts=2)))
+    variables = environment(tmp_path, SLURM_JOB_ID="7", SLURM_JOB_NODELIST="one")
+    (tmp_path / "srun").write_text(f"#!/bin/bash\nexit {code}\n")
+    if restarts is not None:
+        variables["SLURM_RESTART_COUNT"] = str(restarts)
+    assert subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=variables, check=False).returncode == code
+    assert (tmp_path / "requeued").exists() == requeued
+
+
 @pytest.fixture
 def straight(vivit, data_root, tmp_path):  # noqa: F811
     """The folder of the run of one process."""
@@ -139,30 +153,4 @@ def test_a_job_of_two_processes_that_was_stopped_and_requeued_equals_one_process
     second = subprocess.run(**command, capture_output=True, text=True, timeout=300, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
     assert (tmp_path / "requeued").read_text() == f"requeue {job}\n"
-    equal(tmp_path / "run", straight)
-
-
-@pytest.mark.drill
-def test_two_torchruns_as_on_two_machines_equal_one_process(straight, data_root, tmp_path):
-    """The line of docs/guides/scale.md for several nodes, with two of one process on this machine."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "2",
-        "--nproc-per-node",
-        "1",
-        "--rdzv-backend",
-    ]
-    command += ["c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "-m", "--", "vivit", "train", *TRAIN]
-    command += ["--data.root", str(data_root), "--run", str(tmp_path / "run")]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
-    try:
-        errors = [one.communicate(timeout=500)[1] for one in both]
-    finally:
-        for one in both:
-            one.kill()
-    assert [one.returncode for one in both] == [0, 0], "\n".join(errors)
     equal(tmp_path / "run", straight)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config, DataConfig, EvalConfig, from_dict, replace
+from ..data.datasets.split_names import usual_split
 from .overrides import EvalOverrides, Overrides
 from .parse import parse, take_word, wants_help
 from .predict import refuse_for_exported
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 USED = (
     *(f"model.{name}" for name in (*vars(Overrides()), "preprocessing")),
     *(f"data.{name}" for name in ("root", "dataset", "labels", "manifest", "eval_split", "workers")),
-    *("eval", "device", "precision", "run"),
+    *("eval", "device", "precision", "run", "epic_levels"),
 )
 USUAL = (
     *("data.root", "data.eval_split", "eval.temporal_views", "eval.spatial_views", "eval.shuffle_frames"),
@@ -46,6 +47,8 @@ class Eval:
     """float32, bfloat16, or auto: bfloat16 on CUDA devices with units for it, else float32."""
     run: str | None = None
     """Folder for results.json, predictions.npz, predictions.csv and report.html; by default that of the weights."""
+    epic_levels: tuple[int, int, int] = (0, 0, 0)
+    """Test split of EPIC-Kitchens: supervision of pretraining, training labels and training data, 0 to 5."""
 
 
 def run(args: list[str]) -> None:
@@ -59,6 +62,7 @@ def run(args: list[str]) -> None:
     asked = parse(Eval, rest, default=default, usage=usage, usual=USUAL, used=USED)
 
     from ..engine.evaluate import evaluate_weights
+    from ..inference.epic_submission import write_epic_test
     from ..inference.exported import is_exported
     from ..report.evaluation import write_eval_files
 
@@ -66,6 +70,9 @@ def run(args: list[str]) -> None:
     changes = asked.model.given()
     exported = open_module(weights, asked, changes) if is_exported(weights) else None
     folder = Path(asked.run or (weights if Path(weights).is_dir() else config.run or "."))
+    if config.data.dataset == "epic_kitchens" and usual_split(config.data.eval_split) == "test":
+        write_epic_test(weights, config, levels=asked.epic_levels, changes=changes, folder=folder)
+        return
     evaluation = evaluate_weights(weights, config, changes=changes, folder=folder, exported=exported)
     if os.environ.get("RANK", "0") == "0":
         write_eval_files(

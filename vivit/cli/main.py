@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 
 from ..config import suggestion
-from ..errors import Stopped, VivitError
+from ..errors import ProcessLost, Stopped, VivitError
 from ..install_check import MEND, OTHER_VIVIT, installed_version
 from .terminal import fail
 
@@ -40,7 +40,9 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that sys.argv names. Exit codes: 0, 1 for bad files or results, 2 for errors."""
+    """Run the command that sys.argv names. Exit codes: 0, 1 for bad files or results, 2 for errors, 75 where
+    another process of the run was lost, 128 + N where signal N stopped it.
+    """
     # Of several processes, only the first one warns.
     quiet = os.environ.get("RANK", "0") != "0"
     logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING)
@@ -63,6 +65,8 @@ def main() -> None:
         sys.exit(1)
     except Stopped as error:
         sys.exit(128 + error.number)  # as a shell reports a signal
+    except ProcessLost as error:
+        fail(str(error), code=75)  # EX_TEMPFAIL: the same command may succeed
     except (VivitError, ValueError, OSError, ImportError, FloatingPointError) as error:
         fail(str(error))
 

@@ -21,7 +21,8 @@ OWN = "--slurm."
 class Slurm:
     """Print a script for sbatch that trains by a recipe, with the settings of `vivit train`.
 
-    The job is requeued at its time limit and after a failure of a node, and resumes from its last checkpoint.
+    The job is requeued at its time limit, after a failure of a node and when a process was lost, and resumes from its
+    last checkpoint.
     """
 
     slurm: SlurmOptions = field(default_factory=SlurmOptions)

@@ -8,10 +8,10 @@ from typing import NoReturn
 from ..text import printable
 
 
-def fail(message: str) -> NoReturn:
-    """Print an error and exit with code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print an error and exit with a code."""
     print_error(message)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def print_error(message: str) -> None:

@@ -122,12 +122,15 @@ def open_loader(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
     If a worker was killed, `next` raises WorkerDied, which names the file that it was reading.
     """
     others, iterator = set(multiprocessing.active_children()), None
+    dataset: Any = loader.dataset
+    _open_datasets.append(dataset)
     try:
         iterator = iter(loader)
         workers = [process for process in multiprocessing.active_children() if process not in others]
         with _no_child_signals() as child_signals:
-            yield _until_a_worker_dies(iterator, workers, loader.dataset, child_signals)
+            yield _until_a_worker_dies(iterator, workers, dataset, child_signals)
     finally:
+        _open_datasets.remove(dataset)
         _stop_workers(iterator, [process for process in multiprocessing.active_children() if process not in others])
 
 
@@ -200,22 +203,39 @@ class _TrackedDataset(Dataset[Item]):
 
     def __init__(self, clips: TrainDataset | EvalDataset, skipped: Mapping[str, str], workers: int):
         self.clips, self.skipped = clips, skipped
-        self.reading = torch.full((max(workers, 1), 2), -1).share_memory_()  # process id, sample
+        # Of each worker: process id, sample, whether it is still reading it.
+        self.reading = torch.full((max(workers, 1), 3), -1).share_memory_()
 
     def __getitem__(self, key: Any) -> Item:
         index = key if isinstance(key, int) else key[1]
         path = self.clips.samples[index].path
         if path in self.skipped:
             return Item(index, None, self.clips.labels[index], f"{path}: {self.skipped[path]}")
-        if worker := get_worker_info():
-            self.reading[worker.id] = torch.tensor([os.getpid(), index])
-        return self.clips[key]  # type: ignore[index]
+        worker = get_worker_info()
+        row = self.reading[worker.id if worker else 0]
+        row[:] = torch.tensor([os.getpid(), index, 1])
+        try:
+            return self.clips[key]  # type: ignore[index]
+        finally:
+            row[2] = 0
 
     def files_of(self, processes: Sequence[int | None]) -> dict[str, str]:
         """Return the files that these workers were reading, and that the workers died."""
         why = "a worker process died while it read this file (out of memory?)"
-        samples = [sample for process, sample in self.reading.tolist() if process in processes and sample >= 0]
+        samples = [sample for process, sample, _ in self.reading.tolist() if process in processes and sample >= 0]
         return {self.clips.samples[sample].path: why for sample in samples}
+
+    def being_read(self) -> list[str]:
+        """Return the files that are being read now."""
+        return [self.clips.samples[sample].path for _, sample, busy in self.reading.tolist() if busy == 1]
+
+
+_open_datasets: list[_TrackedDataset] = []
+
+
+def files_being_read() -> list[str]:
+    """Return the files that the open loaders of this process are reading now."""
+    return [path for dataset in tuple(_open_datasets) for path in dataset.being_read()]
 
 
 def _until_a_worker_dies(

@@ -11,22 +11,27 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from shutil import which
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # public, not in __all__
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from ..config import ParallelConfig
+from ..errors import ProcessLost
 from ..model.layers import Block, TimeSpaceBlock
 from ..model.vivit import ViViT
 from .device import pick_device
+from .heartbeat import Heartbeat, naming_the_late
 
 T = TypeVar("T")
 
@@ -41,6 +46,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    heart: Heartbeat | None = None
+    """What the processes know of each other; None in a single process."""
 
     @property
     def is_main(self) -> bool:
@@ -51,6 +58,7 @@ class World:
         """Sum each value over all processes, in float64."""
         if self.size == 1:
             return [float(v) for v in values]
+        self._count()
         tensor = torch.tensor(values, dtype=torch.float64)  # on the CPU, so that nothing waits for the device
         dist.all_reduce(tensor)
         return tensor.tolist()
@@ -59,6 +67,7 @@ class World:
         """Return the `value` of every process, in the order of the ranks."""
         if self.size == 1:
             return [value]
+        self._count()
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
@@ -71,6 +80,7 @@ class World:
                 act()
             except (OSError, SafetensorError) as error:
                 problem = str(error)
+        self.barrier()  # it may take longer than a collective waits
         problem = self.gather(problem)[0]
         if problem is not None:
             raise OSError(problem)
@@ -81,14 +91,21 @@ class World:
             print(line)
 
     def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.size > 1:
-            dist.barrier()
+        """Wait for all processes, however long, as long as those that are missing get on. Raises ProcessLost."""
+        if self.heart:
+            self.heart.meet()
+
+    def _count(self) -> None:
+        if self.heart:
+            self.heart.collectives += 1
 
 
 @contextmanager
-def init_distributed(device: str = "auto") -> Iterator[World]:
-    """Join the other processes that torchrun started (gloo on the CPU, nccl on CUDA), and leave them at the end."""
+def init_distributed(device: str = "auto", timeout: float = 600) -> Iterator[World]:
+    """Join the other processes that torchrun started (gloo on the CPU, nccl on CUDA), and leave them at the end.
+
+    Processes wait `timeout` seconds for each other. Raises ProcessLost, which names the one that is late or gone.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield World(0, 1, pick_device(device))
         return
@@ -96,11 +113,22 @@ def init_distributed(device: str = "auto") -> Iterator[World]:
     if picked.type == "cuda":
         picked = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(picked)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if picked.type == "cuda" else "gloo")
+    backend, wait = "cpu:gloo,cuda:nccl" if picked.type == "cuda" else "gloo", timedelta(seconds=timeout)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), picked)
+        store, rank, size = next(rendezvous("env://", timeout=wait))
+        dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=wait)
+    except dist.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ProcessLost([f"the processes of this run have not found each other at {where}: {error}"]) from error
+    run = [uuid4().hex]  # the store of an agent of torchrun has the records of earlier starts as well
+    dist.broadcast_object_list(run, src=0)
+    heart = Heartbeat(PrefixStore(f"heartbeat {run[0]}", store), rank, size, timeout)
+    try:
+        with naming_the_late(heart):
+            yield World(rank, size, picked, heart if size > 1 else None)
     finally:
         dist.destroy_process_group()
+        heart.leave()
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:

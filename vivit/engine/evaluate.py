@@ -84,6 +84,7 @@ def evaluate(
                     missing[mine[clip.index]] = clip.problem
             progress(len(logits) + len(missing))
 
+    world.barrier()  # a share may take much longer than another
     shares = world.gather((logits, missing))
     logits = {i: pair for share, _ in shares for i, pair in share.items()}
     kept = sorted(logits)

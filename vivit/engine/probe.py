@@ -93,6 +93,7 @@ def fit_linear_probe(
         penalty, loss = choose_penalty(rows.features, targets, rows.videos, sizes)
         head = fit_linear(rows.features, targets, sizes, penalties=(penalty,))[0]
         log(f"frozen baseline: L2 penalty {penalty:g}, loss {loss:.3f} on held-out training videos")
+    world.barrier()  # fitting may take longer than a collective waits
     head = world.gather(head)[0]
     assert head is not None
     with torch.no_grad():
@@ -131,6 +132,7 @@ def clip_features(
                 continue
             with autocast(world.device, precision):
                 found[mine[clip.index]] = model.features(clip.video.to(world.device)).float().cpu()
+    world.barrier()  # a share may take much longer than another
     shares = world.gather((found, missing))
     found = dict(sorted(pair for share, _ in shares for pair in share.items()))
     missing = dict(sorted(pair for _, share in shares for pair in share.items()))

@@ -19,8 +19,12 @@ srun --kill-on-bad-exit=1 bash -c '
     exec "$@"' start {command}
 code=$?
 
-# 143: the signal before the time limit stopped the run, which has saved. The same command resumes it.
-if [ $code -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+# 143: the signal before the time limit stopped the run, which has saved. 137: a process was killed, for example for
+# its memory. 75: one was late or gone, and the log names it. The same command resumes the run.
+case $code in
+    143) scontrol requeue "$SLURM_JOB_ID" ;;
+    137 | 75) if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then scontrol requeue "$SLURM_JOB_ID"; fi ;;
+esac
 exit $code
 """
 
@@ -39,6 +43,8 @@ class SlurmOptions:
     """Time limit; the job is requeued when it is reached."""
     grace: int = 300
     """Seconds before the time limit at which the run is told to save."""
+    restarts: int = 20
+    """Requeue a job that lost a process only while it was started again less often than this, for whatever reason."""
     partition: str = ""
     """Partition of the cluster; empty: its default."""
     account: str = ""
@@ -47,7 +53,7 @@ class SlurmOptions:
     """Shell line to run first: source .venv/bin/activate."""
 
     def __post_init__(self):
-        for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("grace", 60)):
+        for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("grace", 60), ("restarts", 0)):
             value = getattr(self, name)
             check(value >= least, f"slurm.{name} is {value}; it is {least} or more")
 
@@ -55,8 +61,8 @@ class SlurmOptions:
 def sbatch_script(command: Sequence[str], options: SlurmOptions) -> str:
     """Return a script for sbatch that runs a command of `vivit train` as one process per GPU of all nodes.
 
-    `--signal` tells the run to save before the time limit; exit code 143 then requeues the job, and so does SLURM
-    after a failure of a node.
+    `--signal` tells the run to save before the time limit; exit code 143 then requeues the job, and so do the codes of
+    a lost process, and SLURM itself after a failure of a node.
     """
     wanted = {
         "nodes": options.nodes,
@@ -71,4 +77,6 @@ def sbatch_script(command: Sequence[str], options: SlurmOptions) -> str:
     lines = [f"#SBATCH --{name}={value}" for name, value in wanted.items() if value]
     lines += ["#SBATCH --requeue", "#SBATCH --open-mode=append"]
     setup = f"{options.setup}\n" if options.setup else ""
-    return SCRIPT.format(directives="\n".join(lines), setup=setup, command=shlex.join(command))
+    return SCRIPT.format(
+        directives="\n".join(lines), setup=setup, command=shlex.join(command), restarts=options.restarts
+    )

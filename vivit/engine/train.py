@@ -41,7 +41,7 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
     `build` returns another model with the interface of ViViT and random weights, such as those of
     vivit.model.cnn_baselines.
     """
-    with init_distributed(config.device) as world:
+    with init_distributed(config.device, config.parallel.timeout) as world:
         while True:
             try:
                 return train_in(world, config, build=build)

@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path
 
+from ...errors import DataError
+from ...text import listing
 from ..sample import Sample
 from .collector import SampleCollector, checked_classes, unknown_label
 from .find_videos import is_file_name, name_of, videos_by
@@ -18,6 +20,7 @@ from .rows import empty_fields, find_file, parse_segment, table_rows
 from .split_names import labelled_split
 
 LABEL_SETS = ("noun", "verb")  # the order of the official heads
+TEST = "EPIC_100_test_timestamps.csv"
 FILES = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
 COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "noun_class", "verb_class")
 LAYOUTS = (
@@ -57,6 +60,34 @@ def read_epic_kitchens(root: Path, split: str, missing: list[str]) -> list[Sampl
         action = f"{narration_id} of {video_id}"
         found.add(where, action, path, pairs[key], wrong, start=first, end=last, fps=rates.get(video_id))
     return found.checked()
+
+
+def read_epic_test(root: Path) -> dict[str, Sample]:
+    """Read the actions of the test split by narration_id, in the order of the CSV. The owners keep their labels.
+
+    Raises DataError for rows that cannot be used, and if a video is not there: a submission needs all of them.
+    """
+    problems: list[str] = []
+    table = find_file(root, [TEST], "the list of test actions", problems)
+    videos = videos_by(name_of, root, order=lambda path: (is_file_name(path), "rgb" not in path.lower()))
+    info = _video_info(root, problems)
+    found: dict[str, Sample] = {}
+    for where, cells in table_rows(table, COLUMNS[:4], problems):
+        narration_id, video_id, start, stop = cells
+        wrong = empty_fields(COLUMNS, cells)
+        first, last = parse_segment(_seconds(start), _seconds(stop), wrong, ("start_timestamp", "stop_timestamp"))
+        path = videos.get(video_id)
+        if path is None:
+            wrong.append(f"no video {video_id}")
+        elif narration_id in found:
+            wrong.append(f"{narration_id} again, after {found[narration_id].where}")
+        else:
+            fps = None if is_file_name(path) else _rate(path, video_id, info.get(video_id))
+            found[narration_id] = Sample(path, {}, first, last, where, fps)
+        problems += [f"{where}: {w}" for w in wrong]
+    if problems:
+        raise DataError(listing(f"{root}: test actions that cannot be used", problems))
+    return found
 
 
 def epic_kitchens_classes(root: Path) -> dict[str, tuple[str, ...]]:

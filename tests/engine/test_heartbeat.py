@@ -1,0 +1,247 @@
+"""Processes that are late, stopped, killed or wrong are named by the others; slow ones are waited for."""
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch.distributed as dist
+import torch.distributed.fsdp  # noqa: F401  # once, and not in each process that is forked
+
+from vivit.config import replace
+from vivit.data.dataset import TrainDataset
+from vivit.data.loader import files_being_read, open_loader, train_loader
+from vivit.engine.distributed import init_distributed
+from vivit.engine.heartbeat import who_is_late
+from vivit.engine.setup import read_videos
+from vivit.engine.train import train
+from vivit.errors import DataError, ProcessLost
+
+from .tiny import BAD, clip_that, quick, tiny_config, with_data
+
+TIMEOUT = 5.0
+
+
+def run(processes, act, folder, *, seconds=300, agent=True):
+    """Fork that many processes of one world, each of which does `act(rank)`; returns what each one printed and raised.
+
+    Their store is here, as in an agent of torchrun, or else in the first of them. One that is stopped is killed when
+    the others have ended.
+    """
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    port = store.port if agent else free_port()
+    children = []
+    for rank in range(processes):
+        if (child := os.fork()) == 0:
+            try:
+                with (folder / f"{rank}.log").open("w") as log:
+                    os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+                    sys.stdout = sys.stderr = log
+                    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank)}
+                    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+                    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": str(agent), "TORCHELASTIC_RESTART_COUNT": "0"}
+                    try:
+                        act(rank)
+                    except BaseException:
+                        traceback.print_exc()
+            finally:
+                os._exit(0)
+        children.append(child)
+    deadline, left = time.monotonic() + seconds, dict(enumerate(children))
+    while left and time.monotonic() < deadline:
+        for rank, child in list(left.items()):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                del left[rank]
+        if len(left) == 1 and _is_stopped(next(iter(left.values()))):
+            break
+        time.sleep(0.05)
+    for child in left.values():
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert time.monotonic() < deadline
+    return [(folder / f"{rank}.log").read_text() for rank in range(processes)]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def _is_stopped(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def last(log):
+    """The message of the error that ended a process."""
+    return log.rsplit("vivit.errors.ProcessLost: ", 1)[1]
+
+
+def record(**changes):
+    return {
+        "host": "a",
+        "pid": 7,
+        "beat": 3,
+        "ended": "",
+        "where": "f (x.py:1)",
+        "files": [],
+        "waiting": True,
+    } | changes
+
+
+def test_a_process_without_a_beat_is_named_before_those_that_only_do_not_wait():
+    before = [record(), record(), record(waiting=False)]
+    silent = [record(beat=6), record(host="b", files=["x.mp4"]), record(beat=6, waiting=False)]
+    assert who_is_late(before, silent, 0) == [
+        "process 1 of 3 (host b, pid 7) does not answer; it was at f (x.py:1), reading x.mp4"
+    ]
+    late = [record(beat=6), record(beat=6), record(beat=6, waiting=False, files=list("abcde"))]
+    assert who_is_late(before, late, 0) == [
+        "process 2 of 3 (host a, pid 7) is late: at f (x.py:1), reading a, b, c, … and 2 more"
+    ]
+    assert who_is_late(before, [record(beat=6), record(ended="ValueError: no"), record(beat=6)], 0) == [
+        "process 1 of 3 (host a, pid 7) ended: ValueError: no"
+    ]
+    assert who_is_late(before, [record(beat=6)] * 3, 0) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_file_that_is_being_read_is_known(config, monkeypatch, workers):
+    seen = []
+    monkeypatch.setattr(TrainDataset, "clip", clip_that(lambda: time.sleep(1) if workers else seen.append(now())))
+
+    def now():
+        return [Path(path).name for path in files_being_read()]
+
+    config, data = read_videos(with_data(config, workers=workers))
+    clips = TrainDataset(
+        data.train, data.labels, model=config.model, data=config.data, augment=config.augment, seed=config.seed
+    )
+    with open_loader(train_loader(clips, batch_size=8, first_step=0, steps=4)) as batches:
+        deadline = time.monotonic() + 60
+        while workers and [BAD] not in seen and time.monotonic() < deadline:
+            seen.append(now())
+            time.sleep(0.05)
+        for _ in batches:
+            pass
+        assert now() == []
+    assert [BAD] in seen
+
+
+@pytest.mark.slow
+def test_the_file_that_a_late_process_reads_is_in_the_error_of_the_other(data_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainDataset, "clip", clip_that(lambda: time.sleep(2.5 * 12)))
+    config = with_data(quick(tiny_config(data_root, tmp_path / "run")), workers=1, video_timeout=10_000)
+    config = replace(config, parallel=replace(config.parallel, timeout=12))
+    logs = run(2, lambda rank: train(config), tmp_path)
+    late = r"process ([01]) of 2 \(host \S+, pid \d+\) is late: at .*, reading \S*train3.mp4\n"
+    [found] = [match for log in logs if (match := re.match(late, last(log)))]
+    waiting, slow = logs[1 - int(found[1])], logs[int(found[1])]
+    assert "the same command resumes from the last checkpoint" in last(waiting)
+    assert f"ended: ProcessLost: {found[0].strip()}" in last(slow)
+
+
+def in_world(act):
+    """Let each process do `act(world)` in a world that waits for TIMEOUT."""
+
+    def start(rank):
+        with init_distributed("cpu", TIMEOUT) as world:
+            act(world)
+
+    return start
+
+
+def test_a_stopped_process_does_not_answer(tmp_path):
+    def stop(world):
+        world.sum([1.0])
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        world.sum([1.0])
+
+    log, _ = run(2, in_world(stop), tmp_path)
+    assert re.match(r"process 1 of 2 .* does not answer; it was at init_distributed \(", last(log))
+    assert "Timed out waiting" in last(log)
+
+
+def test_a_killed_process_does_not_answer_and_the_others_learn_it_at_once(tmp_path):
+    def kill(world):
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        world.gather(1)
+
+    log, _ = run(2, in_world(kill), tmp_path)
+    assert re.match(r"process 1 of 2 .* does not answer", last(log))
+
+
+@pytest.mark.parametrize("agent", [True, False])
+def test_the_others_say_with_which_error_a_process_ended(tmp_path, agent):
+    def wrong(world):
+        if world.is_main:
+            raise DataError("x.csv has no column label")
+        world.barrier()
+
+    logs = run(3, in_world(wrong), tmp_path, agent=agent)
+    assert "vivit.errors.DataError: x.csv" in logs[0]
+    for log in logs[1:]:
+        assert re.match(r"process 0 of 3 .* ended: DataError: x.csv has no column label\n", last(log))
+
+
+def test_the_first_process_may_compute_alone_for_longer_than_the_others_wait(tmp_path):
+    def compute():
+        until = time.monotonic() + 3 * TIMEOUT
+        while time.monotonic() < until:
+            sum(range(1000))
+
+    def alone(world):
+        world.on_main(compute)
+        assert world.gather(world.rank) == [0, 1]
+        print("met")
+
+    assert [log.strip() for log in run(2, in_world(alone), tmp_path)] == ["met", "met"]
+
+
+def test_the_first_process_that_hangs_alone_is_named(tmp_path):
+    def hang(world):
+        world.on_main(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+    _, log = run(2, in_world(hang), tmp_path)
+    assert re.match(r"process 0 of 2 .* does not answer; it was at \w+ \(engine/distributed.py:\d+\)", last(log))
+
+
+def test_a_first_process_that_takes_the_store_with_it_is_named_by_its_address(tmp_path):
+    def hang(world):
+        world.on_main(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+    _, log = run(2, in_world(hang), tmp_path, agent=False)
+    assert re.match(r"the store of process 0 at localhost:\d+ cannot be reached \(.*\): that machine or", last(log))
+
+
+def test_while_it_waits_the_first_process_says_for_whom(tmp_path):
+    def sleep(world):
+        if world.rank == 1:
+            time.sleep(0.8 * TIMEOUT)
+        world.sum([1.0])
+
+    with mock.patch("vivit.engine.heartbeat.WARN", TIMEOUT / 8):
+        log, other = run(2, in_world(sleep), tmp_path)
+    assert re.match(r"vivit: waiting for [1-4] s, at most 5 s: process 1 of 2 .* is late: at a place outside", log)
+    assert other == ""
+
+
+def test_processes_that_do_not_find_each_other_say_where_they_looked(monkeypatch):
+    port = free_port()
+    for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    with (
+        pytest.raises(ProcessLost, match=f"have not found each other at localhost:{port}: .*1/2"),
+        init_distributed("cpu", 1.0),
+    ):
+        pass
+    assert not dist.is_initialized()
