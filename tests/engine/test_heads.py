@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,8 @@ from vivit.engine import features as features_module
 from vivit.engine import heads as heads_module
 from vivit.engine import stages as stages_module
 from vivit.engine.budget import Clock, estimate, number_of_views, seconds_of
-from vivit.engine.heads import HEADS, Cached, cross_validate, score
+from vivit.engine.heads import HEADS, Cached, Tail, cross_validate, new_head, score, train_tail
+from vivit.engine.optim import learning_rate
 from vivit.engine.probe import fit_linear
 from vivit.model.vivit import ViViT
 
@@ -78,7 +82,8 @@ def test_classes_are_unequal_above_twice_the_rarest() -> None:
     assert stages_module.unequal(torch.tensor([[0, 0], [1, 0], [0, 0], [1, 1]]))
 
 
-def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() -> None:
+def model_and_features() -> tuple[ViViT, Cached]:
+    """Return a small model, and random features of 40 videos of two classes."""
     torch.manual_seed(0)
     x, labels = torch.randn(40, 1, 2, 8), torch.arange(40)[:, None] % 2
     features = features_module.Features(x, torch.zeros(40, 1, 16), None, torch.ones(40, dtype=torch.bool))
@@ -89,6 +94,11 @@ def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() 
             image_size=(16, 16), tubelet_size=(2, 8, 8),
         )
     )  # fmt: skip
+    return model, data
+
+
+def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() -> None:
+    model, data = model_and_features()
     hurried = cross_validate(model, HEADS[0], data, motion=False, seconds=0.0)
     assert hurried is not None
     assert hurried.setting == heads_module.PENALTIES[0]
@@ -97,6 +107,35 @@ def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() 
     assert unhurried.score.loss <= hurried.score.loss
     assert cross_validate(model, HEADS[2], data, motion=False, seconds=0.0) is None
     assert cross_validate(model, HEADS[2], data, motion=False, seconds=1e9) is not None
+
+
+@pytest.mark.parametrize(("slow", "seconds"), [(1.0, 1e9), (1.0, 40.0), (5.0, 40.0), (1.0, 0.0)])
+def test_training_on_features_ends_in_time_and_at_the_end_of_its_schedule(
+    slow: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 steps of a second, or of five from the tenth on, as on a machine that others begin to use."""
+    model, data = model_and_features()
+    times, rates = list(accumulate([0.0] + [1.0] * 10 + [slow] * 100)), list[float]()
+    clock = iter(times)
+    monkeypatch.setattr(heads_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def rate(step: int, **settings: Any) -> float:
+        rates.append(learning_rate(step, **settings))
+        return rates[-1]
+
+    monkeypatch.setattr(heads_module, "learning_rate", rate)
+    tail = Tail(new_head(model, HEADS[2], data, motion=False, seed=0), model.config.depth)
+    everything = torch.ones(40, dtype=torch.bool)
+    steps = [*train_tail(tail, data, everything, steps=100, rate=1.0, seconds=seconds)]
+    used = times[len(steps)]
+    assert steps[-1] == 100
+    assert steps == sorted(set(steps))
+    if seconds > 100:
+        assert steps == [*range(1, 101)]
+    else:
+        assert used <= seconds + slow
+        assert used >= min(0.8 * seconds, 1)
+        assert rates[-1] < 0.2 or not seconds
 
 
 def test_stages_share_the_time_that_is_left() -> None:

@@ -50,7 +50,6 @@ from .heads import (
     Validation,
     cross_validate,
     fit_head,
-    measure_step,
     score_on,
     train_tail,
 )
@@ -268,14 +267,13 @@ def tune_last_layers(head: ViViT, train: Cached, val: Cached, *, cut: int, clock
     tail = Tail(tuned, cut)
     everything = torch.ones(len(train.labels), dtype=torch.bool)
     seconds, rate = min(clock.share(LAST_LAYERS), 0.8 * clock.left()), RATE / tuned.config.embed_dim
-    per_step = measure_step(tail, train, everything)
-    epoch = max(len(train.rows(everything)) // train.batch(tail), 1)
-    steps = max(min(EPOCHS * epoch, int(seconds / per_step)), 1)
+    steps, checks = EPOCHS * max(len(train.rows(everything)) // train.batch(tail), 1), 0
     best, weights = score_on(head, val), {k: v.clone() for k, v in tuned.state_dict().items()}
     with progress_bar("last layers", steps) as update:
-        for step in train_tail(tail, train, everything, steps=steps, rate=rate, layer_decay=0.75):
+        for step in train_tail(tail, train, everything, steps=steps, rate=rate, layer_decay=0.75, seconds=seconds):
             update(step)
-            if step % max(steps // CHECKS, 1) == 0 or step == steps:
+            if step * CHECKS // steps > checks:
+                checks = step * CHECKS // steps
                 found = score_on(tuned, val, cut)
                 if (found.value, -found.loss) > (best.value, -best.loss):
                     best, weights = found, {k: v.clone() for k, v in tuned.state_dict().items()}
