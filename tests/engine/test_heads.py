@@ -138,6 +138,13 @@ def test_training_on_features_ends_in_time_and_at_the_end_of_its_schedule(
         assert rates[-1] < 0.2 or not seconds
 
 
+def test_a_repeated_view_is_mirrored_as_the_missing_one_where_it_can_be() -> None:
+    assert features_module.view_sources(6, 6) == [0, 1, 2, 3, 4, 5]
+    assert features_module.view_sources(6, 3) == [0, 1, 2, 1, 2, 1]
+    assert features_module.view_sources(6, 2) == [0, 1, 0, 1, 0, 1]
+    assert features_module.view_sources(3, 1) == [0, 0, 0]
+
+
 def test_stages_share_the_time_that_is_left() -> None:
     """Six stages of 60 s in all: 10 s each; what the first leaves, the others divide."""
     clock = Clock(240.0)
