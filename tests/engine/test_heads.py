@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from itertools import accumulate
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,10 +18,11 @@ from vivit.engine import features as features_module
 from vivit.engine import heads as heads_module
 from vivit.engine import stages as stages_module
 from vivit.engine.budget import Clock, estimate, number_of_views, seconds_of
-from vivit.engine.heads import HEADS, Cached, Tail, cross_validate, new_head, score, train_tail
+from vivit.engine.heads import HEADS, Cached, Score, Tail, Validation, cross_validate, new_head, score, train_tail
 from vivit.engine.optim import learning_rate
 from vivit.engine.probe import fit_linear
 from vivit.model.vivit import ViViT
+from vivit.weights.load import from_pretrained
 
 
 def test_balanced_accuracy_counts_every_class_once() -> None:
@@ -163,3 +166,27 @@ def test_the_estimate_says_what_thousands_of_clips_leave_out() -> None:
     line = estimate(clock, Config(), data, views)
     assert "features about 9 min for 30% of the videos (all: 30 min)" in line
     assert "heads at most 4 min" in line
+
+
+@pytest.mark.parametrize(("accuracy", "kept"), [(0.9, "attention pooling"), (0.2, "linear")])
+def test_a_head_that_validation_contradicts_gives_way_to_the_linear_one(
+    accuracy: float, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ahead by 2 of 40 training videos; of 40 validation videos linear has 20."""
+    model, data = model_and_features()
+    linear = Validation(Score(0.5, 0.5, 1.0, 0.5), torch.zeros(40, 2), 1.0)
+    better = Validation(Score(0.55, 0.55, 1.0, 0.55), torch.zeros(40, 2), 1)
+    chosen = stages_module.Chosen(HEADS[1], False, True, data, better, linear)
+    monkeypatch.setattr(stages_module, "choose_head", lambda *_, **__: chosen)
+    scores = {False: linear.score, True: Score(accuracy, accuracy, 1.0, accuracy)}
+    monkeypatch.setattr(stages_module, "score_on", lambda fitted, _: scores[fitted.config.attention_pool])
+    videos = [Sample(f"{i}.mp4", {"label": "ab"[i % 2]}) for i in range(40)]
+    lists = stages_module.Data(videos, data.labels, videos, data.labels, {})
+    said = list[str]()
+    caches = (data.features, data.features)
+    config = Config(run=str(tmp_path), model=model.config)
+    stages_module.fit_stages(model, config, lists, caches, 1, Clock(900.0, per_clip=1.0), said.append)
+    assert f"chosen: {kept}" in said[-1]
+    found = json.loads((tmp_path / "stages.json").read_text())
+    assert found["model"]["attention_pool"] == (kept == "attention pooling")
+    assert from_pretrained(tmp_path / "start").config.attention_pool == (kept == "attention pooling")
