@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,25 +169,45 @@ def test_the_estimate_says_what_thousands_of_clips_leave_out() -> None:
     assert "heads at most 4 min" in line
 
 
+def fit_chosen(
+    run: Path, monkeypatch: pytest.MonkeyPatch, scores: dict[bool, Score], tuned: Score | None = None
+) -> tuple[dict[str, Any], str]:
+    """Return stages.json and the last line of the log, where a head with attention pooling is ahead by 2 of 40 videos.
+
+    `scores` are those of the linear head (False) and of that one (True) on 40 validation videos.
+    """
+    model, data = model_and_features()
+    activations = None if tuned is None else torch.zeros(40, 1, 2, 4, 8)
+    features = replace(data.features, activations=activations)
+    linear = Validation(Score(0.5, 0.5, 1.0, 0.5), torch.zeros(40, 2), 1.0)
+    better = Validation(Score(0.55, 0.55, 1.0, 0.55), torch.zeros(40, 2), 1)
+    chosen = stages_module.Chosen(HEADS[1], False, True, replace(data, features=features), better, linear)
+    monkeypatch.setattr(stages_module, "choose_head", lambda *_, **__: chosen)
+    monkeypatch.setattr(stages_module, "score_on", lambda fitted, _: scores[fitted.config.attention_pool])
+    monkeypatch.setattr(stages_module, "tune_last_layers", lambda head, *_, **__: (head, tuned))
+    videos = [Sample(f"{i}.mp4", {"label": "ab"[i % 2]}) for i in range(40)]
+    lists = stages_module.Data(videos, data.labels, videos, data.labels, {})
+    said, config = list[str](), Config(run=str(run), model=model.config)
+    stages_module.fit_stages(model, config, lists, (features, features), 1, Clock(900.0, per_clip=1.0), said.append)
+    return json.loads((run / "stages.json").read_text()), said[-1]
+
+
 @pytest.mark.parametrize(("accuracy", "kept"), [(0.9, "attention pooling"), (0.2, "linear")])
 def test_a_head_that_validation_contradicts_gives_way_to_the_linear_one(
     accuracy: float, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is ahead by 2 of 40 training videos; of 40 validation videos linear has 20."""
-    model, data = model_and_features()
-    linear = Validation(Score(0.5, 0.5, 1.0, 0.5), torch.zeros(40, 2), 1.0)
-    better = Validation(Score(0.55, 0.55, 1.0, 0.55), torch.zeros(40, 2), 1)
-    chosen = stages_module.Chosen(HEADS[1], False, True, data, better, linear)
-    monkeypatch.setattr(stages_module, "choose_head", lambda *_, **__: chosen)
-    scores = {False: linear.score, True: Score(accuracy, accuracy, 1.0, accuracy)}
-    monkeypatch.setattr(stages_module, "score_on", lambda fitted, _: scores[fitted.config.attention_pool])
-    videos = [Sample(f"{i}.mp4", {"label": "ab"[i % 2]}) for i in range(40)]
-    lists = stages_module.Data(videos, data.labels, videos, data.labels, {})
-    said = list[str]()
-    caches = (data.features, data.features)
-    config = Config(run=str(tmp_path), model=model.config)
-    stages_module.fit_stages(model, config, lists, caches, 1, Clock(900.0, per_clip=1.0), said.append)
-    assert f"chosen: {kept}" in said[-1]
-    found = json.loads((tmp_path / "stages.json").read_text())
+    scores = {False: Score(0.5, 0.5, 1.0, 0.5), True: Score(accuracy, accuracy, 1.0, accuracy)}
+    found, said = fit_chosen(tmp_path, monkeypatch, scores)
+    assert f"chosen: {kept}" in said
     assert found["model"]["attention_pool"] == (kept == "attention pooling")
     assert from_pretrained(tmp_path / "start").config.attention_pool == (kept == "attention pooling")
+
+
+@pytest.mark.parametrize(("loss", "kept"), [(0.9, "kept"), (1.1, "not better, not kept")])
+def test_of_equal_accuracies_of_the_last_layers_the_loss_decides(
+    loss: float, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = Score(0.9, 0.9, 1.0, 0.9)
+    scores = {False: Score(0.5, 0.5, 1.0, 0.5), True: same}
+    found, _ = fit_chosen(tmp_path, monkeypatch, scores, replace(same, loss=loss))
+    assert found["stages"][-1]["kept"] == kept

@@ -182,7 +182,7 @@ def fit_stages(
     if train.features.activations is not None and val.features.activations is not None:
         with table.stage(f"{name}, last {model.config.depth - cut} layers") as note:
             tuned, found = tune_last_layers(fitted, train, val, cut=cut, clock=clock)
-            kept = found.value > on_val.value
+            kept = (found.value, -found.loss) > (on_val.value, -on_val.loss)
             note(found, "kept" if kept else "not better, not kept")
         if kept:
             fitted = tuned
