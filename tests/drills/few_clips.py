@@ -2,7 +2,8 @@
 
 The table needs the splits train, val and test; no choice is made on test. For each label set and seed it runs what a
 person types, `vivit train finetune` with no other setting, and measures the result and the frozen baseline (a linear
-head on the mean of frozen frames) on test. Nothing is downloaded. Writes docs/results/few_clips.json, a row at a time.
+head on the mean of frozen frames) on test. Nothing is downloaded. Writes docs/results/few_clips.json, a row at a time,
+and prints the table of docs/guides/finetune.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vivit.api import evaluate
@@ -28,6 +28,8 @@ from vivit.engine.stages import TUNED_LAYERS
 from vivit.engine.train import train
 from vivit.model.vivit import ViViT
 from vivit.recipes.finetune import finetune
+from vivit.studies.statistics import over_seeds
+from vivit.text import format_markdown
 from vivit.weights.load import create
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "few_clips.json"
@@ -38,20 +40,20 @@ def baseline(config: Config) -> ViViT:
     split = load_split(config.data, "train", training=True)
     torch.manual_seed(config.seed)
     model = create(replace(config.model, classes=split.classes), init=config.init).requires_grad_(False).eval()
-    views = np.load(Path(config.run) / "features" / "train" / "positions.npy", mmap_mode="r").shape[1]
     depth = model.config.depth
     cache = cache_features(
         model,
         split.samples,
         split.labels,
         config=config,
-        views=views,
+        views=1,  # if there are none yet
         cut=depth - max(round(TUNED_LAYERS * depth), 1),
         name="train",
         world=World(0, 1, torch.device("cpu")),
         log=print,
     )
-    data = LabelledFeatures(cache, split.labels, torch.arange(len(split.labels)), tuple(range(views)))
+    views = tuple(range(cache.positions.shape[1]))
+    data = LabelledFeatures(cache, split.labels, torch.arange(len(split.labels)), views)
     return fit_head(model, HEADS[0], data, motion=False)
 
 
@@ -72,6 +74,25 @@ def measure(args: argparse.Namespace, labels: str, seed: int) -> dict[str, Any]:
     return {"labels": labels, "seed": seed, "seconds": seconds, **accuracy, "stages": stages["stages"]}
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the table of the guide: means over the seeds with their 95 % intervals."""
+    lines = [["labels", "seeds", "frozen baseline", "stages", "difference", "minutes"]]
+    for labels in dict.fromkeys(row["labels"] for row in rows):
+        own = [row for row in rows if row["labels"] == labels]
+        columns = [[row[name] for row in own] for name in ("frozen", "tuned")]
+        cells = [in_percent(column) for column in (*columns, [b - a for a, b in zip(*columns)])]
+        minutes = [row["seconds"] / 60 for row in own]
+        lines.append([labels, str(len(own)), *cells, f"{min(minutes):.1f} to {max(minutes):.1f}"])
+    return format_markdown(lines, align="<>>>>>")
+
+
+def in_percent(values: list[float]) -> str:
+    """Format a mean over seeds with its 95 % interval."""
+    found = over_seeds(values)
+    interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * (found['high'] or 0):.1f}]"
+    return f"{100 * (found['mean'] or 0):.1f}{interval}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a table of videos with the splits train, val and test")
@@ -86,12 +107,13 @@ def main() -> None:
             rows = [row for row in rows if (row["labels"], row["seed"]) != (labels, seed)]
             rows.append(measure(args, labels, seed))
             facts = {
-                "command": f"python -m tests.drills.few_clips --labels {labels} --seeds {seed}",
+                "command": f"python -m tests.drills.few_clips --labels {' '.join(args.labels)}",
                 "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
                 "rows": rows,
             }
             RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
             print({name: rows[-1][name] for name in ("labels", "seed", "frozen", "tuned", "seconds")}, flush=True)
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ Each is run from three seeds (other videos, another order), by the command line 
 weights, the folder and the seed; then the same without the image weights: the same architecture and schedule at random.
 What is compared is measured on a test split that no choice was made on. Writes docs/results/finetune.json and prints
 the table of docs/guides/finetune.md.
+
+With `--ways cached all whole` it measures, in accuracy and CPU time, the stages on cached features (`--budget none
+--optim.epochs 0`), all stages (`--budget none`: what fits into the default 15 minutes where two cores are free), and
+the whole encoder without stages (`--budget None`), and writes docs/results/finetune_stages.json.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -202,10 +208,10 @@ def train_image_model(path: Path, *, steps: int = 2500, batch: int = 64, stills:
     return (shapes == kinds).float().mean().item()
 
 
-def fine_tune(root: Path, weights: Path, folder: Path, seed: int) -> Path:
+def fine_tune(root: Path, weights: Path, folder: Path, seed: int, *options: str) -> Path:
     """What a person types: `vivit train finetune` with the data and the weights, and nothing else that matters."""
     words = ["train", "finetune", "--data.root", str(root), "--init", str(weights), "--run", str(folder)]
-    with mock.patch.object(sys, "argv", ["vivit", *words, "--seed", str(seed)]):
+    with mock.patch.object(sys, "argv", ["vivit", *words, "--seed", str(seed), *options]):
         cli.main()
     return folder
 
@@ -237,6 +243,24 @@ def compare(home: Path, weights: Path, name: str, seed: int) -> dict[str, float]
     return {k: result.single_view_accuracy["label"]["top1"] for k, result in results.items()}
 
 
+WAYS = {
+    "cached": ("--budget", "none", "--optim.epochs", "0", "--optim.warmup-epochs", "0"),
+    "all": ("--budget", "none"),
+    "whole": ("--budget", "None"),
+}
+
+
+def measure_way(home: Path, weights: Path, name: str, seed: int, way: str) -> dict[str, Any]:
+    """Accuracy on the test split and seconds of CPU of one of WAYS, whose features no other one uses."""
+    root, since = write_data(home / f"{name}-{seed}", name, seed), time.process_time()
+    run = fine_tune(root, weights, home / way / f"{name}-{seed}", seed, "--data.workers", "0", *WAYS[way])
+    seconds, stages = time.process_time() - since, run / "stages.json"
+    samples = read_samples("folder", str(root), "test")
+    tested = evaluate(load_weights(str(run)), samples, protocol=SINGLE_VIEW, workers=0)
+    found = {"way": way, "top1": tested.single_view_accuracy["label"]["top1"], "seconds": seconds}
+    return found | ({"stages": json.loads(stages.read_text())["stages"]} if stages.is_file() else {})
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: means over the seeds, and every seed."""
     titles = "data", "classes x clips", "frozen baseline", "from scratch", "`finetune`", "`finetune` of each seed"
@@ -250,32 +274,46 @@ def table(rows: list[dict[str, Any]]) -> str:
     return format_markdown(lines, align="<<>>><")
 
 
+def table_of_ways(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each seed beside what `finetune` reached on the same videos before there were stages."""
+    lines = [["data", "seed", "frozen baseline", "before the stages", *WAYS, "CPU seconds"]]
+    for old in json.loads(RESULTS.read_text())["rows"]:
+        ways = {row["way"]: row for row in rows if (row["data"], row["seed"]) == (old["data"], old["seed"])}
+        accuracy = [f"{ways[way]['top1']:.1%}" if way in ways else "" for way in WAYS]
+        seconds = " / ".join(f"{ways[way]['seconds']:.0f}" if way in ways else "–" for way in WAYS)
+        lines.append([old["data"], str(old["seed"]), f"{old['frozen']:.1%}", f"{old['tuned']:.1%}", *accuracy, seconds])
+    return format_markdown(lines, align="<>>>>>>>")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path("runs/finetune-drill"), help="goes on where it stopped")
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="some of the datasets only")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="some of the seeds only")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[], help="measure these in accuracy and CPU time")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.home.mkdir(parents=True, exist_ok=True)
     weights, image = args.home / "vit.safetensors", args.home / "image.json"
     if not image.exists():
         image.write_text(json.dumps(train_image_model(weights)))
-    for name in args.data:
-        for seed in args.seeds:
-            done = args.home / f"{name}-{seed}.json"
-            if not done.exists():
-                done.write_text(json.dumps({"data": name, "seed": seed, **compare(args.home, weights, name, seed)}))
-                print(done.read_text(), flush=True)
-    rows = [json.loads(path.read_text()) for path in sorted(args.home.glob("*-?.json"))]
+    for name, seed, way in product(args.data, args.seeds, args.ways or [""]):
+        done = args.home / f"{name}-{seed}{way and '-'}{way}.json"
+        if not done.exists():
+            given = args.home, weights, name, seed
+            found = measure_way(*given, way) if way else compare(*given)
+            done.write_text(json.dumps({"data": name, "seed": seed, **found}))
+            print(done.read_text(), flush=True)
+    pattern = "*-?-*.json" if args.ways else "*-?.json"
+    rows = [json.loads(path.read_text()) for path in sorted(args.home.glob(pattern))]
     facts = {
-        "command": "python -m tests.drills.finetune",
+        "command": "python -m tests.drills.finetune" + " --ways cached all whole" * bool(args.ways),
         "image_accuracy": json.loads(image.read_text()),
         "rows": rows,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
-    print(table(rows))
+    results = RESULTS.with_name("finetune_stages.json") if args.ways else RESULTS
+    results.write_text(json.dumps(facts, indent=1) + "\n")
+    print(table_of_ways(rows) if args.ways else table(rows))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +19,21 @@ from vivit.engine import feature_cache as features_module
 from vivit.engine import heads as heads_module
 from vivit.engine import stages as stages_module
 from vivit.engine.budget import Budget, estimate, number_of_views, parse_budget
-from vivit.engine.heads import HEADS, LabelledFeatures, cross_validate, score_logits
+from vivit.engine.heads import (
+    HEADS,
+    CrossValidation,
+    LabelledFeatures,
+    Score,
+    Tail,
+    cross_validate,
+    new_head,
+    score_logits,
+    train_tail,
+)
+from vivit.engine.optim import learning_rate
 from vivit.engine.probe import fit_linear
 from vivit.model.vivit import ViViT
+from vivit.weights.load import from_pretrained
 
 
 def test_balanced_accuracy_counts_every_class_once() -> None:
@@ -78,7 +96,8 @@ def test_classes_are_unequal_above_twice_the_rarest() -> None:
     assert stages_module.unequal(torch.tensor([[0, 0], [1, 0], [0, 0], [1, 1]]))
 
 
-def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() -> None:
+def model_and_features() -> tuple[ViViT, Cached]:
+    """Return a small model, and random features of 40 videos of two classes."""
     torch.manual_seed(0)
     x, labels = torch.randn(40, 1, 2, 8), torch.arange(40)[:, None] % 2
     features = features_module.Features(x, torch.zeros(40, 1, 16), None, torch.ones(40, dtype=torch.bool))
@@ -89,6 +108,11 @@ def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() 
             image_size=(16, 16), tubelet_size=(2, 8, 8),
         )
     )  # fmt: skip
+    return model, data
+
+
+def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() -> None:
+    model, data = model_and_features()
     hurried = cross_validate(model, HEADS[0], data, motion=False, seconds=0.0)
     assert hurried is not None
     assert hurried.setting == heads_module.PENALTIES[0]
@@ -97,6 +121,41 @@ def test_a_linear_head_without_time_tries_one_penalty_and_others_are_left_out() 
     assert unhurried.score.loss <= hurried.score.loss
     assert cross_validate(model, HEADS[2], data, motion=False, seconds=0.0) is None
     assert cross_validate(model, HEADS[2], data, motion=False, seconds=1e9) is not None
+
+
+@pytest.mark.parametrize(("slow", "seconds"), [(1.0, 1e9), (1.0, 40.0), (5.0, 40.0), (1.0, 0.0)])
+def test_training_on_features_ends_in_time_and_at_the_end_of_its_schedule(
+    slow: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 steps of a second, or of five from the tenth on, as on a machine that others begin to use."""
+    model, data = model_and_features()
+    times, rates = list(accumulate([0.0] + [1.0] * 10 + [slow] * 100)), list[float]()
+    clock = iter(times)
+    monkeypatch.setattr(heads_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def rate(step: int, **settings: Any) -> float:
+        rates.append(learning_rate(step, **settings))
+        return rates[-1]
+
+    monkeypatch.setattr(heads_module, "learning_rate", rate)
+    tail = Tail(new_head(model, HEADS[2], data, motion=False, seed=0), model.config.depth)
+    steps = [*train_tail(tail, data, steps=100, rate=1.0, seconds=seconds)]
+    used = times[len(steps)]
+    assert steps[-1] == 100
+    assert steps == sorted(set(steps))
+    if seconds > 100:
+        assert steps == [*range(1, 101)]
+    else:
+        assert used <= seconds + slow
+        assert used >= min(0.8 * seconds, 1)
+        assert rates[-1] < 0.2 or not seconds
+
+
+def test_a_repeated_view_is_mirrored_as_the_missing_one_where_it_can_be() -> None:
+    assert features_module.view_sources(6, 6) == [0, 1, 2, 3, 4, 5]
+    assert features_module.view_sources(6, 3) == [0, 1, 2, 1, 2, 1]
+    assert features_module.view_sources(6, 2) == [0, 1, 0, 1, 0, 1]
+    assert features_module.view_sources(3, 1) == [0, 0, 0]
 
 
 def test_stages_share_the_time_that_is_left() -> None:
@@ -117,3 +176,47 @@ def test_the_estimate_says_what_thousands_of_clips_leave_out() -> None:
     line = estimate(budget, Config(), data, views)
     assert "features about 9 min for 30% of the videos (all: 30 min)" in line
     assert "heads at most 4 min" in line
+
+
+def fit_chosen(
+    run: Path, monkeypatch: pytest.MonkeyPatch, scores: dict[bool, Score], tuned: Score | None = None
+) -> tuple[dict[str, Any], str]:
+    """Return stages.json and the last line of the log, where a head with attention pooling is ahead by 2 of 40 videos.
+
+    `scores` are those of the linear head (False) and of that one (True) on 40 validation videos.
+    """
+    model, data = model_and_features()
+    activations = None if tuned is None else torch.zeros(40, 1, 2, 4, 8)
+    features = replace(data.features, activations=activations)
+    linear = CrossValidation(Score(0.5, 0.5, 1.0, 0.5), torch.zeros(40, 2), 1.0)
+    better = CrossValidation(Score(0.55, 0.55, 1.0, 0.55), torch.zeros(40, 2), 1)
+    chosen = stages_module.Chosen(HEADS[1], False, True, replace(data, features=features), better, linear)
+    monkeypatch.setattr(stages_module, "choose_head", lambda *_, **__: chosen)
+    monkeypatch.setattr(stages_module, "score_on", lambda fitted, _: scores[fitted.config.attention_pool])
+    monkeypatch.setattr(stages_module, "tune_last_layers", lambda head, *_, **__: (head, tuned))
+    videos = [Sample(f"{i}.mp4", {"label": "ab"[i % 2]}) for i in range(40)]
+    lists = stages_module.Data(videos, data.labels, videos, data.labels, {})
+    said, config = list[str](), Config(run=str(run), model=model.config)
+    stages_module.fit_stages(model, config, lists, (features, features), 1, Budget(900.0, per_clip=1.0), said.append)
+    return json.loads((run / "stages.json").read_text()), said[-1]
+
+
+@pytest.mark.parametrize(("accuracy", "kept"), [(0.9, "attention pooling"), (0.2, "linear")])
+def test_a_head_that_validation_contradicts_gives_way_to_the_linear_one(
+    accuracy: float, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {False: Score(0.5, 0.5, 1.0, 0.5), True: Score(accuracy, accuracy, 1.0, accuracy)}
+    found, said = fit_chosen(tmp_path, monkeypatch, scores)
+    assert f"chosen: {kept}" in said
+    assert found["model"]["attention_pool"] == (kept == "attention pooling")
+    assert from_pretrained(tmp_path / "start").config.attention_pool == (kept == "attention pooling")
+
+
+@pytest.mark.parametrize(("loss", "kept"), [(0.9, "kept"), (1.1, "not better, not kept")])
+def test_of_equal_accuracies_of_the_last_layers_the_loss_decides(
+    loss: float, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = Score(0.9, 0.9, 1.0, 0.9)
+    scores = {False: Score(0.5, 0.5, 1.0, 0.5), True: same}
+    found, _ = fit_chosen(tmp_path, monkeypatch, scores, replace(same, loss=loss))
+    assert found["stages"][-1]["kept"] == kept

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from vivit.engine.feature_cache import cache_features
 from vivit.engine.heads import HEADS, LabelledFeatures, Tail, tail_logits, with_head
 from vivit.engine.train import train
 from vivit.errors import DataError
+from vivit.model.vivit import ViViT
 from vivit.weights.load import from_pretrained
 
 from .test_scale import run_in_world
@@ -341,6 +343,32 @@ def test_an_unreadable_video_is_named_and_left_out(videos: Path, image: Path, tm
     assert any("broken.mp4" in line for line in said)
     with pytest.raises(DataError, match="max_unreadable"):
         compute(0)
+
+
+def test_videos_have_fewer_views_where_the_machine_is_slower_than_measured(
+    videos: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second a view: 32 videos x 4 views have 64 seconds, so that all are read, in two views on the average."""
+    c = config(videos, image, tmp_path / "a")
+    split = load_split(c.data, "train")
+    model = stages_module.create(replace(c.model, classes=split.classes), init=c.init).eval().requires_grad_(False)
+    said, counts, encode = list[str](), list[int](), features_module.encode
+
+    def slow(model: ViViT, motion: object, views: torch.Tensor, cut: int) -> dict[str, torch.Tensor]:
+        counts.append(len(views))
+        return encode(model, motion, views, cut)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(features_module, "encode", slow)
+    monkeypatch.setattr(features_module, "time", SimpleNamespace(monotonic=lambda: float(sum(counts))))
+    found = cache_features(
+        model, split.samples, split.labels, config=c, views=4, cut=3, name="train", world=CPU, log=said.append,
+        seconds=64.0,
+    )  # fmt: skip
+    assert found.readable.all()
+    assert 60 <= sum(counts) <= 64
+    assert f"features: fewer than 4 views of {sum(n < 4 for n in counts)} videos" in said[-1]
+    same = [(found.positions[:, 2] == found.positions[:, view]).flatten(1).all(dim=1).sum() for view in (0, 1)]
+    assert same == [sum(n < 3 for n in counts), sum(n == 1 for n in counts)]
 
 
 def test_features_that_the_budget_has_no_time_for_are_left_out_for_good(

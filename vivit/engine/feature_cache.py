@@ -78,9 +78,9 @@ def cache_features(
     The activations are those before block `cut` over space, because the blocks from there on are trained later.
 
     labels (N, L). The cache is `name` in the run's folder features/. Each of several processes computes its share of
-    the videos; the folder must be shared. A cache that exists keeps its number of views. After `seconds` no further
-    video is begun, except for the first FEWEST; the order is random, so that no class is left out. Raises DataError if
-    no video can be read or too many cannot, and OSError if there is no room.
+    the videos; the folder must be shared. `views` counts if the cache is new. Where `seconds` do not suffice for it, a
+    video has fewer, repeated; after them no further video is begun, but FEWEST are read; the order is random, so that
+    no class is left out. Raises DataError if no video can be read or too many cannot, and OSError if there is no room.
     """
     assert isinstance(model.encoder, FactorisedEncoder)
     key = cache_key(model, samples, labels, config, cut)
@@ -101,7 +101,7 @@ def cache_features(
     else:
         log(f"features: {len(samples)} videos x {views} views are in {folder} already")
     missing: dict[int, str] = {}
-    compute_waiting(
+    hurried = compute_waiting(
         model,
         samples,
         labels,
@@ -121,6 +121,8 @@ def cache_features(
             array.flush()
     world.barrier()
     report_missing([why for share in world.gather(missing) for why in share.values()], config, log)
+    if hurried := int(world.sum([hurried])[0]):
+        log(f"features: fewer than {views} views of {hurried} videos, so that all fit into the budget")
     states = np.load(folder / "done.npy")
     if left_out := int((states == NO_TIME).sum()):
         log(f"features: the budget had no time for {left_out} of the {len(samples)} videos; a longer --budget has it")
@@ -150,8 +152,11 @@ def compute_waiting(
     skipped: dict[str, str] | None,
     seconds: float,
     missing: dict[int, str],
-) -> None:
-    """Compute the features of the samples `waiting` into `arrays` and mark them in `done`; add to `missing` why not."""
+) -> int:
+    """Compute the features of the samples `waiting` into `arrays` and mark them in `done`; add to `missing` why not.
+
+    Returns how many have fewer views than `views`, for lack of time.
+    """
     dataset = TrainViews(
         [samples[i] for i in waiting],
         labels[list(waiting)],
@@ -162,7 +167,7 @@ def compute_waiting(
         count=views,
         numbers=waiting,
     )
-    motion, since = image_filters(model), time.monotonic()
+    motion, since, encoded, hurried = image_filters(model), time.monotonic(), 0, 0
     with (
         progress_bar("features", len(waiting), enabled=world.is_main) as update,
         eval_clips(dataset, workers=config.data.workers, skipped=skipped) as clips,
@@ -172,16 +177,26 @@ def compute_waiting(
             if clip.video is None:
                 missing[row] = clip.problem or ""
             else:
+                used = max(time.monotonic() - since, 1e-9)
+                fits = (seconds - used) / (len(waiting) - count + 1) * encoded / used if encoded else views
+                chosen = view_sources(views, int(min(max(fits, 1), views)))
                 with autocast(world.device, config.precision):
-                    found = encode(model, motion, clip.video.to(world.device), cut)
+                    found = encode(model, motion, clip.video[: max(chosen) + 1].to(world.device), cut)
                 for array, values in found.items():
                     if array in arrays:
-                        arrays[array][row] = values.float().cpu().numpy()
+                        arrays[array][row] = values.float().cpu().numpy()[chosen]
+                encoded, hurried = encoded + max(chosen) + 1, hurried + (max(chosen) + 1 < views)
             done[row] = READ if clip.video is not None else UNREADABLE
             update(count)
             if count >= FEWEST and time.monotonic() - since > seconds:
                 done[waiting[count:]] = NO_TIME
                 break
+    return hurried
+
+
+def view_sources(views: int, computed: int) -> list[int]:
+    """Return which of the first `computed` views stands for each view: a mirrored one for mirrored ones, if it can."""
+    return [v if v < computed else (v - 1) % 2 + 1 if (v - 1) % 2 + 1 < computed else 0 for v in range(views)]
 
 
 def report_missing(problems: Sequence[str], config: Config, log: Callable[[str], None]) -> None:

@@ -236,10 +236,12 @@ def train_tail(
     rate: float,
     layer_decay: float = 1.0,
     seed: int = 0,
+    seconds: float = math.inf,
 ) -> Iterator[int]:
     """Train the trainable parameters of a tail on the videos of the mask `keep`, by AdamW with a cosine schedule.
 
-    Yields the number of steps done.
+    Yields the number of steps done. If they do not fit into `seconds`, which include the time of the caller between
+    them, some are skipped, so that the schedule still comes to its end.
     """
     model = tail.model
     sizes = model.config.class_counts
@@ -250,7 +252,8 @@ def train_tail(
     weights[rows] = data.weights(rows)
     views, device, order = torch.tensor(data.views), model.head.weight.device, rows[:0]
     torch.manual_seed(seed)  # for dropout
-    for step in range(steps):
+    step, taken, since = 0, 0, time.monotonic()
+    while step < steps:
         model.train()
         for group in optimizer.param_groups:
             lr = learning_rate(step, base=rate, warmup_steps=max(steps // 10, 1), total_steps=steps)
@@ -269,7 +272,9 @@ def train_tail(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         model.eval()
-        yield step + 1
+        used, taken = max(time.monotonic() - since, 1e-9), taken + 1
+        step += max(math.ceil((steps - step) / max((seconds - used) * taken / used, 1)), 1)
+        yield min(step, steps)
 
 
 def tail_inputs(
