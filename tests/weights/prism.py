@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from transformers.initialization import no_init_weights
 
 import vivit
 
@@ -75,7 +76,9 @@ TEXT = {
 
 def their_model(kind, **changes):
     """A model of transformers in which every parameter has an effect."""
-    return randomise(KINDS[kind](transformers.VideoPrismVisionConfig(**NARROW | changes)))
+    with no_init_weights():  # which takes as long as what follows
+        model = KINDS[kind](transformers.VideoPrismVisionConfig(**NARROW | changes))
+    return randomise(model)
 
 
 def their_clip(text=None, **changes):
