@@ -19,7 +19,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel, VJEPA2Config
 import vivit
 from vivit.text import format_markdown
 
-from . import test_clip, test_dinov3, test_vjepa2
+from . import test_clip, test_dinov3, test_video_models, test_vjepa2
 from .random_weights import randomise
 from .test_image_models import HF
 from .test_vjepa2 import relative
@@ -79,8 +79,29 @@ def registers(folder: Path) -> float:
     return image(randomise(transformers.Dinov2WithRegistersModel(config)), folder)
 
 
+def classifier(theirs: torch.nn.Module, folder: Path) -> float:
+    theirs.save_pretrained(folder)
+    ours = vivit.from_pretrained(folder)
+    c = ours.config
+    video = torch.randn(2, c.num_frames, 3, *c.image_size)
+    return relative(ours(video), theirs(video if c.num_frames > 1 else video[:, 0]).logits)
+
+
+def vit(folder: Path) -> float:
+    config = transformers.ViTConfig(**HF, intermediate_size=96, image_size=32)
+    return classifier(randomise(transformers.ViTForImageClassification(config)), folder)
+
+
+def video_mae(folder: Path) -> float:
+    theirs = test_video_models.their_video_mae(transformers.VideoMAEForVideoClassification)
+    return classifier(theirs, folder)
+
+
 PROBE = "VJEPA2ForVideoClassification"
 CASES = (
+    Case("ViViT", "48 wide, 2 layers", "Hugging Face", lambda f: classifier(test_video_models.their_vivit(), f)),
+    Case("VideoMAE", "48 wide, 2 layers", "Hugging Face", video_mae),
+    Case("ViT", "48 wide, 2 layers", "Hugging Face", vit),
     Case("V-JEPA 2", "64 wide, 2 layers", "Hugging Face", jepa),
     Case("V-JEPA 2", "64 wide, 2 layers", "released .pt", lambda folder: jepa(folder, released=True)),
     Case("V-JEPA 2", "L: 1024 wide, 2 of 24 layers", "Hugging Face", lambda folder: jepa(folder, **JEPA_L), large=True),

@@ -58,10 +58,8 @@ def _peak(device: torch.device) -> int:
     """Return the most bytes so far: of the device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # on Linux ru_maxrss counts that of the parent too, from before this process ran its own program
+    # On Linux ru_maxrss counts that of the parent too, from before this process ran its own program.
+    if (status := Path("/proc/self/status")).exists():
         [peak] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         return int(peak) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

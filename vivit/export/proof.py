@@ -136,7 +136,8 @@ def in_parts(model: ExportedModel, frame_index: slice | list[int]) -> Runner:
 
     def run(x: np.ndarray) -> np.ndarray:
         positions = x[:, frame_index].reshape(len(x) * t, -1, *x.shape[2:])
-        return classify(encode(positions).reshape(len(x), t, -1))
+        features = encode(positions)  # of a position (D), or (s, D) without pool_space
+        return classify(features.reshape(len(x), t, *features.shape[1:]))
 
     return run
 

@@ -276,7 +276,7 @@ class AttentionPool(nn.Module):
         """Return the query (B, 1, a, k), and the keys and values (B, n, a, k) of the tokens."""
         x = x if self.norm_kv is None else self.norm_kv(x)
         k, v = rearrange(self.kv(x), "B n (two a k) -> two B n a k", two=2, a=self.num_heads)
-        q = rearrange(self.query, "1 n (a k) -> 1 n a k", a=self.num_heads).expand(len(x), -1, -1, -1)
+        q = rearrange(self.query, "1 n (a k) -> 1 n a k", a=self.num_heads).expand(x.shape[0], -1, -1, -1)
         return q, k, v
 
     def attention_weights(self, x: Tensor) -> Tensor:

@@ -34,9 +34,7 @@ class MotionPool(nn.Module):
         pairs = max(video.shape[1] - 1, 1)
         change = video[:, -pairs:] - video[:, :pairs]
         mean: Tensor | float = 0.0
-        for frame in change.unbind(
-            1
-        ):  # one frame at a time, because the responses of a clip do not fit into the caches
+        for frame in change.unbind(1):  # one at a time: the responses of a whole clip do not fit into the caches
             mean = mean + self.proj(frame).abs() / pairs
         assert isinstance(mean, Tensor)
         return torch.cat((mean.mean(dim=(2, 3)), mean.amax(dim=(2, 3))), dim=1).add(SMALLEST).log()
