@@ -106,9 +106,9 @@ def read(root: str, split: Split, clips: int) -> Rows:
     with open_loader(loader) as batches:
         assert next(batches).weights.all()
         [worker] = multiprocessing.active_children()
-        began = processor_seconds(worker.pid)
+        began = seconds_when_idle(worker.pid)
         count = sum(int(next(batches).weights.sum()) for _ in range(clips // BATCH))
-        speed = count / (processor_seconds(worker.pid) - began)
+        speed = count / (seconds_when_idle(worker.pid) - began)
         yield "memory of a worker that it does not share", memory(str(worker.pid), "Private_Dirty"), "MiB"
     yield "clips of 32 frames of a core", speed, "clips/s"
     yield "the same in frames", speed * CLIP.num_frames, "frames/s"
@@ -118,6 +118,14 @@ def clips_of(root: str, split: Split, *, workers: int) -> TrainDataset:
     """Return the training clips of the split at the size of the base model."""
     data = DataConfig(root=root, dataset="shards", workers=workers)
     return TrainDataset(split.samples, split.labels, model=CLIP, data=data, augment=AugmentConfig(), seed=0)
+
+
+def seconds_when_idle(process: int | None) -> float:
+    """Return the processor time of a worker when its queue is full, so that it has read all that will be taken."""
+    before = processor_seconds(process)
+    while (time.sleep(2), now := processor_seconds(process))[1] > before:
+        before = now
+    return before
 
 
 def processor_seconds(process: int | None) -> float:

@@ -110,6 +110,7 @@ def test_a_process_without_a_beat_is_named_before_those_that_only_do_not_wait():
         "process 1 of 3 (host a, pid 7) ended: ValueError: no"
     ]
     assert who_is_late(before, [record(beat=6)] * 3, 0) == []
+    assert who_is_late(before, [record(beat=6, waiting=False)] * 3, 0) == []  # they compute, all of them
 
 
 @pytest.mark.parametrize("workers", [0, 1])

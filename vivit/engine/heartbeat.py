@@ -1,7 +1,7 @@
 """Tell which of several processes is late or gone, and what it was doing, from a record of each in their store.
 
-A thread of every process writes the record every few seconds: where its main thread is, and which files its loaders
-read. Collectives of gloo and NCCL end in a time-out that names nobody; the records name the process and the file.
+A thread of every process writes the record every few seconds: where the process is, and which files its loaders read.
+Collectives of gloo and NCCL end in a time-out that names nobody; the records name the process and the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from ..text import printable, shorten_list
 
 BEAT = 5.0  # seconds between two records; a shorter time-out has shorter ones
 WARN = 60.0  # seconds in one collective after which the first process says for whom it waits
-BUSY = 0.01  # of the time: a main thread that computes less than this waits for something
+FAILURES = 3  # calls of the store one after the other, after which it is gone
+BUSY = 0.01  # of the time: a process that computes less than this waits for something
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 Record = dict[str, Any]
@@ -56,8 +57,10 @@ class Heartbeat:
         for clone in (self._store, self._beats_store):
             clone.set_timeout(timedelta(seconds=self._patience))
         self._meetings = 0
-        self._main = threading.main_thread().ident
+        self._caller = threading.get_ident()
         self._record: Record = {"host": socket.gethostname(), "pid": os.getpid(), "beat": 0, "changes": 0, "ended": ""}
+        self._place, self._since, self._said = ("", 0), time.monotonic(), False
+        self._before: list[Record] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vivit heartbeat", daemon=True)
         self._write()
@@ -140,31 +143,40 @@ class Heartbeat:
         self._thread.join(2 * self.every)
 
     def _run(self) -> None:
-        seen, since, before, warned = (None, 0), time.monotonic(), list[Record](), False
-        with suppress(dist.DistError):  # the store is gone: the main thread will find out and say so
-            while not self._stopping.wait(self.every):
+        failures = 0
+        while failures < FAILURES and not self._stopping.wait(self.every):
+            try:
                 self._write()
-                place = (self._record["where"], self.collectives)
-                if place != seen:
-                    seen, since, before, warned = place, time.monotonic(), [], False
-                elif self.rank == 0 and not warned and time.monotonic() - since > min(WARN, self.timeout / 2):
-                    now = self._read(self._beats_store)
-                    if before and now[0]["beat"] > before[0]["beat"] + 2:
-                        lines = who_is_late(before, now, self.rank)
-                        waited = f"waiting for {time.monotonic() - since:.0f} s, at most {self.timeout:g} s: "
-                        if lines:
-                            print(printable(f"vivit: {waited}{'; '.join(lines)}"), file=sys.stderr, flush=True)
-                        warned = bool(lines)
-                    before = before or now
+                if self.rank == 0:
+                    self._say_who_is_late()
+                failures = 0
+            except dist.DistError:  # if the store is gone, the caller will find out and say so
+                failures += 1
+
+    def _say_who_is_late(self) -> None:
+        """Print once for whom this process waits, when it has been in one collective for WARN seconds."""
+        place = (self._record["where"], self.collectives)
+        if place != self._place:
+            self._place, self._since, self._before, self._said = place, time.monotonic(), None, False
+        seconds = time.monotonic() - self._since
+        if self._said or seconds < min(WARN, self.timeout / 2):
+            return
+        now = self._read(self._beats_store)
+        if self._before is None:
+            self._before = now
+        elif now[0]["beat"] > self._before[0]["beat"] + 2 and (lines := who_is_late(self._before, now, self.rank)):
+            line = f"waiting for {seconds:.0f} s, at most {self.timeout:g} s: {'; '.join(lines)}"
+            print(printable(f"vivit: {line}"), file=sys.stderr, flush=True)
+            self._said = True
 
     def _write(self) -> None:
         """Write the record of this process as it is now."""
         record = self._record
-        where, waiting = _position(sys._current_frames().get(self._main or 0))
+        where, waiting = _position(sys._current_frames().get(self._caller))
         now = {"where": where, "waiting": waiting, "files": files_being_read(), "collectives": self.collectives}
         record["changes"] += any(record.get(name) != value for name, value in now.items())
         record["beat"] += 1
-        record.update(now, meetings=self._meetings, cpu=_cpu_seconds(self._main))
+        record.update(now, meetings=self._meetings, cpu=_cpu_seconds(self._caller))
         self._beats_store.set(f"process {self.rank}", json.dumps(record))
 
     def _read(self, store: Store) -> list[Record]:
@@ -187,8 +199,8 @@ def naming_the_late(heart: Heartbeat) -> Iterator[None]:
 def who_is_late(before: Sequence[Record], now: Sequence[Record], rank: int) -> list[str]:
     """Return a line for each process but `rank` that has ended or has written nothing since `before`.
 
-    If there is none, return a line for each process that does not wait for others. `before` and `now` are the records
-    of all processes at two times, some beats apart.
+    If there is none, and `rank` itself waits, return a line for each process that does not. `before` and `now` are the
+    records of all processes at two times, some beats apart.
     """
     gone, late = [], []
     for other, (old, new) in enumerate(zip(before, now, strict=True)):
@@ -202,7 +214,7 @@ def who_is_late(before: Sequence[Record], now: Sequence[Record], rank: int) -> l
             gone.append(f"{who} ended: {new['ended']}")
         elif old["beat"] == new["beat"]:
             gone.append(f"{who} does not answer; it was {doing}")
-        elif not new["waiting"]:
+        elif now[rank]["waiting"] and not new["waiting"]:
             late.append(f"{who} is late: {doing}")
     return gone or late
 
@@ -219,16 +231,16 @@ def _position(frame: FrameType | None) -> tuple[str, bool]:
     return "a place outside vivit", waiting
 
 
-def _cpu_seconds(thread: int | None) -> float:
+def _cpu_seconds(thread: int) -> float:
     """Return the processor time of a thread; of the whole process where a system does not count by thread."""
-    if thread is None or not hasattr(time, "pthread_getcpuclockid"):
+    if not hasattr(time, "pthread_getcpuclockid"):
         return time.process_time()
     return time.clock_gettime(time.pthread_getcpuclockid(thread))
 
 
 def _of_a_collective(error: BaseException) -> bool:
     """Return whether gloo, NCCL or the store raised this error, or PyTorch's checkpoint in their stead."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError | OSError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError | OSError) and "/gloo/" in str(error))
 
 
 def _first_line(error: BaseException) -> str:
