@@ -203,7 +203,6 @@ def check_config(kind: str, theirs: Mapping[str, Any], mapped: Mapping[str, Mapp
     Names are ours, before LayerScale is folded and tokens are sorted. transformers initialises what is missing and
     leaves out what it does not expect: another model. Raises ValueError.
     """
-    check_fields(theirs, READ[kind] | UNUSED[kind])
     check_shapes(theirs, mapped)
     said = SIZES[kind] | dict(theirs) if theirs else {}
     counts = {"num_hidden_layers": count_blocks(mapped, "encoder.")}
@@ -229,6 +228,7 @@ def check_config(kind: str, theirs: Mapping[str, Any], mapped: Mapping[str, Mapp
         raise ValueError(f"config.json: num_register_tokens is {number} for a {kind}; the file has {registers}")
     if gated := [name for name in ("use_gated_mlp", "use_swiglu_ffn") if theirs.get(name)]:
         raise ValueError(f"config.json: {gated[0]} is true: a gated MLP, which a ViViT has not")
+    check_fields(theirs, READ[kind] | UNUSED[kind])  # last: of another model type, the parts above say more
 
 
 def class_names(id2label: Mapping[str, Any]) -> tuple[str, ...]:
