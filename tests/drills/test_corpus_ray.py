@@ -125,7 +125,7 @@ def test_results_are_those_of_one_process_and_faults_have_a_row_with_the_reason(
     for name in ("slow", "poison", "hang"):
         write_video(tmp_path / f"{name}.mp4", counter_frames(40))
     how = corpus(6, "gone.mp4", "poison.mp4", "hang.mp4", *(f"slow.mp4,{i / 100}" for i in range(40)))
-    driver = start(how | {"timeout": 5.0}, nodes)
+    driver = start(how | {"timeout": 20.0}, nodes)
     wait_for(nodes.actors, 1)
     nodes.add()
     wait_for(nodes.actors, 2)
@@ -137,7 +137,7 @@ def test_results_are_those_of_one_process_and_faults_have_a_row_with_the_reason(
     )
     assert mine[:7] + mine[9:] == truth[:7] + truth[9:]
     assert mine[7]["error"] == f"{tmp_path}/poison.mp4: its process was killed, 3 times"
-    assert f"{tmp_path}/hang.mp4: still being decoded after 5 s" in mine[8]["error"]
+    assert f"{tmp_path}/hang.mp4: still being decoded after 20 s" in mine[8]["error"]
     assert sorted(journal(how)) == list(range(49))
 
 
@@ -167,7 +167,7 @@ def check(corpus, nodes, rows: int, kills: int) -> Counter:
 
 @pytest.mark.drill
 def test_a_job_whose_actors_and_driver_are_killed_twenty_times_does_every_video_once(corpus, nodes):
-    counts = check(corpus, nodes, 400, 20)
+    counts = check(corpus, nodes, 120, 20)
     print(f"20 kills: {counts['driver']} of the driver, {counts['actor']} of actors")
     assert min(counts["driver"], counts["actor"]) >= 3
 
