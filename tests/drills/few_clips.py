@@ -89,8 +89,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def in_percent(values: list[float]) -> str:
     """Format a mean over seeds with its 95 % interval."""
     found = over_seeds(values)
-    interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * (found['high'] or 0):.1f}]"
-    return f"{100 * (found['mean'] or 0):.1f}{interval}"
+    half = "" if found["low"] is None else f" ± {100 * ((found['mean'] or 0) - found['low']):.1f}"
+    return f"{100 * (found['mean'] or 0):.1f}{half}"
 
 
 def main() -> None:
