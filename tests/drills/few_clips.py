@@ -81,7 +81,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["labels"] == labels]
         columns = [[row[name] for row in own] for name in ("frozen", "tuned")]
         cells = [in_percent(column) for column in (*columns, [b - a for a, b in zip(*columns)])]
-        minutes = [row["seconds"] / 60 for row in own]
+        minutes = [row["seconds"] / 60 for row in own if row["seconds"]]  # None: in several calls
         lines.append([labels, str(len(own)), *cells, f"{min(minutes):.1f} to {max(minutes):.1f}"])
     return format_markdown(lines, align="<>>>>>")
 
