@@ -81,7 +81,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["labels"] == labels]
         columns = [[row[name] for row in own] for name in ("frozen", "tuned")]
         cells = [in_percent(column) for column in (*columns, [b - a for a, b in zip(*columns)])]
-        minutes = [row["seconds"] / 60 for row in own]
+        minutes = [row["seconds"] / 60 for row in own if row["seconds"]]  # None: in several calls
         lines.append([labels, str(len(own)), *cells, f"{min(minutes):.1f} to {max(minutes):.1f}"])
     return format_markdown(lines, align="<>>>>>")
 
@@ -89,8 +89,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def in_percent(values: list[float]) -> str:
     """Format a mean over seeds with its 95 % interval."""
     found = over_seeds(values)
-    interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * (found['high'] or 0):.1f}]"
-    return f"{100 * (found['mean'] or 0):.1f}{interval}"
+    half = "" if found["low"] is None else f" ± {100 * ((found['mean'] or 0) - found['low']):.1f}"
+    return f"{100 * (found['mean'] or 0):.1f}{half}"
 
 
 def main() -> None:

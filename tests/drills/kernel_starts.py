@@ -5,7 +5,7 @@ middle clip of each video, and heads are fitted to the stored features, as `vivi
 drawn at random are drawn again with every seed; of the others only the start of the head differs. With `--demo HOME`
 the videos are a cell of tests/drills/clips_grid.py (300 clips of 10 classes) and its image model. Resumable; a few
 minutes of one core for the demo, half an hour for 400 videos of 128 pixels and a ViT-S. Writes
-docs/results/kernel_starts.json and prints the table of docs/studies.md.
+docs/results/kernel_starts.json and prints a table.
 """
 
 from __future__ import annotations
