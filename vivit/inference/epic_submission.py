@@ -21,7 +21,7 @@ from ..data.datasets.epic_kitchens import read_epic_test
 from ..data.sample import Classes
 from ..engine.distributed import init_distributed
 from ..engine.evaluate import describe_changes, evaluate, load_weights
-from ..engine.metrics import finite, split
+from ..engine.metrics import finite, split_logits
 from ..engine.progress import progress_bar
 from ..errors import DataError
 from ..files import atomic_write
@@ -101,7 +101,7 @@ def write_submission(path: Path, scores: Mapping[str, Tensor], classes: Classes,
     results = {
         key: {
             name: {str(i): float(f"{score:.6g}") for i, score in enumerate(part[0].tolist())}
-            for name, part in sorted(zip(classes, split(row[None], classes)), reverse=True)
+            for name, part in sorted(zip(classes, split_logits(row[None], classes)), reverse=True)
         }
         for key, row in scores.items()
     }
