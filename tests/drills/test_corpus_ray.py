@@ -120,7 +120,7 @@ def wait_for(read: Callable[[], list[int]], count: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_results_are_those_of_one_process_and_faults_have_a_row_with_the_reason(corpus, nodes, tmp_path):
     for name in ("slow", "poison", "hang"):
         write_video(tmp_path / f"{name}.mp4", counter_frames(40))
