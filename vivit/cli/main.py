@@ -25,7 +25,7 @@ COMMANDS = {
     "features": ("WEIGHTS VIDEO ...", "features of videos as arrays, for other models"),
     "stream": ("WEIGHTS SOURCE ...", "scores of a camera, pipe or address as it comes"),
     "serve": ("WEIGHTS", "a server with a page, for this machine or others"),
-    "corpus": ("predict|timeline|features ...", "the same for long lists of videos, resumable"),
+    "corpus": ("predict|timeline|features ...", "long lists of videos, resumable"),
     "labels": ("edit|import|export ...", "label videos, by hand or in other tools"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
     "starts": ("[NAME ...]", "weights to start from: sizes, licences, results"),
