@@ -30,8 +30,7 @@ from .probe import FOLDS, PENALTIES, choose_penalty, fit_linear, folds
 from .progress import progress_bar
 
 DROPOUT = 0.5  # of the features that the linear layer reads
-BATCH, BATCH_OF_LAYERS = 64, 16
-LEARNING_RATE = 1e-3
+LEARNING_RATE, BATCH, BATCH_OF_LAYERS = 1e-3, 64, 16
 STEPS, EPOCHS, MOST_STEPS = 300, 10, 3000  # a head trains EPOCHS epochs, but STEPS to MOST_STEPS steps
 FEWEST_STEPS = 100  # leave a head out if the time allows fewer steps
 MOST_ROWS = 20_000  # rows that a linear head is fitted to; of more, evenly spaced ones are used
@@ -243,10 +242,8 @@ def train_tail(
     Yields the number of steps done. If they do not fit into `seconds`, which include the time of the caller between
     them, some are skipped, so that the schedule still comes to its end.
     """
-    model = tail.model
-    sizes = model.config.class_counts
-    optim = OptimConfig(name="adamw", weight_decay=0.05, layer_decay=layer_decay)
-    optimizer = build_optimizer(model, optim)
+    model, sizes = tail.model, tail.model.config.class_counts
+    optimizer = build_optimizer(model, OptimConfig(name="adamw", weight_decay=0.05, layer_decay=layer_decay))
     rows, draw = data.rows(keep), torch.Generator().manual_seed(seed)
     weights = torch.zeros(len(data.labels))
     weights[rows] = data.weights(rows)
@@ -263,8 +260,8 @@ def train_tail(
         chosen, order = order[: data.batch(tail)], order[data.batch(tail) :]
         view = views[torch.randint(len(views), (len(chosen),), generator=draw)]
         seeds = torch.randint(2**32, (len(chosen),), generator=draw)
-        features = tail(*tail_inputs(data, tail, chosen, view, device), seeds.to(device))
-        logits = model.head(F.dropout(features, DROPOUT))
+        inputs = tail_inputs(data, tail, chosen, view, device)
+        logits = model.head(F.dropout(tail(*inputs, seeds.to(device)), DROPOUT))
         losses = cross_entropy(logits, data.labels[chosen].to(device), sizes, label_smoothing=0.1)
         loss = (losses * weights[chosen].to(device)).mean()
         optimizer.zero_grad()
@@ -289,8 +286,7 @@ def tail_inputs(
 @torch.no_grad()
 def tail_logits(tail: Tail, data: LabelledFeatures, rows: Tensor) -> Tensor:
     """Compute the logits (R, K) of the test view of some videos."""
-    device = tail.model.head.weight.device
-    out = []
+    device, out = tail.model.head.weight.device, list[Tensor]()
     for chunk in rows.split(BATCH if tail.from_time else BATCH_OF_LAYERS):
         view = torch.full_like(chunk, data.views[0])
         out.append(tail.model.head(tail(*tail_inputs(data, tail, chunk, view, device))).float().cpu())
@@ -328,11 +324,10 @@ def fit_head(
     `title` names the progress bar.
     """
     new = new_head(model, head, data, motion=motion, seed=seed)
-    sizes = new.config.class_counts
     if head.name == "linear":
         x, labels, groups = linear_rows(data, keep, motion=motion)
+        sizes, weights = new.config.class_counts, data.weights(linear_videos(data, keep)).repeat(len(data.views))
         penalty = choose_penalty(x, labels, groups, sizes)[0] if setting is None else setting
-        weights = data.weights(linear_videos(data, keep)).repeat(len(data.views))
         [fitted] = fit_linear(x, labels, sizes, penalties=(penalty,), weights=weights)
         new.head.weight.data.copy_(fitted.weight)
         new.head.bias.data.copy_(fitted.bias)
