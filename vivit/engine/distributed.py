@@ -159,7 +159,9 @@ def eager_blocks(compiled: bool) -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
-def parallelize(model: ViViT, config: ParallelConfig, world: World, *, bfloat16: bool, compiled: bool = False) -> nn.Module:
+def parallelize(
+    model: ViViT, config: ParallelConfig, world: World, *, bfloat16: bool, compiled: bool = False
+) -> nn.Module:
     """Apply activation checkpointing, then compilation, then sharding.
 
     Each block is checkpointed, compiled and sharded in place, so that parameter names stay. Gradients are
