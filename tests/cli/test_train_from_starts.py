@@ -30,6 +30,7 @@ STARTS = {
     "CLIP": ("finetune", lambda: randomise(T.CLIPVisionModel(T.CLIPVisionConfig(**IMAGE)))),
     "SigLIP 2": ("finetune", lambda: randomise(T.SiglipVisionModel(T.SiglipVisionConfig(**IMAGE)))),
 }
+ALWAYS = ("VideoPrism, probe", "V-JEPA 2 with a probe", "SigLIP 2")  # the others in `make drill`
 CPU = ("--device", "cpu")
 
 
@@ -55,7 +56,9 @@ def probabilities(printed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", STARTS)
+@pytest.mark.parametrize(
+    "family", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.drill) for name in STARTS]
+)
 def test_a_start_is_trained_resumed_and_used_by_every_command(family, vivit, stop_at, monkeypatch, tmp_path):
     monkeypatch.setattr(heads, "STEPS", 20)
     monkeypatch.setattr(heads, "FEWEST_STEPS", 5)
