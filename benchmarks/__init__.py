@@ -132,7 +132,7 @@ def bench(
         elif case in ("predict", "serve", "export"):
             measure = {
                 "predict": partial(models.prediction, clock=clock),
-                "serve": partial(serve, clock=clock),
+                "serve": partial(time_server, clock=clock),
                 "export": partial(exported, formats=formats),
             }
             for name in preset:
@@ -155,7 +155,7 @@ def bench(
     return results
 
 
-def serve(name: str, *, clock: Clock) -> list[dict[str, Any]]:
+def time_server(name: str, *, clock: Clock) -> list[dict[str, Any]]:
     """Time `vivit serve`, whose packages are extras."""
     from .serve import serving
 

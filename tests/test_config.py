@@ -59,7 +59,7 @@ def test_the_config_of_a_run_of_an_earlier_version_loads_with_the_new_names():
     old = json.loads((Path(__file__).parent / "golden" / "old_run" / "config.json").read_text())
     config = from_dict(Config, old)
     assert (config.final_weights, config.linear_probe, config.keep_checkpoints) == ("best", True, 3)
-    assert config.parallel == ParallelConfig(strategy="fsdp", micro_batch=4)
+    assert config.parallel == ParallelConfig(strategy="fsdp", micro_batch=4, compile=False)
     assert config.augment == AugmentConfig(
         mixup=0.2,
         cutmix=1.0,
