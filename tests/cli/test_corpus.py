@@ -53,7 +53,7 @@ def test_a_video_that_fails_is_counted_and_the_exit_code_is_one(home, vivit, mon
     assert "2 of 3 in o/predict.csv, 0 in this run; 1 failed" in vivit(*command)[2]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_the_command_of_the_guide_on_ray_gives_the_same_table(home, vivit, monkeypatch):
     monkeypatch.setattr(local, "START_METHOD", "fork")
     [command] = [

@@ -136,7 +136,7 @@ def test_the_file_that_is_being_read_is_known(config, monkeypatch, workers):
     assert [BAD] in seen
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_the_file_that_a_late_process_reads_is_in_the_error_of_the_other(data_root, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainDataset, "clip", clip_that(lambda: time.sleep(2.5 * 12)))
     config = with_data(quick(tiny_config(data_root, tmp_path / "run")), workers=1, video_timeout=10_000)
