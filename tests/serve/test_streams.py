@@ -119,8 +119,8 @@ def test_rows_come_while_the_recording_goes_on_and_each_position_is_encoded_once
 def test_where_rows_must_stay_recent_positions_are_left_out(server, monkeypatch):
     data = record("webm", counter_frames(100))
     expected = list(server.client.stream([data], hop=0.16))
-    alike = list(server.client.stream(cut(data, pieces=50), hop=0.16, when_slow="drop"))
-    assert [row["center"] for row in alike] == [row["center"] for row in expected]  # when it is fast enough
+    undropped = list(server.client.stream(cut(data, pieces=50), hop=0.16, when_slow="drop"))
+    assert [row["center"] for row in undropped] == [row["center"] for row in expected]  # when it is fast enough
     encode = TorchSteps.encode
 
     def slowly(self, frames):
@@ -213,7 +213,7 @@ def test_damaged_and_hostile_chunks_end_their_stream_and_no_other(model):
         path = ask(server, "POST", "/v1/streams")[2]["location"]
         assert ask(server, "POST", path, bytes(4_000_001))[0] == 413
         assert ask(server, "POST", path, b"")[0] == 400
-        assert ask(server, "POST", path, good)[0] == 200  # the stream goes on
+        assert ask(server, "POST", path, good)[0] == 200  # the stream continues
         assert ask(server, "POST", "/v1/streams?when_slow=maybe")[0] == 400
         assert files_left(server) == []
     assert server.service.streams.open == {}

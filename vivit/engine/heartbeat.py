@@ -1,7 +1,7 @@
 """Tell which of several processes is late or gone, and what it was doing, from a record of each in their store.
 
 A thread of every process writes the record every few seconds: where the process is, and which files its loaders read.
-Collectives of gloo and NCCL end in a time-out that names nobody; the records name the process and the file.
+The time-out of a collective of gloo or NCCL does not name the late process; the records name it and its file.
 """
 
 from __future__ import annotations
