@@ -109,14 +109,44 @@ def test_a_run_in_stages_is_an_ordinary_run(run: Path, videos: Path) -> None:
     assert predict(run, video, temporal_views=1, spatial_views=1).classes.keys() == start.config.classes.keys()
 
 
-def test_the_first_validation_is_that_of_the_chosen_start(run: Path) -> None:
+@pytest.fixture(scope="module")
+def unchanged(run: Path, videos: Path, image: Path) -> Path:
+    """A run that ends with the stages."""
+    no_epochs = OptimConfig(name="adamw", batch_size=8, epochs=0, warmup_epochs=0)
+    return train(replace(config(videos, image, run.parent / "unchanged"), optim=no_epochs))
+
+
+def test_the_first_validation_is_that_of_the_chosen_start(unchanged: Path) -> None:
     """The caches, the heads on them and the ordinary evaluation agree on the accuracy of one model."""
-    stages = json.loads((run / "stages.json").read_text())
-    first = next(row for row in load_run(run).metrics if "val/noun/top1" in row)
+    stages = json.loads((unchanged / "stages.json").read_text())
+    first = next(row for row in load_run(unchanged).metrics if "val/noun/top1" in row)
     kept = [row for row in stages["stages"] if row["kept"] in ("kept", "chosen on the training videos")][-1]
     assert first["step"] == 0
     mean = (first["val/noun/top1"] + first["val/verb/top1"]) / 2
     assert mean == pytest.approx(kept["accuracy"], abs=1 / 16 + 1e-9)  # float16 activations may turn one answer
+
+
+def test_where_motion_helps_training_begins_with_a_kernel_that_sees_it(
+    run: Path, unchanged: Path, videos: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, found = (load_file(folder / "start" / "model.safetensors") for folder in (run, unchanged))
+    assert [name for name in found if not torch.equal(begin[name], found[name])] == ["tokenizer.proj.weight"]
+    kernel, image_kernel = begin["tokenizer.proj.weight"], found["tokenizer.proj.weight"]
+    assert (kernel - image_kernel).norm() > image_kernel.norm()
+    assert torch.allclose(kernel.sum(2), image_kernel.sum(2), atol=1e-5)  # a still video is its image
+
+    still = config(videos, image, run.parent / "still")
+    trained = train(replace(still, optim=replace(still.optim, lr=1e-12)))  # so that no validation is above the start
+    assert [row["step"] for row in load_run(trained).metrics if "val/noun/top1" in row][0] > 0
+    stages = json.loads((trained / "stages.json").read_text())
+    monkeypatch.setattr(stages_module, "sees_motion", lambda model: False)
+    reached = max(row["val/action/top1"] for row in load_run(trained).metrics if "val/noun/top1" in row)
+    weights, kept = load_file(trained / "weights" / "model.safetensors"), found if reached <= stages["best"] else begin
+    assert all(torch.allclose(weights[name], tensor, atol=1e-6) for name, tensor in kept.items())
+    other = train(config(videos, image, run.parent / "no motion"))
+    assert json.loads((other / "stages.json").read_text())["best"] is None
+    begin = load_file(other / "start" / "model.safetensors")
+    assert all(torch.equal(begin[name], tensor) for name, tensor in found.items())
 
 
 @pytest.mark.slow

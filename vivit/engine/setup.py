@@ -47,6 +47,18 @@ class Data:
     """Path → problem of the training videos that `vivit data check` found unreadable; `train` leaves them out."""
 
 
+@dataclass(frozen=True)
+class Staged:
+    """What the stages of a budget found. Training begins at the weights in the folder START of the run."""
+
+    config: Config
+    """Of the training that follows."""
+    baseline: float
+    """Validation top-1 of the frozen baseline."""
+    best: float | None
+    """Validation top-1 of the weights that the stages wrote to best/; None if they are those in START."""
+
+
 @dataclass
 class Progress:
     """How far training has come: what a checkpoint stores besides tensors and the sums of the meter."""
@@ -133,12 +145,9 @@ def setup(
     data: Data,
     build: Callable[[ModelConfig], Any],
     *,
-    baseline: float | None = None,
+    staged: Staged | None = None,
 ) -> Training:
-    """Build the model and the optimizer, restore the latest checkpoint if there is one, and open the run folder.
-
-    `baseline` is the validation top-1 of the frozen baseline, if it is known already.
-    """
+    """Build the model and the optimizer, restore the latest checkpoint if there is one, and open the run folder."""
     checkpoints = Checkpoints(Path(config.run) / "checkpoints", world, keep=config.keep_checkpoints)
     resumed, broken = checkpoints.latest()
     saved = progress_of(resumed) if resumed else {}
@@ -173,7 +182,12 @@ def setup(
     optimizer = build_optimizer(vivit, config.optim)
     average = EMA(vivit, config.optim.ema) if config.optim.ema else None
     meter = Meter(world, config.model, build)
-    progress = Progress(validation_due=probed or bool(config.budget), baseline=baseline)
+    progress = Progress(validation_due=probed)
+    if staged:
+        known = staged.best is not None
+        progress = Progress(
+            validation_due=not known, baseline=staged.baseline, best=staged.best if staged.best is not None else -1.0
+        )
     if resumed:
         progress = Progress.of(checkpoints.restore(vivit, optimizer, average, resumed))
         meter.load_state_dict(saved["meter"])
@@ -187,7 +201,7 @@ def setup(
     if data.unreadable:
         lines = [f"{path}: {problem}" for path, problem in data.unreadable.items()]
         run.log_line(listing("skipped, unreadable according to vivit data check", lines))
-    if config.linear_probe and not (probed or config.budget):
+    if config.linear_probe and not (probed or staged):
         run.log_line("--linear-probe is ignored: it needs --init")
     return Training(
         world=world,

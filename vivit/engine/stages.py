@@ -26,6 +26,7 @@ from ..data.groups import source_groups
 from ..files import atomic_write
 from ..model.vivit import ViViT
 from ..text import printable
+from ..weights.inflate import add_change
 from ..weights.load import create, load_checkpoint
 from .budget import (
     HEAD_FITS,
@@ -56,7 +57,7 @@ from .heads import (
 from .interruption import note_skipped_files, skipped_files
 from .progress import progress_bar
 from .run import check_same_settings
-from .setup import START, Data, check_same_lists, hashes
+from .setup import START, Data, Staged, check_same_lists, hashes
 
 STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
 TUNED_LAYERS = 0.25  # the share of the layers over space that is trained on cached activations
@@ -68,12 +69,11 @@ RATE = 0.1  # the learning rate of the last layers is RATE / embed_dim
 Log = Callable[[str], None]
 
 
-def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[Config, float]:
+def choose_start(world: World, config: Config, videos: Data, log: Log) -> Staged:
     """Find the best start within the budget, or read what an earlier call found.
 
-    Returns the config of the training and the validation top-1 of the frozen baseline, and writes the weights to start
-    from into start/. Raises ValueError for a model without layers over space to freeze, and DataError if no video can
-    be read.
+    Writes the weights to start from into start/. Raises ValueError for a model without layers over space to freeze,
+    and DataError if no video can be read.
     """
     if config.model.encoder != "factorised_encoder" or config.init is None:
         raise ValueError("budget needs init and model.encoder factorised_encoder, whose layers over space it freezes")
@@ -124,8 +124,8 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> tuple[
     return found
 
 
-def read_stages(config: Config, videos: Data) -> tuple[Config, float] | None:
-    """Return the config that the stages chose, and the top-1 of the frozen baseline; None before they are done.
+def read_stages(config: Config, videos: Data) -> Staged | None:
+    """Return what the stages found; None before they are done.
 
     Raises ValueError if they were done with other settings or other videos.
     """
@@ -145,7 +145,7 @@ def read_stages(config: Config, videos: Data) -> tuple[Config, float] | None:
         eval_every=share * config.eval_every or 1.0,
         save_every=share * config.save_every or 1.0,
     )
-    return chosen, stages["baseline"]
+    return Staged(chosen, stages["baseline"], stages.get("best"))
 
 
 def fit_stages(
@@ -188,15 +188,26 @@ def fit_stages(
         if kept:
             fitted = tuned
             reason += f"; then its last layers, {found.accuracy:.1%} instead of {on_val.accuracy:.1%} in validation"
+            on_val = found
     log(f"chosen: {reason}")
-    fitted.requires_grad_(True).save_pretrained(Path(config.run) / START)
+    epochs, best = fitting_epochs(budget, config, videos), None
+    fitted.requires_grad_(True)
+    if epochs and sees_motion(fitted.config) and fitted.config.tubelet_size[0] > 1:
+        log("motion helps: the whole encoder is trained with a patch kernel that sees the change between frames")
+        fitted.save_pretrained(Path(config.run) / "best")
+        best = on_val.joint
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            add_change(fitted.tokenizer.proj.weight)
+    fitted.save_pretrained(Path(config.run) / START)
     stages = {
         "asked": to_dict(config),
         **hashes(videos),
         "model": to_dict(fitted.config),
         "mirrored": chosen.mirrored,
-        "epochs": fitting_epochs(budget, config, videos),
+        "epochs": epochs,
         "baseline": baseline.joint,
+        "best": best,
         "stages": table.rows,
     }
     with atomic_write(Path(config.run) / STAGES) as file:
@@ -256,6 +267,11 @@ def choose_head(model: ViViT, train: LabelledFeatures, table: StageTable, budget
         if found is not None and better:
             train, best = balanced, found
     return Chosen(head, motion, mirror, train, best, linear)
+
+
+def sees_motion(model: ModelConfig) -> bool:
+    """Return whether a head on the layers over space sees the change between frames, or their order."""
+    return model.motion_pool or model.temporal_depth > 0
 
 
 def unequal(labels: Tensor) -> bool:

@@ -54,14 +54,13 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
 def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:
     """Train as one of the processes of `world`."""
     config, data = read_videos(config)
-    baseline = None
-    if config.budget and (found := read_stages(config, data)):
-        config, baseline = found
-    check_same_run(config)
+    staged = read_stages(config, data) if config.budget else None
+    check_same_run(staged.config if staged else config)
     with locked(Path(config.run), world):
-        if config.budget and baseline is None:
-            config, baseline = choose_start(world, config, data, world.print)
-        training = setup(world, config, data, build, baseline=baseline)
+        if config.budget and not staged:
+            staged = choose_start(world, config, data, world.print)
+        config = staged.config if staged else config
+        training = setup(world, config, data, build, staged=staged)
         run, progress = training.run, training.progress
         clips = TrainDataset(
             data.train, data.labels, model=config.model, data=config.data, augment=config.augment, seed=config.seed

@@ -54,10 +54,17 @@ def central_difference(kernel: Tensor, t: int) -> Tensor:
     the gain was chosen there.
     """
     lifted = central_frame(kernel, t)
-    change = torch.randn_like(kernel) * (CHANGE_GAIN * kernel.std())
-    lifted[:, :, t // 2] += change
-    lifted[:, :, t // 2 - 1] -= change
+    add_change(lifted)
     return lifted
+
+
+@torch.no_grad()
+def add_change(lifted: Tensor) -> None:
+    """Add a random kernel on the change to frame t // 2 to a tubelet kernel (D, C, t, h, w), t > 1, in place."""
+    kernel, middle = lifted.sum(dim=2), lifted.shape[2] // 2
+    change = torch.randn_like(kernel) * (CHANGE_GAIN * kernel.std())
+    lifted[:, :, middle] += change
+    lifted[:, :, middle - 1] -= change
 
 
 KERNELS: dict[str, Callable[[Tensor, int], Tensor]] = {

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
 CHUNK = 8  # frames that are held in full size while they are resized
 SEEK_COST = 8  # a seek costs about as much as decoding this many frames
+RECENT_VIDEOS, RECENT_FRAMES = 4096, 3000  # of how many videos, of how many frames, a process keeps the index
+
+_recent: dict[tuple[str, int, int], FrameIndex] = {}  # by path, size and date: built by this process
 
 
 class Video:
@@ -84,8 +87,14 @@ class Video:
         known = None
         if index is not None and (index.size, index.mtime_ns) == (self._size, self._mtime_ns):
             known = FrameIndex.from_text(index.text, self._size)
+        if known is None and data is None:
+            known = _recent.get((self.path, self._size, self._mtime_ns))
         if known is None:
             self._index, self.frames_decoded = build_index(self.path, data, self._size)
+            if data is None and len(self._index.pts) <= RECENT_FRAMES:
+                _recent[self.path, self._size, self._mtime_ns] = self._index
+                if len(_recent) > RECENT_VIDEOS:
+                    _recent.pop(next(iter(_recent)))
         else:
             self._index = known
         found = self._index
