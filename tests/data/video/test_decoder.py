@@ -272,6 +272,7 @@ def no_scan(*args):
 def test_with_its_index_a_file_is_not_read_through_and_is_the_same_video(coded, monkeypatch):
     plain = Video(coded)
     index = plain.packet_index()
+    monkeypatch.setattr(decode, "_recent", {})
     monkeypatch.setattr(build_index, "scan_packets", no_scan)
     video = Video(coded, index=index)
     assert video.frames_decoded == 0
@@ -292,9 +293,32 @@ def test_the_index_of_a_file_that_has_changed_since_is_put_aside(tmp_path, monke
     assert Video(path, index=index).num_frames == 20
     index = Video(path).packet_index()
     os.utime(path, ns=(0, index.mtime_ns + 1))
+    monkeypatch.setattr(decode, "_recent", {})
     monkeypatch.setattr(build_index, "scan_packets", no_scan)
     with pytest.raises(VideoError, match="read through"):
         Video(path, index=index)
+
+
+def test_a_process_scans_a_video_once_until_it_changes(tmp_path, monkeypatch):
+    path, scans = tmp_path / "x.mp4", []
+    whole = decode.build_index
+    monkeypatch.setattr(decode, "build_index", lambda *given: scans.append(given[0]) or whole(*given))
+    monkeypatch.setattr(decode, "RECENT_VIDEOS", 2)
+    monkeypatch.setattr(decode, "_recent", {})
+    write_video(path, counter_frames(6))
+    first, again = Video(path), Video(path)
+    assert (len(scans), again.frames_decoded) == (1, 0)
+    assert torch.equal(first[:], again[:])
+    assert np.array_equal(first.times, again.times)
+    write_video(path, counter_frames(9))
+    assert (len(Video(path)), len(scans)) == (9, 2)
+    for name in "abc":
+        write_video(tmp_path / f"{name}.mp4", counter_frames(4))
+        Video(tmp_path / f"{name}.mp4")
+    assert len(decode._recent) == 2
+    monkeypatch.setattr(decode, "RECENT_FRAMES", 3)
+    assert len(Video(path)) == len(Video(path)) == 9  # too long to be kept
+    assert len(scans) == 7
 
 
 def test_an_index_of_an_older_version_is_read_again(tmp_path):
