@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -83,8 +84,9 @@ def free_port():
 
 
 def _is_stopped(pid):
-    with open(f"/proc/{pid}/stat") as file:
+    with suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as file:
         return file.read().rsplit(")", 1)[1].split()[0] == "T"
+    return False
 
 
 def last(log):
