@@ -160,7 +160,7 @@ def kill_until_done(weights, many, out, kills, rng):
     while True:
         process = start(weights, many, out, log)
         seen = len(list(out.rglob("*"))) if out.exists() else 0
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while done < kills and process.is_alive() and time.monotonic() < deadline:
             if out.exists() and (len(list(out.rglob("*"))) > seen or rng.random() < 0.02):
                 time.sleep(rng.random() * 0.05)
