@@ -1,5 +1,11 @@
+import gc
+import os
+
 import pytest
 import torch
+
+# A worker of a loader is a fork: it must not free what needs a thread that only this process has (FFmpeg waits for it).
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 @pytest.fixture(autouse=True, scope="session")

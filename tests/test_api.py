@@ -27,7 +27,7 @@ def videos(tmp_path):
 
 def page(code):
     command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200).stdout
 
 
 def test_help_of_the_package_is_a_page_with_the_main_functions_and_no_warning():

@@ -79,7 +79,7 @@ def test_a_killed_process_and_its_forked_children_leave_no_lock(tmp_path):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait()
-        deadline = time.monotonic() + 20  # a busy machine may not have run the child yet, which closes its copy first
+        deadline = time.monotonic() + 120  # a busy machine may not have run the child yet, which closes its copy first
         while time.monotonic() < deadline:
             with suppress(FolderInUse), exclusive_lock(tmp_path, what="train"):
                 break

@@ -163,7 +163,7 @@ def test_info_prints_the_parts_of_a_preset(vivit):
 def test_python_m_vivit_is_the_same_command():
     command = [sys.executable, "-m", "vivit"]
     done, wrong = (
-        subprocess.run([*command, word], capture_output=True, text=True, timeout=120, check=False)
+        subprocess.run([*command, word], capture_output=True, text=True, timeout=1200, check=False)
         for word in ("--version", "nothing")
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -59,7 +59,7 @@ def test_the_command_of_the_guide_on_ray_gives_the_same_table(home, vivit, monke
     [command] = [
         line for line in GUIDE.read_text(encoding="utf-8").splitlines() if re.match("vivit .*--engine ray", line)
     ]
-    subprocess.run([sys.executable, "-m", *command.split()], check=True, timeout=600)
+    subprocess.run([sys.executable, "-m", *command.split()], check=True, timeout=1200)
     assert vivit(*command.replace("--engine ray", "").replace("on-ray", "local").split()[1:])[0] == 0
     manifests = [json.loads((home / name / "manifest.json").read_text()) for name in ("on-ray", "local")]
     assert manifests[0] == manifests[1]
@@ -68,7 +68,7 @@ def test_the_command_of_the_guide_on_ray_gives_the_same_table(home, vivit, monke
 @pytest.mark.slow
 def test_processes_of_their_own_give_the_same_table(home, vivit, monkeypatch):
     command = ["corpus", "timeline", "runs/finetune", "list.csv", "--device", "cpu", "--out"]
-    subprocess.run([sys.executable, "-m", "vivit", *command, "spawned"], check=True, timeout=600)
+    subprocess.run([sys.executable, "-m", "vivit", *command, "spawned"], check=True, timeout=1200)
     monkeypatch.setattr(local, "START_METHOD", "fork")
     assert vivit(*command, "forked")[0] == 0
     manifests = [json.loads((home / name / "manifest.json").read_text()) for name in ("spawned", "forked")]

@@ -15,7 +15,7 @@ from vivit.inference.resume import PartialRows
 
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
-from .conftest import fork_vivit
+from .conftest import start_vivit
 
 CPU = ["--device", "cpu"]
 
@@ -124,7 +124,7 @@ def test_errors_say_what_to_do(vivit, weights, videos, tmp_path):
 
 
 def start(weights, videos, out, log):
-    return fork_vivit("features", weights, videos, "--out", out, "--level", "position", *CPU, log=log)
+    return start_vivit("features", weights, videos, "--out", out, "--level", "position", *CPU, log=log)
 
 
 def computed_now(text):
@@ -160,7 +160,7 @@ def kill_until_done(weights, many, out, kills, rng):
     while True:
         process = start(weights, many, out, log)
         seen = len(list(out.rglob("*"))) if out.exists() else 0
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while done < kills and process.is_alive() and time.monotonic() < deadline:
             if out.exists() and (len(list(out.rglob("*"))) > seen or rng.random() < 0.02):
                 time.sleep(rng.random() * 0.05)

@@ -15,7 +15,7 @@ from vivit.inference.timeline import Timeline
 
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
-from .conftest import fork_vivit
+from .conftest import start_vivit
 
 CPU = ["--device", "cpu"]
 
@@ -112,7 +112,7 @@ def test_a_killed_process_loses_no_row(vivit, weights, tmp_path):
     video = write_video(tmp_path / "long.mp4", np.tile(counter_frames(200), (4, 1, 1, 1)))
     command = ["timeline", weights, video, "--hop", 0.16, *CPU, "--out", tmp_path / "killed.npz"]
     partial = tmp_path / "killed.npz.partial"
-    process = fork_vivit(*command, log=tmp_path / "log.txt")
+    process = start_vivit(*command, log=tmp_path / "log.txt")
     deadline = time.monotonic() + 600
     while not partial.exists() or partial.stat().st_size < 1500:
         assert time.monotonic() < deadline

@@ -253,7 +253,7 @@ def test_an_error_in_a_worker_ends_all_workers_also_one_that_hangs_and_ignores_s
         for _ in clips:
             pass
     assert multiprocessing.active_children() == before
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 300  # not 1000
 
 
 @pytest.mark.parametrize("where", ["main thread", "another thread"])

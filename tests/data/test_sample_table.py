@@ -1,6 +1,7 @@
 """A table of samples is the list of them, in little memory and time."""
 
 import gc
+import json
 import multiprocessing
 import re
 import time
@@ -15,7 +16,7 @@ from vivit.data.sample import Sample
 from vivit.data.sample_table import SampleTable, class_names, encode_labels, list_hash
 from vivit.errors import DataError
 
-ROWS = 250_000
+ROWS = 100_000
 
 
 def some_samples(n=50, seed=0):
@@ -90,7 +91,11 @@ def large(tmp_path_factory):
     return root / "labels.csv"
 
 
-def test_a_quarter_of_a_million_rows_load_in_seconds(large):
+def test_rows_load_and_are_hashed_in_the_time_of_reading_their_json(large):
+    begin = time.process_time()
+    with large.with_name("manifest.labels.jsonl").open() as file:
+        for line in file:
+            json.loads(line)
     start = time.process_time()
     samples, _ = find_in_manifest("folder", str(large), "train")
     loaded = time.process_time()
@@ -98,11 +103,12 @@ def test_a_quarter_of_a_million_rows_load_in_seconds(large):
     labels = encode_labels(samples, classes)
     list_hash(samples, ordered=True)
     done = time.process_time()
-    print(f"\nload {loaded - start:.2f} s, classes, labels and hash {done - loaded:.2f} s")
+    plain = start - begin
+    print(f"\njson {plain:.2f} s, load {loaded - start:.2f} s, classes, labels and hash {done - loaded:.2f} s")
     assert len(samples) == ROWS * 9 // 10
     assert labels.shape == (len(samples), 1)
-    assert loaded - start < 4
-    assert done - loaded < 4
+    assert loaded - start < 6 * plain
+    assert done - loaded < 3 * plain
     assert samples[7].path == str(large.parent / "videos/class 7/id-00000000007.mp4")
 
 
@@ -113,7 +119,7 @@ def private_kib() -> int:
 
 
 def touch_all(samples, queue):
-    gc.collect()  # which writes to every object there is, once
+    gc.disable()  # it would write to every object there is
     before = private_kib()
     for i in range(len(samples)):
         assert samples[i].path
@@ -123,7 +129,7 @@ def touch_all(samples, queue):
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="tells memory by /proc")
 def test_a_worker_that_has_seen_all_samples_holds_no_copy_of_them(large):
     samples, _ = find_in_manifest("folder", str(large), "train")
-    samples = samples[::3]
+    samples = samples[1:]
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     worker = context.Process(target=touch_all, args=(samples, queue))

@@ -2,32 +2,33 @@
 
 import os
 import random
-import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 
 from vivit.config import replace
 from vivit.engine.train import train
 
 from ..engine.tiny import assert_equal_runs, mixed_config, tiny_config, write_table
+from ..processes import forkserver
 
 
-def start(config) -> int:
-    """Train in a child process; returns its id."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, 1)
-            os.dup2(silence, 2)
-            train(config)
-            code = 0
-        finally:
-            os._exit(code)
-    return child
+def train_silently(config):
+    torch.set_num_threads(1)
+    with Path(os.devnull).open("w") as silence:
+        os.dup2(silence.fileno(), 1)
+        os.dup2(silence.fileno(), 2)
+    train(config)
+
+
+def start(config) -> BaseProcess:
+    """Train in a process of its own."""
+    process = forkserver().Process(target=train_silently, args=(config,))
+    process.start()
+    return process
 
 
 def saving(config) -> bool:
@@ -45,10 +46,12 @@ def kill_and_go_on(config, *, kills: int, in_saves: int, rng: random.Random) -> 
             time.sleep(0.0005)  # wait for the next save to begin
         time.sleep(rng.uniform(0, 0.01))
         hit = saving(config)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
         hits += hit and saving(config)
-    assert os.waitstatus_to_exitcode(os.waitpid(start(config), 0)[1]) == 0
+    child = start(config)
+    child.join()
+    assert child.exitcode == 0
     return hits
 
 

@@ -4,15 +4,14 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
-import traceback
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch.distributed as dist
-import torch.distributed.fsdp  # noqa: F401  # once, and not in each process that is forked
 
 from vivit.config import replace
 from vivit.data.dataset import TrainDataset
@@ -23,49 +22,59 @@ from vivit.engine.setup import read_videos
 from vivit.engine.train import train
 from vivit.errors import DataError, ProcessLost
 
+from ..processes import forkserver
 from .tiny import BAD, clip_that, quick, tiny_config, with_data
+from .worker import write_log
 
-TIMEOUT = 5.0
+BEAT = 0.5  # seconds between two records
 
 
-def run(processes, act, folder, *, seconds=300, agent=True):
-    """Fork that many processes of one world, each of which does `act(rank)`; returns what each one printed and raised.
+def run(processes, act, *arguments, folder, agent=True, seconds=300):
+    """Let that many processes of one world do `act(*arguments)`; returns what each one printed and raised.
 
     Their store is here, as in an agent of torchrun, or else in the first of them. One that is stopped is killed when
-    the others have ended.
+    the others have ended. One that does not end writes where it is, and the error shows that.
     """
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     port = store.port if agent else free_port()
-    children = []
-    for rank in range(processes):
-        if (child := os.fork()) == 0:
-            try:
-                with (folder / f"{rank}.log").open("w") as log:
-                    os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
-                    sys.stdout = sys.stderr = log
-                    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank)}
-                    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-                    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": str(agent), "TORCHELASTIC_RESTART_COUNT": "0"}
-                    try:
-                        act(rank)
-                    except BaseException:
-                        traceback.print_exc()
-            finally:
-                os._exit(0)
-        children.append(child)
-    deadline, left = time.monotonic() + seconds, dict(enumerate(children))
+    settings = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    settings |= {"TORCHELASTIC_USE_AGENT_STORE": str(agent), "TORCHELASTIC_RESTART_COUNT": "0"}
+    logs, children = [folder / f"{rank}.log" for rank in range(processes)], []
+    for rank, log in enumerate(logs):
+        process = forkserver().Process(
+            target=write_log,
+            args=(log, settings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, act, *arguments),
+            kwargs={"seconds": 0.8 * seconds},
+        )
+        process.start()
+        children.append(process)
+    deadline, left = time.monotonic() + seconds, children
     while left and time.monotonic() < deadline:
-        for rank, child in list(left.items()):
-            if os.waitpid(child, os.WNOHANG)[0]:
-                del left[rank]
-        if len(left) == 1 and _is_stopped(next(iter(left.values()))):
+        left = [process for process in left if process.is_alive()]
+        if len(left) == 1 and _is_stopped(left[0].pid):
             break
-        time.sleep(0.05)
-    for child in left.values():
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert time.monotonic() < deadline
-    return [(folder / f"{rank}.log").read_text() for rank in range(processes)]
+        time.sleep(0.02)
+    for process in left:
+        process.kill()
+    for process in children:
+        process.join()
+    texts = [log.read_text() for log in logs]
+    assert time.monotonic() < deadline, "\n".join(texts)
+    return texts
+
+
+def in_world(act, *arguments):
+    """Do `act(world, *arguments)` in a world that waits for a minute, so that a slow start is none too slow."""
+    with mock.patch("vivit.engine.heartbeat.BEAT", BEAT), init_distributed("cpu", 60) as world:
+        world.sum([1.0])  # all have started
+        act(world, *arguments)
+
+
+def wait_only(world, seconds):
+    """Let this process wait for the others no longer than this from now on."""
+    world.heart.timeout = world.heart._patience = seconds
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # newer than 2.11
+    set_timeout(timedelta(seconds=seconds))
 
 
 def free_port():
@@ -75,8 +84,9 @@ def free_port():
 
 
 def _is_stopped(pid):
-    with open(f"/proc/{pid}/stat") as file:
+    with suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as file:
         return file.read().rsplit(")", 1)[1].split()[0] == "T"
+    return False
 
 
 def last(log):
@@ -136,12 +146,16 @@ def test_the_file_that_is_being_read_is_known(config, monkeypatch, workers):
     assert [BAD] in seen
 
 
+def train_with_a_slow_file(config):
+    with mock.patch.object(TrainDataset, "clip", clip_that(lambda: time.sleep(2.5 * config.parallel.timeout))):
+        train(config)
+
+
 @pytest.mark.drill
-def test_the_file_that_a_late_process_reads_is_in_the_error_of_the_other(data_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainDataset, "clip", clip_that(lambda: time.sleep(2.5 * 12)))
+def test_the_file_that_a_late_process_reads_is_in_the_error_of_the_other(data_root, tmp_path):
     config = with_data(quick(tiny_config(data_root, tmp_path / "run")), workers=1, video_timeout=10_000)
     config = replace(config, parallel=replace(config.parallel, timeout=12))
-    logs = run(2, lambda rank: train(config), tmp_path)
+    logs = run(2, train_with_a_slow_file, config, folder=tmp_path)
     late = r"process ([01]) of 2 \(host \S+, pid \d+\) is late: at .*, reading \S*train3.mp4\n"
     [found] = [match for log in logs if (match := re.match(late, last(log)))]
     waiting, slow = logs[1 - int(found[1])], logs[int(found[1])]
@@ -149,90 +163,96 @@ def test_the_file_that_a_late_process_reads_is_in_the_error_of_the_other(data_ro
     assert f"ended: ProcessLost: {found[0].strip()}" in last(slow)
 
 
-def in_world(act):
-    """Let each process do `act(world)` in a world that waits for TIMEOUT."""
+def stop_this():
+    os.kill(os.getpid(), signal.SIGSTOP)
 
-    def start(rank):
-        with init_distributed("cpu", TIMEOUT) as world:
-            act(world)
 
-    return start
+def stop_the_second(world):
+    wait_only(world, 3.0)
+    if world.rank == 1:
+        stop_this()
+    world.sum([1.0])
 
 
 def test_a_stopped_process_does_not_answer(tmp_path):
-    def stop(world):
-        world.sum([1.0])
-        if world.rank == 1:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        world.sum([1.0])
-
-    log, _ = run(2, in_world(stop), tmp_path)
-    assert re.match(r"process 1 of 2 .* does not answer; it was at init_distributed \(", last(log))
+    log, _ = run(2, in_world, stop_the_second, folder=tmp_path)
+    assert re.match(r"process 1 of 2 .* does not answer; it was at (init_distributed|a place outside)", last(log))
     assert "Timed out waiting" in last(log)
 
 
-def test_a_killed_process_does_not_answer_and_the_others_learn_it_at_once(tmp_path):
-    def kill(world):
-        if world.rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        world.gather(1)
+def kill_the_second(world):
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.gather(1)
 
-    log, _ = run(2, in_world(kill), tmp_path)
+
+def test_a_killed_process_does_not_answer_and_the_others_learn_it_at_once(tmp_path):
+    log, _ = run(2, in_world, kill_the_second, folder=tmp_path)
     assert re.match(r"process 1 of 2 .* does not answer", last(log))
+
+
+def be_wrong(world):
+    if world.is_main:
+        raise DataError("x.csv has no column label")
+    world.barrier()
 
 
 @pytest.mark.parametrize("agent", [True, False])
 def test_the_others_say_with_which_error_a_process_ended(tmp_path, agent):
-    def wrong(world):
-        if world.is_main:
-            raise DataError("x.csv has no column label")
-        world.barrier()
-
-    logs = run(3, in_world(wrong), tmp_path, agent=agent)
+    logs = run(3, in_world, be_wrong, folder=tmp_path, agent=agent)
     assert "vivit.errors.DataError: x.csv" in logs[0]
     for log in logs[1:]:
         assert re.match(r"process 0 of 3 .* ended: DataError: x.csv has no column label\n", last(log))
 
 
-def test_the_first_process_may_compute_alone_for_longer_than_the_others_wait(tmp_path):
+def compute_alone(world):
+    world.heart.timeout = 3.0
+
     def compute():
-        until = time.monotonic() + 3 * TIMEOUT
+        until = time.monotonic() + 2.5 * world.heart.timeout
         while time.monotonic() < until:
             sum(range(1000))
 
-    def alone(world):
-        world.on_main(compute)
-        assert world.gather(world.rank) == [0, 1]
-        print("met")
+    world.on_main(compute)
+    assert world.gather(world.rank) == [0, 1]
+    print("met")
 
-    assert [log.strip() for log in run(2, in_world(alone), tmp_path)] == ["met", "met"]
+
+def test_the_first_process_may_compute_alone_for_longer_than_the_others_wait(tmp_path):
+    assert [log.strip() for log in run(2, in_world, compute_alone, folder=tmp_path)] == ["met", "met"]
+
+
+def stop_the_first(world, seconds):
+    wait_only(world, seconds)
+    world.on_main(stop_this)
 
 
 def test_the_first_process_that_hangs_alone_is_named(tmp_path):
-    def hang(world):
-        world.on_main(lambda: os.kill(os.getpid(), signal.SIGSTOP))
-
-    _, log = run(2, in_world(hang), tmp_path)
+    _, log = run(2, in_world, stop_the_first, 3.0, folder=tmp_path)
     assert re.match(r"process 0 of 2 .* does not answer; it was at \w+ \(engine/distributed.py:\d+\)", last(log))
 
 
 def test_a_first_process_that_takes_the_store_with_it_is_named_by_its_address(tmp_path):
-    def hang(world):
-        world.on_main(lambda: os.kill(os.getpid(), signal.SIGSTOP))
-
-    _, log = run(2, in_world(hang), tmp_path, agent=False)
+    _, log = run(2, in_world, stop_the_first, 2.0, folder=tmp_path, agent=False)
     assert re.match(r"the store of process 0 at localhost:\d+ cannot be reached \(.*\): that machine or", last(log))
 
 
-def test_while_it_waits_the_first_process_says_for_whom(tmp_path):
-    def sleep(world):
-        if world.rank == 1:
-            time.sleep(0.8 * TIMEOUT)
-        world.sum([1.0])
+def come_when_missed(world, log):
+    """The second process comes late: when the first has said for whom it waits."""
+    deadline = time.monotonic() + 50
+    while world.rank == 1 and not log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    world.sum([1.0])
 
-    with mock.patch("vivit.engine.heartbeat.WARN", TIMEOUT / 8):
-        log, other = run(2, in_world(sleep), tmp_path)
-    assert re.match(r"vivit: waiting for [1-4] s, at most 5 s: process 1 of 2 .* is late: at a place outside", log)
+
+def say_early(log):
+    with mock.patch("vivit.engine.heartbeat.WARN", 0.5):
+        in_world(come_when_missed, log)
+
+
+def test_while_it_waits_the_first_process_says_for_whom(tmp_path):
+    log, other = run(2, say_early, tmp_path / "0.log", folder=tmp_path)
+    assert re.match(r"vivit: waiting for \d+ s, at most 60 s: process 1 of 2 .* is late: at a place outside", log)
     assert other == ""
 
 

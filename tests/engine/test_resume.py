@@ -113,12 +113,12 @@ def test_a_signal_during_a_validation_ends_it_and_the_run_continues_with_it(
 
 
 def test_a_signal_while_waiting_for_data_ends_the_wait(config, monkeypatch):
-    slow = clip_that(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60)))
+    slow = clip_that(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(1000)))
     monkeypatch.setattr(TrainDataset, "clip", slow)
     started = time.monotonic()
     with pytest.raises(Stopped):
         train(config)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300
     assert list((Path(config.run) / "checkpoints").glob("step-*/manifest.json"))
 
 

@@ -1,6 +1,5 @@
 """The same run on one, two and four processes (gloo), copied or divided, and across a change of their number."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from vivit.config import Config, replace
 from vivit.engine.train import train
 
+from ..processes import forkserver
 from .tiny import metrics, mixed_config, tiny_config
 from .worker import Job, work
 
@@ -25,7 +25,7 @@ def scaled(config: Config, **changes) -> Config:
 
 def run_in_world(processes: int, jobs: list[Job]) -> None:
     """Train in that many processes; an error in one of them is raised here."""
-    multiprocessing.set_forkserver_preload(["tests.engine.worker"])
+    forkserver()
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

@@ -141,7 +141,7 @@ def test_a_job_of_two_processes_that_was_stopped_and_requeued_equals_one_process
     command = {"args": ["bash", "job.sh"], "cwd": tmp_path, "env": job_environment}
     log = tmp_path / "log"
     with log.open("w") as file, subprocess.Popen(**command, stdout=file, stderr=file) as first:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 1200
         while "step 2/" not in log.read_text():
             assert first.poll() is None, log.read_text()
             assert time.monotonic() < deadline
@@ -150,7 +150,7 @@ def test_a_job_of_two_processes_that_was_stopped_and_requeued_equals_one_process
             os.kill(int(pid), signal.SIGTERM)
     assert first.returncode == 143, log.read_text()
     assert (tmp_path / "requeued").read_text() == f"requeue {job}\n"
-    second = subprocess.run(**command, capture_output=True, text=True, timeout=300, check=False)
+    second = subprocess.run(**command, capture_output=True, text=True, timeout=1200, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
     assert (tmp_path / "requeued").read_text() == f"requeue {job}\n"
     equal(tmp_path / "run", straight)

@@ -1,15 +1,17 @@
-"""What test_scale.py starts in several processes: runs, one after the other, in one world.
+"""What the tests of several processes start in each of them; tests/processes.py imports it once for all."""
 
-A module of its own, so that a server process imports it once and every process is a fork of that.
-"""
-
+import faulthandler
 import os
+import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from unittest import mock
 
 import torch
+import torch.distributed.fsdp  # once, and not in each process
 
 from vivit.config import Config
 from vivit.engine import checkpoint
@@ -20,6 +22,25 @@ from .tiny import train_and_stop
 
 # A run, the step at which the first process is told to stop, and whether its disk is full at the first save.
 Job = tuple[Config, int | None, bool]
+
+
+def write_log(log: Path, settings: dict[str, str], act: Callable[..., object], *arguments, seconds: float) -> None:
+    """Do `act(*arguments)` in a process with these variables; what it prints and raises goes to a file.
+
+    So does the place of every thread after so many seconds.
+    """
+    with log.open("w", buffering=1) as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
+        faulthandler.dump_traceback_later(seconds, file=file)
+        torch.set_num_threads(1)
+        os.environ |= settings
+        try:
+            act(*arguments)
+        except BaseException:
+            traceback.print_exc()
+        file.flush()
+        os._exit(0)
 
 
 def work(rank: int, ranks: int, port: int, jobs: list[Job]) -> None:

@@ -58,7 +58,7 @@ def model_2(tmp_path_factory, video):
 
 def run_without_torch(*args):
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -123,7 +123,7 @@ def test_data_and_model_never_import_each_other():
 
 def run(code: str, folder: Path | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=folder
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=1200, check=False, cwd=folder
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

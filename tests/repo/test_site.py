@@ -74,7 +74,7 @@ def site(tmp_path_factory):
     for folder in ("docs", "vivit"):
         shutil.copytree(ROOT / folder, home / folder, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "site"
 

@@ -38,7 +38,7 @@ def test_the_commands_of_the_guide_run(home, monkeypatch, capsys):
         answers = []
         for line in curls:
             words = shlex.split(line.replace(OF_DEFAULT_ADDRESS, url))
-            done = subprocess.run([*words, "-sS"], cwd=home, capture_output=True, text=True, timeout=60, check=True)
+            done = subprocess.run([*words, "-sS"], cwd=home, capture_output=True, text=True, timeout=600, check=True)
             answers.append(json.loads(done.stdout))
         form, raw, listed, job = answers
         assert form.keys() == raw.keys() == {"classes", "unsure", "video"}

@@ -23,7 +23,7 @@ from .models import CONFIGS
 from .random_weights import randomise
 
 AMOUNT = int(os.environ.get("VIVIT_FUZZ", "2"))  # mutations of each kind
-SECONDS = 3  # for a tiny file on a busy machine; what this guards against takes minutes
+SECONDS = 60  # for a tiny file on a busy machine; what this guards against takes minutes
 ODD = [None, True, -1, 0, 3, 0.5, 10**7, 10**12, 2**70, 1e300, "x", "1", [], {}, [1], [[]], [2, 8], {"a": 1}]
 ODD += [float("nan"), float("inf"), [10**6] * 3, ["a", "a"], {"0": "a"}, {"x": {}}, "\ud800"]
 

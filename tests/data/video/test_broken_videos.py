@@ -17,7 +17,7 @@ from tests.data.videos import counter_frames, read_all, read_counter, write_soun
 from vivit.data.video.decoder import Video
 from vivit.errors import VideoError
 
-SECONDS = 10  # for one file, whatever is in it; they take milliseconds
+SECONDS = 60  # for one file, whatever is in it; they take milliseconds
 SOUND = {  # name: codec, container options
     "plain.mp4": ("libx264", {}),
     "faststart.mp4": ("libx264", {"movflags": "faststart"}),
