@@ -43,7 +43,9 @@ class Nodes:
         )
         self.drivers: list[subprocess.Popen] = []
         self.address = self.process.stdout.readline().strip()
-        assert self.address, "no node of Ray has started"
+        if not self.address:
+            self.close()
+            pytest.fail("no node of Ray has started")
 
     def add(self) -> None:
         self.process.stdin.write("\n")
@@ -124,7 +126,7 @@ def start(how: dict, nodes: Nodes, *, faults: bool = True) -> subprocess.Popen:
 def finish(driver: subprocess.Popen) -> dict:
     out, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0
-    return json.loads(out)
+    return json.loads(out.splitlines()[-1])  # Ray prints warnings of dead actors before it
 
 
 def straight(how: dict) -> Path:
