@@ -133,7 +133,7 @@ def bench(
             measure = {
                 "predict": partial(models.prediction, clock=clock),
                 "serve": partial(time_server, clock=clock),
-                "export": partial(exported, formats=formats),
+                "export": partial(exported, formats=formats, clock=clock),
             }
             for name in preset:
                 add(results, measure[case](name), out)

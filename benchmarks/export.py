@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,10 +16,14 @@ from vivit.export.formats import WRITERS, Format
 from vivit.model.vivit import ViViT
 
 from . import models
+from .measure import Clock
 
 
-def exported(name: str, *, formats: Sequence[Format]) -> list[dict[str, Any]]:
+def exported(name: str, *, formats: Sequence[Format], clock: Clock) -> list[dict[str, Any]]:
     """One preset with random weights: eager, and each format as `vivit export` writes and measures it."""
+    if clock.cpu_time:
+        os.environ["OMP_NUM_THREADS"] = "1"  # also for the other runtimes, and to measure memory
+    now = time.process_time if clock.cpu_time else time.perf_counter
     torch.manual_seed(0)
     model = ViViT(models.preset(name, classes=models.CLASSES))
     torch.nn.init.normal_(model.head.weight, std=0.02)  # at zero all logits would be equal
@@ -27,7 +33,7 @@ def exported(name: str, *, formats: Sequence[Format]) -> list[dict[str, Any]]:
         del model
         for format in formats:
             dest = Path(folder) / f"model{WRITERS[format][0]}"
-            for row in export(str(Path(folder) / "weights"), dest, format=format):
+            for row in export(str(Path(folder) / "weights"), dest, format=format, now=now):
                 found = row.agreement
                 rows.append(
                     {

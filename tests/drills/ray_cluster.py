@@ -3,12 +3,18 @@
 Prints the address of a node with one core. Each line of the input adds a node with one core.
 """
 
+import os
 import sys
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from ray.cluster_utils import Cluster
 
+AS_LOCAL = {"worker_niceness": 0}  # Ray's own is 15: beside other programs, its processes would hardly run
+
 if __name__ == "__main__":
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": AS_LOCAL}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     print(cluster.address, flush=True)
     for _ in sys.stdin:
         cluster.add_node(num_cpus=1)

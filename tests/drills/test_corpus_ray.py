@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,22 +28,32 @@ PATIENCE = 900  # seconds until something must have happened
 
 
 class Nodes:
-    """The process that holds the nodes of Ray."""
+    """The process that holds the nodes of Ray, and the jobs on them."""
 
     def __init__(self):
         command = [sys.executable, "-m", "tests.drills.ray_cluster"]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # a signal to the tests must not end it before it has ended its nodes
         )
+        self.drivers: list[subprocess.Popen] = []
         self.address = self.process.stdout.readline().strip()
+        if not self.address:
+            self.close()
+            pytest.fail("no node of Ray has started")
 
     def add(self) -> None:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "added\n"
 
-    def actors(self) -> list[int]:
-        """Return the ids of the processes that compute videos."""
+    def processes(self) -> dict[int, bytes]:
+        """Return the command lines of all processes of the nodes by their ids."""
         parents, titles = {}, {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -55,17 +66,36 @@ class Nodes:
         ours = {self.process.pid}
         while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
             ours |= more
-        return [pid for pid in ours if titles[pid].startswith(b"ray::MapWorker")]
+        return {pid: titles[pid] for pid in ours}
+
+    def actors(self) -> list[int]:
+        """Return the ids of the processes that compute videos."""
+        return [pid for pid, title in self.processes().items() if title.startswith(b"ray::MapWorker")]
+
+    def close(self) -> None:
+        """End the jobs, the nodes, and whatever of them is left."""
+        for driver in self.drivers:
+            with driver:
+                driver.kill()
+        started = self.processes()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(60)
+        for pid in started:
+            with suppress(OSError):  # it has ended
+                if b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @pytest.fixture
 def nodes():
     found = Nodes()
-    yield found
-    with found.process:
-        found.process.stdin.close()
-        found.process.stdout.close()
-        found.process.wait(120)
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 @pytest.fixture
@@ -88,13 +118,15 @@ def corpus(tmp_path):
 def start(how: dict, nodes: Nodes, *, faults: bool = True) -> subprocess.Popen:
     asked = json.dumps(how | {"address": nodes.address, "faults": faults})
     command = [sys.executable, "-m", "tests.drills.ray_job", asked]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    nodes.drivers.append(driver)
+    return driver
 
 
 def finish(driver: subprocess.Popen) -> dict:
     out, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0
-    return json.loads(out)
+    return json.loads(out.splitlines()[-1])  # Ray prints warnings of dead actors before it
 
 
 def straight(how: dict) -> Path:

@@ -44,8 +44,8 @@ def environment():
 
 
 def shell(script, home):
-    """Run commands, print how long they took, and return what they print."""
-    began = time.monotonic()
+    """Run commands, print how long they took and computed, and return what they print."""
+    began, before = time.monotonic(), os.times()
     done = subprocess.run(
         ["bash", "-ec", script],
         cwd=home,
@@ -55,7 +55,8 @@ def shell(script, home):
         text=True,
         check=False,
     )
-    print(f"{time.monotonic() - began:6.1f} s  {script.strip().splitlines()[-1]}")
+    seconds, computed = time.monotonic() - began, sum(os.times()[2:4]) - sum(before[2:4])
+    print(f"{seconds:6.1f} s, {computed:6.1f} s of the processor: {script.strip().splitlines()[-1]}", flush=True)
     assert done.returncode == 0, done.stdout
     return done.stdout
 

@@ -84,6 +84,7 @@ def _start(address: str) -> None:
     import ray
 
     if not address:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # unless the user wants it, nothing is reported
         ray.init("local", num_cpus=cores(), include_dashboard=False)
         return
     try:
@@ -114,7 +115,11 @@ def _compute_wave(
     most = min(workers or len(units), len(units))
     rows = [{"unit": pickle.dumps(unit)} for unit in units]
     pool = ActorPoolStrategy(
-        min_size=1, max_size=most, initial_size=max(min(int(room), most), 1), max_tasks_in_flight_per_actor=1
+        min_size=1,
+        max_size=most,
+        initial_size=max(min(int(room), most), 1),
+        max_tasks_in_flight_per_actor=1,
+        enable_true_multi_threading=True,  # still one call at a time, but in the main thread, as time limits need it
     )
     with warnings.catch_warnings():  # Ray 2.64 will have no way to bound the retries
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +67,19 @@ class Row:
 
 
 def export(
-    source: str, dest: str | os.PathLike, *, format: Format = "onnx", videos: Sequence[str] = (), int8: bool = False
+    source: str,
+    dest: str | os.PathLike,
+    *,
+    format: Format = "onnx",
+    videos: Sequence[str] = (),
+    int8: bool = False,
+    now: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
     """Export the weights `source` to the file `dest`; return the table that the command prints.
 
     With Model 2 its two parts come too, NAME.position and NAME.window. The proof runs on the middle clips of `videos`,
     or of synthetic ones. With `int8` the linear layers are stored in 8 bits, calibrated and tested on `videos`; the
-    float32 file, from which they are made, is proven too but not kept.
+    float32 file, from which they are made, is proven too but not kept. `now` is the clock of the table.
 
     Raises WeightsError if the logits of a clip differ by more than 1e-4 of the largest one or the best class differs,
     or if int8 loses more than 0.5 points of top-1; then no file is left. Raises ValueError for a name of another suffix
@@ -97,7 +103,7 @@ def export(
             paths["int8"] = path
             for name, run in quantized.items():
                 forms[f"int8: {name}"] = run, compare_logits(model.config, eager(model), run, clips)
-        rows = measure(source, model, clips[0], forms, paths, format)
+        rows = measure(source, model, clips[0], forms, paths, format, now)
         move_files(path, dest, format)
     return rows
 
@@ -180,6 +186,7 @@ def measure(
     forms: Mapping[str, tuple[Runner, Agreement]],
     paths: Mapping[str, Path],
     format: str,
+    now: Callable[[], float],
 ) -> list[Row]:
     """Return the rows of the table: eager PyTorch, and each exported form beside it.
 
@@ -187,7 +194,7 @@ def measure(
     """
     runners = {"eager PyTorch": eager(model)} | {name: run for name, (run, _) in forms.items()}
     with progress_bar("timing", ROUNDS + 1, console=Console(stderr=True)) as update:
-        seconds = time_runners(runners, clip, update)
+        seconds = time_runners(runners, clip, update, now=now)
     size = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
     with stage("measuring memory"):
         rows = [Row("eager PyTorch", size, peak_memory(source), seconds["eager PyTorch"], 1.0)]

@@ -143,15 +143,19 @@ def in_parts(model: ExportedModel, frame_index: slice | list[int]) -> Runner:
 
 
 def time_runners(
-    runners: Mapping[str, Runner], clip: np.ndarray, progress: Callable[[int], None] = lambda done: None
+    runners: Mapping[str, Runner],
+    clip: np.ndarray,
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the median seconds of a clip, in rounds of all of them, so that other load affects all."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(ROUNDS + 1):  # the first one warms up
         for name, run in runners.items():
-            started = time.perf_counter()
+            started = now()
             run(clip)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(now() - started)
         progress(number + 1)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
