@@ -6,12 +6,42 @@ import torch
 
 # A worker of a loader is a fork: it must not free what needs a thread that only this process has (FFmpeg waits for it).
 os.register_at_fork(after_in_child=gc.freeze)
+VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """The models here are tiny: one thread is faster than two, and sums come in one order."""
     torch.set_num_threads(1)
+
+
+def _state():
+    """What a test may change for those after it in the same process."""
+    return {
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "folder": os.getcwd(),
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+    }
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_trace():
+    before = _state()
+    yield
+    after = _state()
+    assert {name: after[name] for name in after if after[name] != before[name]} == {}
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from vivit.engine import checkpoint
 from vivit.engine.distributed import World, init_distributed
 from vivit.engine.train import train_in
 
-from .tiny import train_and_stop
+from .tiny import ALONE, train_and_stop
 
 # A run, the step at which the first process is told to stop, and whether its disk is full at the first save.
 Job = tuple[Config, int | None, bool]
@@ -41,6 +41,11 @@ def write_log(log: Path, settings: dict[str, str], act: Callable[..., object], *
             traceback.print_exc()
         file.flush()
         os._exit(0)
+
+
+def train_in_one_thread(config: Config) -> None:
+    torch.set_num_threads(1)
+    train_in(ALONE, config)
 
 
 def work(rank: int, ranks: int, port: int, jobs: list[Job]) -> None:
