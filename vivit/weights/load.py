@@ -39,6 +39,7 @@ ARCHITECTURE = (
     "pool",
     "pool_depth",
     "pool_mlp_ratio",
+    "pool_norm_tokens",
     "positions",
     "num_registers",
     "norm_pre",
@@ -304,6 +305,7 @@ def _inherit_settings(
 ) -> ModelConfig:
     """Return `config` with the settings that belong to the weights, except those in `overrides`."""
     names = ["activation", "norm_eps"] + ["norm_after_pool", "pool_norm_eps"] * (config.pool == "mean")
+    names += ["pool_norm_tokens"] * (config.pool == "attentive" == trained.pool)
     if not checkpoint.is_image:
         names.append("interpolation")
     else:
