@@ -119,9 +119,9 @@ def from_pretrained(source: str | os.PathLike, *, classes: Classes | None = None
 
     `overrides` are fields of ModelConfig. They provide what the file does not say (an error names a missing one) or
     change what can change in a trained model (FREE): image_size and num_frames (positions are interpolated), drop_path,
-    dropout, preprocessing; any other field is refused by its name. With other `classes` (see `create`) than those of the file, rows of the head go to the
-    classes of the same name and the other rows start at zero. If the file has no class names, `classes` names its rows
-    in order. An image ViT loads as a model of one frame.
+    dropout, preprocessing; any other field is refused by its name. With other `classes` (see `create`) than those of
+    the file, rows of the head go to the classes of the same name and the other rows start at zero. If the file has no
+    class names, `classes` names its rows in order. An image ViT loads as a model of one frame.
 
     `model.load_report` says what happened to every tensor. Raises ValueError (WeightsError for a wrong file) and
     FileNotFoundError.
