@@ -137,7 +137,7 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(wrong, message):
         ({"num_frames": 31}, "tubelet depth 2 does not divide num_frames 31; use num_frames 30 or 32"),
         ({"image_size": (230, 224)}, "tubelet height 16 does not divide image height 230; use image height 224 or 240"),
         ({"image_size": (224, 7)}, "tubelet width 16 does not divide image width 7; use image width 16"),
-        ({"embed_dim": 100}, "embed_dim 100 is not divisible by num_heads 12"),
+        ({"embed_dim": 100}, "num_heads 12 does not divide embed_dim 100; use embed_dim 96 or 108"),
         ({"encoder": "factorised_self_attention"}, "use pool='mean'"),
         ({"encoder": "factorised_dot_product", "pool": "mean", "num_heads": 3}, "num_heads 3 is odd"),
         ({"norm_after_pool": True}, "it belongs to pool='mean'"),

@@ -99,6 +99,8 @@ class ModelConfig:
     """pool attentive only: layers after the norm of the encoder and before the query, as in V-JEPA 2's probe."""
     pool_mlp_ratio: float | None = None
     """pool attentive only: width of the hidden layer of its MLPs, as a multiple of embed_dim. None: as mlp_ratio."""
+    pool_norm_tokens: bool = True
+    """pool attentive only: normalize the tokens again before the query, as in V-JEPA 2; False, as in SigLIP: no."""
     norm_after_pool: bool = False
     """pool mean only: normalize the mean of the tokens instead of every token (fc_norm of VideoMAE)."""
     pool_norm_eps: float | None = None
@@ -136,10 +138,7 @@ class ModelConfig:
         for name in ("drop_path", "dropout"):
             check(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         check(self.temporal_depth >= 0, f"temporal_depth is {self.temporal_depth}; it is 0 or more")
-        check(
-            self.embed_dim % self.num_heads == 0,
-            f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}",
-        )
+        divides(self.embed_dim, self.num_heads, "embed_dim", "num_heads")
         if self.encoder in ("factorised_self_attention", "factorised_dot_product"):
             check(self.pool == "mean", f"{self.encoder} has no class token (paper, section 3.3); use pool='mean'")
         check(
@@ -226,6 +225,10 @@ class ModelConfig:
         check(
             self.pool_mlp_ratio is None or self.pool == "attentive",
             f"pool_mlp_ratio belongs to pool='attentive'; pool is {self.pool!r}",
+        )
+        check(
+            self.pool_norm_tokens or self.pool == "attentive",
+            f"pool_norm_tokens=False belongs to pool='attentive'; pool is {self.pool!r}",
         )
         check(
             self.encoder == "factorised_encoder" or not (self.attention_pool and self.pool == "attentive"),

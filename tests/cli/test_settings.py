@@ -162,6 +162,64 @@ def test_data_show_of_finetune_has_the_clips_of_the_fitted_run(root, tmp_path, v
     assert RECIPES["finetune"] is finetune
 
 
+@pytest.mark.parametrize("epochs", [0.5, 3, 300])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_warmup_follows_the_epochs_that_are_given_and_stays_where_it_is_given(name, epochs, vivit, monkeypatch):
+    trained = []
+    monkeypatch.setattr("vivit.engine.train.train", trained.append)
+    warmup = epochs / 4
+    for given in ([], ["--optim.warmup-epochs", warmup]):
+        code, _, err = vivit("train", name, "--optim.epochs", epochs, *given)
+        assert code == 0, err
+    recipe, (followed, given) = RECIPES[name](), trained
+    assert followed.optim.epochs == given.optim.epochs == epochs
+    assert followed.optim.warmup_epochs / epochs == pytest.approx(recipe.optim.warmup_epochs / recipe.optim.epochs)
+    assert given.optim.warmup_epochs == warmup
+    same = replace(recipe.optim, epochs=epochs, warmup_epochs=warmup)
+    assert given == replace(recipe, optim=same, eval_every=given.eval_every, save_every=given.save_every)
+
+
+def test_a_short_run_of_a_fitted_recipe_is_validated_more_than_once(root, tmp_path, vivit, monkeypatch):
+    init, trained = tiny.model().save_pretrained(tmp_path / "init"), []
+    monkeypatch.setattr("vivit.engine.train.train", trained.append)
+    assert vivit("train", "finetune", "--data.root", root, "--init", init, "--optim.epochs", 3)[0] == 0
+    assert (trained[0].eval_every, trained[0].save_every, trained[0].optim.warmup_epochs) == (1, 1, pytest.approx(0.3))
+    assert (
+        vivit("train", "finetune", "--data.root", root, "--init", init, "--eval-every", 2, "--optim.epochs", 3)[0] == 0
+    )
+    assert trained[1].eval_every == 2
+    assert vivit("train", "paper/ssv2", "--optim.epochs", 350)[0] == 0
+    assert trained[2].eval_every == RECIPES["paper/ssv2"]().eval_every
+
+
+def test_no_epochs_and_impossible_numbers_of_epochs(vivit, monkeypatch):
+    trained = []
+    monkeypatch.setattr("vivit.engine.train.train", trained.append)
+    assert vivit("train", "demo", "--optim.epochs", 0)[0] == 0
+    assert trained[0].optim.warmup_epochs == 0
+    for wrong in (-1, "nan", "inf"):
+        code, out, err = vivit("train", "demo", "--optim.epochs", wrong)
+        assert code == 2
+        assert "it is a number, 0 or more" in " ".join((out + err).split())
+
+
+def test_other_commands_with_a_recipe_follow_the_epochs_too(root, vivit, monkeypatch):
+    seen = []
+    monkeypatch.setattr("vivit.engine.plan.format_plans", lambda config, **how: seen.append(config) or "a table")
+    monkeypatch.setattr("vivit.studies.study.study", lambda kind, config, **how: seen.append(config) or {"failed": []})
+    commands = [
+        ("plan", "paper/ssv2", "--gpus", 1, "--num-samples", 100),
+        ("plan", "ViViT-B/16x2 FE", "--gpus", 1, "--num-samples", 100),
+        ("study", "regularisation", "finetune", "--data.root", root),
+    ]
+    for words in commands:
+        code, _, err = vivit(*words, "--optim.epochs", 1)
+        assert code == 0, err
+    code, out, err = vivit("slurm", "finetune", "--optim.epochs", 1, "--run", "runs/one")
+    assert (code, "--optim.epochs 1" in out) == (0, True), err
+    assert [config.optim.epochs for config in seen] == [1] * len(commands)
+
+
 WRITTEN = ["predictions.csv", "predictions.npz", "report.html", "results.json"]
 
 

@@ -38,6 +38,13 @@ def packed(table, tmp_path_factory):
     return dest
 
 
+def test_a_clip_of_a_shard_needs_no_root_and_is_not_waited_for(packed, caplog):
+    samples = read_samples("shards", str(packed), "train")
+    how = {"model": MODEL, "data": DataConfig(storage_timeout=0.2), "augment": AugmentConfig(), "seed": 0}
+    item = TrainDataset(samples, torch.zeros(len(samples), 1, dtype=torch.int64), **how)[0, 0]
+    assert (item.problem, caplog.text) == (None, "")
+
+
 def of_files(table, split):
     return read_samples("folder", str(table), split).readable()[0]
 

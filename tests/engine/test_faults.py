@@ -104,6 +104,34 @@ def test_a_single_missing_file_is_not_waited_for(own_data, tmp_path):
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.parametrize("root", ["", "folder"])
+def test_a_video_in_a_shard_is_there_while_its_tar_file_is(root, tmp_path, caplog):
+    """Its path, "a.tar#member", is no file, and samples from Python come without a root."""
+    shard = tmp_path / "folder" / "a.tar"
+    shard.parent.mkdir()
+    shard.write_bytes(b"")
+    root, started = root and str(shard.parent), time.monotonic()
+    wait_for_storage(f"{shard}#videos/b.mp4", root, seconds=20)
+    wait_for_storage(f"{shard.parent}/missing.tar#b.mp4", root, seconds=20)  # one shard is gone, the storage is there
+    wait_for_storage(f"s3://bucket/{shard.name}#b.mp4", "", seconds=20)
+    assert time.monotonic() - started < 1
+    assert not caplog.text
+    threading.Timer(0.2, lambda: shutil.move(tmp_path / "away", shard.parent)).start()
+    shutil.move(shard.parent, tmp_path / "away")
+    wait_for_storage(f"{shard}#videos/b.mp4", root, seconds=5)
+    assert "is gone, waiting for it to come back" in caplog.text
+    with pytest.raises(VideoError, match=f"{tmp_path}/never has been gone for 0.2 s"):
+        wait_for_storage(f"{tmp_path}/never/a.tar#b.mp4", "", seconds=0.2)
+
+
+def test_a_missing_file_without_a_root_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    wait_for_storage(str(tmp_path / "none.mp4"), "", seconds=20)
+    wait_for_storage("none.mp4", "", seconds=20)
+    assert time.monotonic() - started < 1
+
+
 def test_without_room_for_a_checkpoint_training_goes_on_and_says_so(config, straight, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
     free = iter([10, 2**40, 10])

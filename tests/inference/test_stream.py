@@ -11,14 +11,17 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from vivit.config import Preprocessing
 from vivit.data.video.live import Frame, Source, StreamClock, read_frames
 from vivit.errors import VideoError
 from vivit.inference import stream as stream_module
+from vivit.inference.events import Events
+from vivit.inference.segments import SegmentParams, segments
 from vivit.inference.sliding import flush_together
 from vivit.inference.stream import Statistics, stream, streams
-from vivit.inference.timeline import timeline
+from vivit.inference.timeline import Timeline, timeline
 
 from ..data.videos import counter_frames, write_video
 from ..model import tiny
@@ -55,6 +58,39 @@ def test_a_file_gives_its_timeline_to_the_bit(folder, name, video):
     for field in ("start", "end", "center", "padded"):
         np.testing.assert_array_equal([getattr(row, field) for row in rows], getattr(expected, field))
     assert {row.dropped for row in rows} == {0}
+
+
+@pytest.mark.parametrize("stride", [2, 4, 7])
+@pytest.mark.parametrize(("number", "hop"), [(75, 0.6), (75, 0.64), (90, 0.3), (31, 0.08), (76, 0.5)])
+def test_the_last_segment_ends_with_the_video_in_a_timeline_and_in_a_stream(number, hop, stride, tmp_path):
+    """A class that is on all the time is one segment from the first frame to the end, sampled or not."""
+    video = write_video(tmp_path / "v.mp4", counter_frames(number), fps=FPS)
+    model = tiny.model(num_frames=16, preprocessing=Preprocessing(frame_stride=stride))
+    model.head.weight.data.zero_()
+    model.head.bias.data.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    found = timeline(model, video, hop=hop)
+    [one] = segments(found, "label")
+    assert (one.start, one.end) == (0, pytest.approx(number / FPS))
+    events = Events(model.config.classes, found.hop, SegmentParams())
+    rows = list(stream(model, Source(str(video)), hop=hop))
+    ended = [s for row in rows for s in events.push(row.start, row.end, row.center, row.logits, row.connection)]
+    assert [*ended, *events.finish()] == [one]
+    found.save(tmp_path / "whole.npz")
+    assert segments(Timeline.load(tmp_path / "whole.npz"), "label") == [one]
+
+
+def test_rows_that_end_before_the_video_stand_for_half_a_hop_after_their_center(tmp_path):
+    video = write_video(tmp_path / "v.mp4", counter_frames(100), fps=FPS)
+    model = tiny.model(num_frames=16, preprocessing=Preprocessing(frame_stride=4))
+    model.head.weight.data.zero_()
+    model.head.bias.data.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    found = timeline(model, video, hop=0.32, start=0.7, end=3.5)
+    assert found.padded[-1]
+    assert found.end[-1] == pytest.approx(4)
+    [one] = segments(found, "label")
+    assert (one.start, one.end) == pytest.approx((found.center[0] - 0.16, found.center[-1] + 0.16))
+    found.save(tmp_path / "part.npz")
+    assert segments(Timeline.load(tmp_path / "part.npz"), "label") == [one]
 
 
 @pytest.mark.parametrize("batch", [1, 5, 32])

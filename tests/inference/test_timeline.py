@@ -94,7 +94,8 @@ def test_every_window_has_the_logits_of_an_independent_clip_of_its_frames(file, 
     assert error.max() < 1e-5
     assert (found.logits.argmax(axis=1) == expected.numpy().argmax(axis=1)).all()
     np.testing.assert_allclose(found.start, [row[0] / FPS for row in rows], atol=1e-9)
-    np.testing.assert_allclose(found.end, [(row[-1] + 1) / FPS for row in rows], atol=1e-9)
+    ends = [90 if row[-1] == row[-2] else row[-1] + 1 for row in rows]  # where a window repeats, the video's
+    np.testing.assert_allclose(found.end, np.array(ends) / FPS, atol=1e-9)
     center = (np.arange(len(rows)) * hop + model.config.num_frames // depth % 2 / 2) * seconds
     np.testing.assert_allclose(found.center, np.minimum(center, rows[-1][-1] / FPS), atol=1.5 / FPS)
     span = math.floor((model.config.num_frames - 1) * model.config.preprocessing.frame_stride)

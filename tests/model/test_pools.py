@@ -32,11 +32,13 @@ CONFIG = ModelConfig(
 VIDEO = torch.randint(0, 256, (2, 8, 3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("has_mlp", [False, True])
-def test_attention_pooling_is_torchs_attention_of_one_query(has_mlp: bool) -> None:
+@pytest.mark.parametrize(("has_mlp", "has_norm"), [(False, True), (True, True), (True, False)])
+def test_attention_pooling_is_torchs_attention_of_one_query(has_mlp: bool, has_norm: bool) -> None:
     """Against nn.MultiheadAttention with the same weights, whose query projection is the identity."""
     torch.manual_seed(0)
-    pool = AttentionPool(CONFIG, has_mlp=has_mlp)
+    config = replace(CONFIG, encoder="spatiotemporal", pool="attentive", pool_norm_tokens=has_norm)
+    pool = AttentionPool(config, has_mlp=has_mlp)
+    assert (pool.norm_kv is not None) == (has_mlp and has_norm)
     for parameter in (pool.query, *pool.norm.parameters(), *(pool.norm_kv.parameters() if pool.norm_kv else ())):
         torch.nn.init.normal_(parameter)
     theirs = torch.nn.MultiheadAttention(32, 4, batch_first=True)

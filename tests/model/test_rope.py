@@ -132,9 +132,10 @@ def test_merging_tokens_is_refused_where_positions_are_in_the_attention():
         reduce_tokens(model, merge_tokens=2)
 
 
-@pytest.mark.parametrize("depth", [0, 2])
-def test_attentive_pooling_trains_and_is_explained(depth):
-    model = tiny.model("spatiotemporal", pool="attentive", pool_depth=depth, pool_mlp_ratio=2.0)
+@pytest.mark.parametrize(("depth", "norm"), [(0, True), (0, False), (2, True)])
+def test_attentive_pooling_trains_and_is_explained(depth, norm):
+    settings = {"pool_depth": depth, "pool_mlp_ratio": 2.0, "pool_norm_tokens": norm}
+    model = tiny.model("spatiotemporal", pool="attentive", **settings)
     video = tiny.video(model, 1)
     assert attention_maps(model, video).space.shape == (3, 2, 3)
     if depth:
@@ -155,6 +156,7 @@ def test_attentive_pooling_trains_and_is_explained(depth):
         ({"num_registers": 1, "pool": "mean"}, "num_registers is 1 with pool='mean'"),
         ({"pool_depth": 1}, "pool_depth is 1 with pool='cls'"),
         ({"pool_mlp_ratio": 2.0}, "pool_mlp_ratio belongs to pool='attentive'"),
+        ({"pool_norm_tokens": False}, "pool_norm_tokens=False belongs to pool='attentive'; pool is 'cls'"),
         ({"pool": "attentive", "attention_pool": True, "encoder": "spatiotemporal"}, "both pool"),
     ],
 )

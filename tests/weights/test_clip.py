@@ -65,19 +65,46 @@ def test_model_2_averages_its_features_of_the_frames_of_any_video(kind, tmp_path
         assert relative(back.features(video), expected) < TOLERANCE
 
 
-def test_norming_twice_before_the_pooling_head_changes_nothing_in_tokens_of_ordinary_size(tmp_path):
-    """Factor 1 + eps / 2 · (1 / variance - 1) of a token, as docs/guides/weights.md says."""
-    theirs = their_tower("Siglip")
+@pytest.mark.parametrize("eps", [1e-6, 1e-5, 1e-2])
+def test_the_pooling_head_is_equal_for_tokens_of_any_size_and_any_epsilon(eps, tmp_path):
+    """Epsilons far above and far below the variance of the tokens, also after our own files."""
+    theirs = their_tower("Siglip", layer_norm_eps=eps)
     theirs.save_pretrained(tmp_path)
     ours = vivit.from_pretrained(tmp_path)
+    back = vivit.from_pretrained(ours.save_pretrained(tmp_path / "ours"))
     x = torch.nn.functional.layer_norm(torch.randn(2, 16, 48), (48,), eps=0)  # variance 1
     with torch.no_grad():
-        apart = [
-            relative(ours.encoder.pool_and_norm(x * v**0.5), theirs.head(theirs.post_layernorm(x * v**0.5)))
-            for v in (0.05, 1, 100, 1e-4)
-        ]
-    assert max(apart[:3]) < TOLERANCE
-    assert 1e-4 < apart[3] < 1e-2  # so the test would see it
+        for variance in (100, 1, 0.05, 1e-4, 1e-6, 1e-12):
+            expected = theirs.head(theirs.post_layernorm(x * variance**0.5))
+            for model in (ours, back):
+                assert relative(model.encoder.pool_and_norm(x * variance**0.5), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_a_tower_is_equal_for_dark_images_too(eps, tmp_path):
+    theirs = their_tower("Siglip", layer_norm_eps=eps)
+    for p in (*theirs.embeddings.parameters(), *theirs.encoder.layers[-1].mlp.fc2.parameters()):
+        p.data.mul_(1e-3)
+    theirs.save_pretrained(tmp_path)
+    ours, image = vivit.from_pretrained(tmp_path), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert relative(ours.features(image[:, None]), pooled(theirs, image)) < TOLERANCE
+
+
+def test_a_video_model_that_began_with_the_pooling_head_starts_another_and_keeps_its_function_in_a_file(tmp_path):
+    their_tower("Siglip", layer_norm_eps=1e-3).save_pretrained(tmp_path)
+    first = vivit.create(config_for(tmp_path, temporal_depth=1), classes=["a", "b"], init=tmp_path).eval()
+    assert not first.config.pool_norm_tokens
+    own = first.save_pretrained(tmp_path / "ours")
+    with pytest.raises(WeightsError, match="pool_norm_tokens=False, not True"):
+        vivit.from_pretrained(own, pool_norm_tokens=True)
+    wanted = vivit.config.replace(first.config, pool_norm_tokens=True)  # as a preset has it
+    again = vivit.create(wanted, init=own).eval()
+    graph = torch.export.export(first, (torch.randn(2, 6, 3, 32, 32),)).module()
+    video = torch.randn(2, 6, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again(video), first(video), rtol=0, atol=0)
+        torch.testing.assert_close(graph(video), first(video), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -89,11 +89,14 @@ def test_a_model_saved_in_our_format_is_the_same(tmp_path):
 
 def test_attention_pooling_is_new_on_a_vision_model_and_stated(tmp_path):
     theirs = their_model("vision")
-    ours = load(theirs, tmp_path, attention_pool=True, classes=["run", "jump"])
+    source = save(theirs, tmp_path, "Hugging Face")
+    with pytest.raises(WeightsError, match="attention_pool=False, not True"):
+        vivit.from_pretrained(source, attention_pool=True)
+    ours = vivit.create(vivit.from_pretrained(source).config, init=source, attention_pool=True, classes=["run", "jump"])
     assert "encoder.temporal.attention_pool.query" in ours.load_report.names("initialised")
     with torch.no_grad():
         assert ours(clip()).shape == (2, 2)
-    made = vivit.create(ours.config, init=save(theirs, tmp_path, "Hugging Face"))
+    made = vivit.create(ours.config, init=source)
     assert made.config.interpolation == "linear"
 
 

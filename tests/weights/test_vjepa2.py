@@ -136,7 +136,7 @@ def test_the_order_of_rotary_pairs_matters(tmp_path):
         ({"num_pooler_layers": 3}, "num_pooler_layers is 3; the file has 2 blocks"),
         ({"use_rope_interleave": True}, "use_rope_interleave is True: a V-JEPA 2.1, which is not read"),
         ({"hierarchical_layers": [0, 1]}, "a V-JEPA 2.1, which is not read"),
-        ({"num_attention_heads": 5}, "not divisible by num_heads 5"),
+        ({"num_attention_heads": 5}, "num_heads 5 does not divide embed_dim 64"),
         ({"num_attention_heads": 16}, "heads whose width 2 divides, of 6 or more"),
     ],
 )

@@ -11,7 +11,7 @@ from ..config import Config, suggestion
 from ..presets import preset
 from ..recipes import RECIPES
 from .parse import parse, take_word, wants_help
-from .recipe_config import recipe_config
+from .recipe_config import follow_epochs, recipe_config
 
 USUAL = ("gpu_memory_gib", "peak_tflops", "markdown", "optim.batch_size", "optim.epochs", "model.num_frames")
 
@@ -46,7 +46,7 @@ def run(args: list[str]) -> None:
     name, rest = take_word(args, usage)
     if name not in RECIPES and not name.startswith("ViViT-"):
         raise ValueError(f"{name!r} is no recipe, and no preset such as 'ViViT-B/16x2 FE'{suggestion(name, RECIPES)}")
-    config = recipe_config(name, rest) if name in RECIPES else Config(model=preset(name))
+    config = recipe_config(name, rest) if name in RECIPES else follow_epochs(Config(model=preset(name)), rest)
     default = Plan(gpus=tyro.MISSING, num_samples=tyro.MISSING, config=config)
     asked = parse(Plan, rest, default=default, usage=usage, usual=USUAL)
 

@@ -26,7 +26,7 @@ from ..errors import VideoError, as_video_error
 from .augment import augment_clip
 from .clips import clip_frames, random_start
 from .remote import is_url
-from .sample import Sample
+from .sample import Sample, container_file
 from .transforms import center_box, draw_train_crop, has_direction, resize_for_eval, shuffle_frames
 from .views import candidate_frames, open_sample, plan_views
 
@@ -124,11 +124,16 @@ def time_limit(path: str, *, seconds: float, setting: str = "data.video_timeout"
 
 
 def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
-    """Return at once unless data.root itself is gone, as when shared storage drops out; then wait until it is back."""
-    if is_url(root):  # fsspec tries again by itself
+    """Return at once unless data.root itself is gone, as when shared storage drops out; then wait until it is back.
+
+    Without a root, the folder of the file stands for it. The file of a video in a shard is the shard.
+    """
+    file = path if os.path.exists(path) else container_file(path)
+    if is_url(root) or is_url(file):  # fsspec tries again by itself
         return
+    root = root or os.path.dirname(file) or os.curdir
     deadline = time.monotonic() + seconds
-    while not os.path.exists(path) and not os.path.exists(root):
+    while not os.path.exists(file) and not os.path.exists(root):
         if time.monotonic() > deadline:
             raise VideoError(path, f"{root} has been gone for {seconds:g} s", "storage that stays")
         logging.getLogger("vivit").warning("%s: %s is gone, waiting for it to come back", path, root)

@@ -30,3 +30,9 @@ class Sample:
     """What `vivit data check` found when it read all packets of the file."""
     offset: int | None = field(default=None, compare=False, repr=False)
     """For a video inside a tar file, "shard.tar#member": where its `index.size` bytes begin."""
+
+
+def container_file(path: str) -> str:
+    """Return the file that holds the video at `path`: of "shard.tar#member" the shard, else the path itself."""
+    shard, found, _ = path.rpartition(".tar#")
+    return f"{shard}.tar" if found else path

@@ -22,7 +22,7 @@ from ..errors import DataError, VideoError
 from ..files import atomic_write
 from .manifest import FileInfo, Manifest, parse_manifest, write_manifest
 from .remote import filesystem_of, is_url, read_range
-from .sample import Classes, Sample
+from .sample import Classes, Sample, container_file
 from .sample_table import SampleTable
 
 INDEX = "index.jsonl"
@@ -44,7 +44,7 @@ def shard_classes(root: str) -> dict[str, tuple[str, ...]]:
 
 def read_packed(path: str, offset: int, size: int) -> bytes:
     """Read `size` bytes from `offset` on of the tar file named before "#" in `path`. Raises VideoError."""
-    shard = path[: path.rindex(".tar#") + len(".tar")]
+    shard = container_file(path)
     if is_url(shard):
         data = read_range(path, shard, offset, offset + size)
     else:

@@ -25,6 +25,8 @@ class Position:
     """(crops, depth, C, H, W) uint8."""
     shown: tuple[tuple[float, float], ...]
     """Seconds at which each frame appears and ends."""
+    end: float
+    """Seconds at which the last frame ends; of a position that repeats it, at which the stream does."""
     padded: bool
     """It repeats the first or last frame of the stream."""
     connection: int
@@ -83,10 +85,13 @@ class PositionBuilder:
         self.prepare: Callable[[np.ndarray], Any] | None = None
         self.samples: list[tuple[Frame, Any]] = []
         self.last: tuple[Frame, Any] | None = None
+        self.end: float | None = None
+        """Seconds at which the last frame ends, sampled or not."""
         self.complete = 0  # positions of the stream itself, without padding
 
     def push(self, frame: Frame) -> list[Position]:
         """Take the next frame; return the positions that it completes."""
+        self.end = frame.end
         return [position for one in self.sampler.push(frame) for position in self._add(one)]
 
     def finish(self) -> list[Position]:
@@ -96,9 +101,9 @@ class PositionBuilder:
             return found
         if self.samples:
             self.samples += [self.last] * (self.windows.depth - len(self.samples))
-            found += self._complete(padded=True)
+            found += self._complete(end=self.end)
         missing = self.windows.total(self.complete) - self.windows.lead - self.complete
-        return found + [self._padding(self.last)] * missing
+        return found + [self._padding(self.last, end=self.end)] * missing
 
     def _add(self, frame: Frame) -> list[Position]:
         is_first = self.last is None
@@ -110,27 +115,29 @@ class PositionBuilder:
             self.last = frame, self.prepare(image)
         before = [self._padding(self.last)] * self.windows.lead if is_first else []
         self.samples.append(self.last)
-        return before + (self._complete(padded=False) if len(self.samples) == self.windows.depth else [])
+        return before + (self._complete() if len(self.samples) == self.windows.depth else [])
 
-    def _padding(self, sample: tuple[Frame, Any]) -> Position:
-        return make_position([sample] * self.windows.depth, padded=True, stack=stacker(self.as_arrays))
+    def _padding(self, sample: tuple[Frame, Any], *, end: float | None = None) -> Position:
+        return make_position([sample] * self.windows.depth, padded=True, end=end, stack=stacker(self.as_arrays))
 
-    def _complete(self, *, padded: bool) -> list[Position]:
-        position = make_position(self.samples, padded=padded, stack=stacker(self.as_arrays))
+    def _complete(self, *, end: float | None = None) -> list[Position]:
+        padded = end is not None
+        position = make_position(self.samples, padded=padded, end=end, stack=stacker(self.as_arrays))
         self.samples = []
         self.complete += 1
         return [position]
 
 
 def make_position(
-    samples: list[tuple[Frame, Any]], *, padded: bool, stack: Callable[[list[Any], int], Any]
+    samples: list[tuple[Frame, Any]], *, padded: bool, end: float | None, stack: Callable[[list[Any], int], Any]
 ) -> Position:
-    """Make a position of the frames of its samples."""
+    """Make a position of the frames of its samples; `end` is that of the stream where it repeats the last frame."""
     frames = [frame for frame, _ in samples]
     return Position(
         key=tuple(frame.number for frame in frames),
         frames=stack([pixels for _, pixels in samples], 1),
         shown=tuple((frame.time, frame.end) for frame in frames),
+        end=frames[-1].end if end is None else end,
         padded=padded,
         connection=frames[-1].connection,
         captured=frames[-1].captured,

@@ -86,9 +86,10 @@ class SegmentParams:
 def segments(timeline: Timeline, label_set: str, params: SegmentParams | None = None) -> list[Segment]:
     """Find the segments of all classes of a label set, ordered by start, end and label.
 
-    Row i stands for [center - hop/2, center + hop/2]; the first and the last row end where the video does. With several
-    label sets, their joint name ("action" for verb and noun, else "all") gives segments of combinations of classes,
-    whose probability is the product. Raises ValueError for an unknown label set or class.
+    Row i stands for [center - hop/2, center + hop/2]. The first row begins and the last one ends with the video; where
+    the hop is longer than half a window, the last row ends at the latest with its window. With several label sets,
+    their joint name ("action" for verb and noun, else "all") gives segments of combinations of classes, whose
+    probability is the product. Raises ValueError for an unknown label set or class.
     """
     params = params or SegmentParams()
     params.check_names(timeline)
@@ -140,7 +141,7 @@ def row_spans(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
     """Return the seconds (n,) at which each row starts and ends."""
     starts, ends = timeline.center - timeline.hop / 2, timeline.center + timeline.hop / 2
     starts[:1] = np.maximum(starts[:1], timeline.start[:1])
-    ends[-1:] = np.minimum(ends[-1:], timeline.end[-1:])
+    ends[-1:] = timeline.end[-1:] if timeline.reaches_end else np.minimum(ends[-1:], timeline.end[-1:])
     return starts, ends
 
 
@@ -238,7 +239,7 @@ class SegmentStream:
     def finish(self) -> list[Segment]:
         """Return the segments that the end of the stream completes; the stream takes no more rows."""
         if self.window_end is not None:
-            self.end[self.in_segment] = np.minimum(self.end[self.in_segment], self.window_end)
+            self.end[self.in_segment] = self.window_end
         complete = self._segments(self.has_segment)
         self.has_segment[:] = False
         return complete

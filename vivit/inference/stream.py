@@ -366,7 +366,7 @@ def make_row(shown: list[Position], logits: Any, *, dropped: int) -> StreamRow:
     begin, end = times[len(times) // 2]
     return StreamRow(
         start=times[0][0],
-        end=times[-1][1],
+        end=shown[-1].end,
         center=begin if len(times) % 2 == 0 else (begin + end) / 2,
         padded=any(position.padded for position in shown),
         logits=np.asarray(logits),

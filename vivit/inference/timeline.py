@@ -45,7 +45,7 @@ class Timeline:
     start: np.ndarray
     """(n,) float64 seconds: the first frame of each window appears."""
     end: np.ndarray
-    """(n,) float64 seconds: the last frame of each window ends."""
+    """(n,) float64 seconds: the last frame of each window ends; the video, where the window reaches beyond it."""
     center: np.ndarray
     """(n,) float64 seconds: the time that the scores of the row stand for."""
     padded: np.ndarray
@@ -54,6 +54,8 @@ class Timeline:
     """(n, K) float32, the label sets one after the other."""
     hop: float
     """Mean seconds between two rows."""
+    reaches_end: bool = True
+    """Whether the last row is the last of the video."""
 
     def probabilities(self, label_set: str) -> np.ndarray:
         """Return the softmax of the logits of a label set, (n, k) float64. Raises KeyError for an unknown one."""
@@ -70,6 +72,7 @@ class Timeline:
     def write(self, file: IO[bytes], made_from: str = "") -> None:
         """Write the arrays in numpy's format, and `about`, a JSON text of the rest."""
         about = {"path": self.path, "classes": self.classes, "hop": self.hop, "made_from": made_from}
+        about["reaches_end"] = self.reaches_end
         np.savez(file, about=np.array(json.dumps(about)), **{name: getattr(self, name) for name in ARRAYS})
 
     @classmethod
@@ -79,7 +82,8 @@ class Timeline:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
                 about = json.loads(str(found["about"]))
                 arrays = {name: found[name] for name in ARRAYS}
-            return cls(path=about["path"], classes=about["classes"], hop=about["hop"], **arrays)
+            about = {name: about[name] for name in ("path", "classes", "hop", "reaches_end") if name in about}
+            return cls(**about, **arrays)
         except OSError:
             raise
         except Exception as error:  # numpy raises what its parsers raise
@@ -170,11 +174,12 @@ class Plan:
             path=self.video.path,
             classes={name: list(names) for name, names in self.config.classes.items()},
             start=self.shown_from[begin],
-            end=self.shown_until[stop],
+            end=np.where(last < len(self.sampled), self.shown_until[stop], self.video.duration),
             center=self.centers(rows),
             padded=(first < 0) | (last >= len(self.sampled)),
             logits=np.asarray(logits, dtype=np.float32),
             hop=self.hop,
+            reaches_end=rows.stop == self.windows.number(-(-len(self.sampled) // self.windows.depth)),
         )
 
     def centers(self, rows: range) -> np.ndarray:

@@ -202,9 +202,8 @@ class FactorisedEncoder(nn.Module):
 def temporal_config(config: ModelConfig) -> ModelConfig:
     """Return the config of Model 2's transformer over time: registers, rotary positions and the like are for space."""
     pool = "cls" if config.pool == "cls" else "mean"
-    return replace(
-        config, positions="learned", num_registers=0, norm_pre=False, pool=pool, pool_depth=0, pool_mlp_ratio=None
-    )
+    over_space = {"pool_depth": 0, "pool_mlp_ratio": None, "pool_norm_tokens": True}
+    return replace(config, positions="learned", num_registers=0, norm_pre=False, pool=pool, **over_space)
 
 
 def encode_unique(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -246,10 +246,10 @@ class TimeSpaceBlock(nn.Module):
 class AttentionPool(nn.Module):
     """Attention of one learned query to all tokens: (B, n, D) → (B, D).
 
-    Without an MLP, a norm follows: the pooling head of VideoPrism. With one, the tokens are normalised first and the
-    MLP has a residual: the pooling head of SigLIP, and the cross-attention of V-JEPA 2's attentive probe, whose own
-    residual is the bias of `proj` here, since the query is always the same. The query is projected and scaled already,
-    and its scores have no cap.
+    Without an MLP, a norm follows: the pooling head of VideoPrism. With one, the MLP has a residual: the pooling head
+    of SigLIP and, with a norm of the tokens before it (`pool_norm_tokens`), the cross-attention of V-JEPA 2's attentive
+    probe, whose own residual is the bias of `proj` here, since the query is always the same. The query is projected and
+    scaled already, and its scores have no cap.
     """
 
     def __init__(self, config: ModelConfig, *, has_mlp: bool = False):
@@ -260,7 +260,8 @@ class AttentionPool(nn.Module):
         self.kv = nn.Linear(config.embed_dim, 2 * width)
         self.proj = nn.Linear(width, config.embed_dim)
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.norm_kv = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if has_mlp else None
+        has_norm = has_mlp and config.pool_norm_tokens
+        self.norm_kv = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if has_norm else None
         self.mlp = Mlp(pool_block_config(config)) if has_mlp else None
         self.unit_length = config.unit_features
 

@@ -137,6 +137,7 @@ def send_timeline(job: dict[str, Any], sample: Sample, config: ModelConfig, send
     empty = plan.timeline(np.zeros((len(plan.rows), config.num_classes)))
     times = np.stack([empty.start, empty.end, empty.center, empty.padded.astype(np.float64)])
     about = {"first": first, "stop": stop, "first_window": plan.rows.start, "hop": plan.hop}
+    about["reaches_end"] = empty.reaches_end
     send({**about, "positions": plan.windows.hop, "video": facts(sample)}, times)
     key, before = 0, None
     for ids, frames in read_positions(plan, range(first, stop)):
@@ -162,7 +163,7 @@ def send_stream(job: dict[str, Any], limits: dict[str, Any], config: ModelConfig
     send({"hop": plan.hop, "positions": plan.windows.hop})
     frames = read_pieces(Chunks(send), job["path"], max_pixels=limits["pixels"])
     for position in stream_positions(at_most(limits["frames"], frames), plan, job["path"], crops=job["crops"]):
-        about = {"key": position.key, "shown": position.shown, "padded": position.padded}
+        about = {"key": position.key, "shown": position.shown, "end": position.end, "padded": position.padded}
         send(about, position.frames.numpy())
     send({"over": True})
 

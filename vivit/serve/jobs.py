@@ -158,6 +158,7 @@ class JobQueue:
             padded=padded.astype(bool),
             logits=np.stack([logits.numpy() for _, logits in rows[: job.total]]),
             hop=float(about["hop"]),
+            reaches_end=bool(about["reaches_end"]),
         )
         return await self.engine.call(timeline_to_dict, timeline, about["video"], asked["top_k"])
 

@@ -184,13 +184,14 @@ class Streams:
         assert stream.lane is not None
         c, depth = self.engine.model.config, stream.lane.engine.windows.depth
         shown = tuple((float(begin), float(end)) for begin, end in header["shown"])
+        end = float(header["end"])
         sizes = (stream.asked["crops"], depth, 3, *c.image_size)
         if frames.shape != sizes or frames.dtype != torch.uint8 or len(shown) != depth:
             raise ValueError(f"got a position of shape {tuple(frames.shape)}")
-        if not all(math.isfinite(seconds) for pair in shown for seconds in pair):
+        if not all(math.isfinite(seconds) for pair in (*shown, (end,)) for seconds in pair):
             raise ValueError("got a position outside time")
         key = tuple(int(number) for number in header["key"])
-        return Position(key, frames, shown, bool(header["padded"]), 0, time.monotonic())
+        return Position(key, frames, shown, end, bool(header["padded"]), 0, time.monotonic())
 
     async def _compute(self, lane: Lane) -> Rows:
         """Return the rows of the positions that wait; between two of them others may use the model."""

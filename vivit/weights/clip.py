@@ -46,7 +46,6 @@ IGNORED: dict[str, str] = {
     VISION + r"embeddings\.position_ids": "numbers from 0 on",
 }
 
-MAX_EPS = 1e-6  # so small that a second norm changes nothing in tokens of ordinary size
 KINDS = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
 
 
@@ -81,11 +80,6 @@ def parse_tower(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Map
         raise ValueError(f"config.json: vision_use_head is {says} for a {kind}; the file has {what}")
     add_dimensions(mapped)
     if head:
-        if tower.config["norm_eps"] > MAX_EPS:
-            raise ValueError(
-                f"config.json: layer_norm_eps is {tower.config['norm_eps']}; with a pooling head, whose tokens are "
-                f"normed twice here, it is at most {MAX_EPS}"
-            )
         fold_pool(mapped)
     finish_image(tower, parse_size(tower.config["image_size"]))
     return tower
@@ -104,11 +98,7 @@ def add_dimensions(mapped: dict[str, MappedTensor]) -> None:
 
 
 def fold_pool(mapped: dict[str, MappedTensor]) -> None:
-    """Write the pooling head of SigLIP as AttentionPool has it, in place.
-
-    The projected probe is a parameter. The norm of the encoder becomes that of the pooling, and the encoder's own keeps
-    mean 0 and variance 1, which the second norm does not change.
-    """
+    """Write the pooling head of SigLIP as AttentionPool has it, in place: the projected probe is a parameter."""
     start = "encoder.attention_pool."
     probe, weight, bias = (mapped.pop(f"{start}{name}") for name in ("probe", "qkv.weight", "qkv.bias"))
     (query_weight, kv_weight), (query_bias, kv_bias) = (
@@ -118,8 +108,3 @@ def fold_pool(mapped: dict[str, MappedTensor]) -> None:
     mapped[f"{start}query"] = MappedTensor(query, join_sources((probe, weight, bias)), reason="the probe, projected")
     mapped[f"{start}kv.weight"] = MappedTensor(kv_weight.clone(), weight.sources)
     mapped[f"{start}kv.bias"] = MappedTensor(kv_bias.clone(), bias.sources)
-    for leaf, plain in (("weight", torch.ones_like), ("bias", torch.zeros_like)):
-        norm = mapped[f"encoder.norm.{leaf}"]
-        mapped[f"{start}norm_kv.{leaf}"] = norm
-        why = "mean 0 and variance 1; scale and shift are in the pooling"
-        mapped[f"encoder.norm.{leaf}"] = MappedTensor(plain(norm.tensor), (), "initialised", why)

@@ -60,6 +60,7 @@ def infer_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfi
         ratio = mlp.shape[0] / width
         known |= {"pool": "attentive", "pool_mlp_ratio": None if ratio == known["mlp_ratio"] else ratio}
         known["pool_depth"] = count_blocks(tensors, f"{start}pool_")
+        known["pool_norm_tokens"] = f"{start}attention_pool.norm_kv.weight" in tensors
     if factorised:
         known |= {"encoder": "factorised_encoder", "temporal_depth": count_blocks(tensors, "encoder.temporal.")}
     elif "encoder.blocks.0.attn_time.qkv.weight" in tensors:

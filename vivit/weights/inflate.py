@@ -113,10 +113,6 @@ def inflate(
         tensors["motion.proj.weight"] = replace(kernel, tensor=kernel.tensor.squeeze(2).clone())
         missing["motion."] = "an image model sees no motion"
 
-    if trained.pool == "attentive" != config.pool:  # the pooling has the norm's scale and shift, see `clip.fold_pool`
-        norm = {f"encoder.norm.{leaf}": image[f"encoder.attention_pool.norm_kv.{leaf}"] for leaf in ("weight", "bias")}
-        image = {**image, **norm}
-
     # The image model becomes Model 2's spatial encoder, and the encoder of every other model.
     is_factorised = config.encoder == "factorised_encoder"
     prefix = "encoder.spatial." if is_factorised else "encoder."

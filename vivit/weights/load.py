@@ -22,27 +22,11 @@ from .save import FORMAT, VERSION, save_pretrained
 
 __all__ = ["create", "describe_loading", "from_pretrained", "load_checkpoint", "save_pretrained"]
 
-# Fields that define a trained model. from_pretrained does not change them.
-ARCHITECTURE = (
-    "encoder",
-    "tokenizer",
-    "tubelet_size",
-    "embed_dim",
-    "depth",
-    "temporal_depth",
-    "temporal_skip",
-    "pool_space",
-    "joint_depth",
-    "attn_logit_cap",
-    "num_heads",
-    "mlp_ratio",
-    "pool",
-    "pool_depth",
-    "pool_mlp_ratio",
-    "positions",
-    "num_registers",
-    "norm_pre",
-    "attention_order",
+# The fields that may differ from those of a trained model: its size, classes, input and training. Every other field is
+# part of the function that was trained.
+FREE = (
+    *("classes", "num_frames", "sampled_frames", "image_size", "interpolation"),
+    *("drop_path", "dropout", "preprocessing"),
 )
 IMAGE_ARCHITECTURE = ("embed_dim", "depth", "num_heads", "mlp_ratio")
 IMAGE_TOKENS = ("pool", "pool_mlp_ratio", "positions", "num_registers", "norm_pre")
@@ -86,7 +70,8 @@ def create(
             unless the config has classes or `init` is a video model.
         init: A file, a folder (also of a run) or a hub id: an image ViT, which is inflated (paper, section 3.4), or a
             video model of this architecture. Rows of its head go to the classes of the same name. Activation, norm
-            epsilon and pixel normalisation come from it unless `overrides` set them.
+            epsilon and pixel normalisation come from it; `overrides` can set others for an image model, and for a video
+            model another pixel normalisation.
         kernel_init: How a 2-D patch kernel becomes that of a tubelet: central_frame, filter_inflation, arp, random or
             central_difference.
         temporal_init: Start of what an image model lacks. Model 2's temporal encoder: "random" (default) or "image",
@@ -116,7 +101,7 @@ def create(
     trained = _trained_config(checkpoint, {"num_heads": config.num_heads} if is_image else vars(config))
     config = _inherit_settings(checkpoint, trained, config, overrides)
     if not is_image:
-        _check_same_model(checkpoint, trained, config, ARCHITECTURE)
+        _refuse_changes(checkpoint, trained, config, _free_to_train(checkpoint, trained))
         config = config if config.classes else replace(config, classes=trained.classes)
         with weights_errors(checkpoint.path):
             return adapt(checkpoint, trained, config)
@@ -133,10 +118,10 @@ def from_pretrained(source: str | os.PathLike, *, classes: Classes | None = None
     """Load a trained model of any supported format from a folder (also of a run), a file or a hub id, in eval mode.
 
     `overrides` are fields of ModelConfig. They provide what the file does not say (an error names a missing one) or
-    change what can change in a trained model: image_size and num_frames (positions are interpolated), drop_path,
-    dropout, preprocessing. With other `classes` (see `create`) than those of the file, rows of the head go to the
-    classes of the same name and the other rows start at zero. If the file has no class names, `classes` names its rows
-    in order. An image ViT loads as a model of one frame.
+    change what can change in a trained model (FREE): image_size and num_frames (positions are interpolated), drop_path,
+    dropout, preprocessing; any other field is refused by its name. With other `classes` (see `create`) than those of
+    the file, rows of the head go to the classes of the same name and the other rows start at zero. If the file has no
+    class names, `classes` names its rows in order. An image ViT loads as a model of one frame.
 
     `model.load_report` says what happened to every tensor. Raises ValueError (WeightsError for a wrong file) and
     FileNotFoundError.
@@ -153,7 +138,7 @@ def from_pretrained(source: str | os.PathLike, *, classes: Classes | None = None
             raise ValueError(f"unknown setting {name!r}{suggestion(name, vars(ModelConfig()))}")
     trained = _trained_config(checkpoint, changes)
     config = replace(trained, **changes)
-    _check_same_model(checkpoint, trained, config, ARCHITECTURE)
+    _refuse_changes(checkpoint, trained, config)
     with weights_errors(checkpoint.path):
         return adapt(checkpoint, trained, config).eval()
 
@@ -304,6 +289,7 @@ def _inherit_settings(
 ) -> ModelConfig:
     """Return `config` with the settings that belong to the weights, except those in `overrides`."""
     names = ["activation", "norm_eps"] + ["norm_after_pool", "pool_norm_eps"] * (config.pool == "mean")
+    names += ["pool_norm_tokens"] * (config.pool == "attentive" == trained.pool)
     if not checkpoint.is_image:
         names.append("interpolation")
     else:
@@ -319,18 +305,42 @@ def _inherit_settings(
     return replace(config, **different)
 
 
-def _check_same_model(checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig, names: Sequence[str]) -> None:
-    """Raise WeightsError if the two configs differ in one of the fields `names`."""
-    only = {"temporal_depth": "factorised_encoder", "temporal_skip": "factorised_encoder"}
-    only |= {"attention_order": "factorised_self_attention"}
+def _free_to_train(checkpoint: Checkpoint, trained: ModelConfig) -> tuple[str, ...]:
+    """Return the fields in which a config to train may differ from the video model that it starts from.
+
+    They include a part that this file lacks, the length of the features, and the fields of other encoders, which
+    presets have.
+    """
+    can_add_pool = any("attention_pool" in prefix for prefix in checkpoint.newly_initialized)
+    free = (*FREE, "unit_features", *(("attention_pool", "attention_pool_ratio") if can_add_pool else ()))
+    if trained.encoder != "factorised_encoder":
+        free += ("temporal_depth", "temporal_skip")
+    return free if trained.encoder == "factorised_self_attention" else (*free, "attention_order")
+
+
+def _refuse_changes(
+    checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig, free: Sequence[str] = FREE
+) -> None:
+    """Raise WeightsError if a config differs in more than the fields `free` from that of the trained model."""
+    fixed = [name for name in vars(config) if name not in free]
+    _check_same_model(checkpoint, trained, config, fixed, hint=f"; of trained weights can change: {', '.join(free)}")
+
+
+def _check_same_model(
+    checkpoint: Checkpoint,
+    trained: ModelConfig,
+    config: ModelConfig,
+    names: Sequence[str],
+    hint: str = "",
+) -> None:
+    """Raise WeightsError if the two configs differ in one of the fields `names`; `hint` ends its message."""
     different = [
         f"{name}={getattr(trained, name)!r}, not {getattr(config, name)!r}"
         for name in names
         if getattr(trained, name) != getattr(config, name)
-        and (name not in only or trained.encoder == config.encoder == only[name])
     ]
     if different:
-        raise WeightsError(f"{checkpoint.path}: this {checkpoint.format} has {'; '.join(different)}")
+        raise WeightsError(f"{checkpoint.path}: this {checkpoint.format} has {'; '.join(different)}{hint}")
 
 
 def _check_same_image_model(checkpoint: Checkpoint, trained: ModelConfig, config: ModelConfig) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,41 @@ def test_running_jobs_are_shown_while_waiting():
 def nap(seconds):
     time.sleep(seconds)
     return 1
+
+
+def work_for_ever(report):
+    """Start two workers that write their process id to the file `report` and never end."""
+
+    def never_end(job):
+        os.write(report, f"{os.getpid()}\n".encode())
+        while True:
+            time.sleep(0.1)
+
+    list(map_in_processes(never_end, [1, 2], workers=2, title="", on_crash=lambda job: None))
+
+
+def is_running(pid):
+    """Whether a process is there and no zombie, which nobody may be waiting for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_workers_in_the_middle_of_a_job_end_when_their_parent_is_killed():
+    reads, writes = os.pipe()
+    parent = multiprocessing.get_context("fork").Process(target=work_for_ever, args=(writes,))
+    parent.start()
+    os.close(writes)
+    with open(reads) as report:
+        workers = [int(report.readline()) for _ in range(2)]
+        parent.kill()
+        parent.join()
+        deadline = time.monotonic() + 15
+        while (left := [pid for pid in workers if is_running(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert not left

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,6 +26,21 @@ Result = TypeVar("Result")
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def exit_with_parent(parent: int | None = None) -> None:
+    """End this process within two seconds of its parent, whatever it is doing, also where the parent was killed.
+
+    `parent` is the process id of the parent, if it is known from the parent itself.
+    """
+    watched = os.getppid() if parent is None else parent
+
+    def watch() -> None:
+        while os.getppid() == watched:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="exit_with_parent", daemon=True).start()
 
 
 def map_in_processes(
@@ -173,13 +189,11 @@ def _start(function: Callable[[Job], Any], job: Job, number: int, timeout: float
 
 
 def _work(function: Callable[[Any], Any], pipe: Connection, parent: int) -> None:
-    """Answer jobs until there are no more, or the parent has gone."""
+    """Answer jobs until there are no more; end when the parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    exit_with_parent(parent)
     while True:
-        while not pipe.poll(5):
-            if os.getppid() != parent:
-                return
         try:
             job = pipe.recv()
         except EOFError:
