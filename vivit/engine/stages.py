@@ -63,6 +63,7 @@ STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
 TUNED_LAYERS = 0.25  # the share of the layers over space that is trained on cached activations
 EPOCHS, CHECKS = 20, 8  # when these are trained: most epochs, and how often they are evaluated
 UNEQUAL = 2  # classes are unequal if one has more than this many times the videos of another
+ENOUGH = 0.5  # the share of optim.epochs in which a new part of the patch kernel is learned
 NO_TIME = "left out: the budget has no time for it"
 RATE = 0.1  # the learning rate of the last layers is RATE / embed_dim
 
@@ -192,7 +193,8 @@ def fit_stages(
     log(f"chosen: {reason}")
     epochs, best = fitting_epochs(budget, config, videos), None
     fitted.requires_grad_(True)
-    if epochs and sees_motion(fitted.config) and fitted.config.tubelet_size[0] > 1:
+    enough = 0 < epochs >= ENOUGH * config.optim.epochs
+    if enough and sees_motion(fitted.config) and fitted.config.tubelet_size[0] > 1:
         log("motion helps: the whole encoder is trained with a patch kernel that sees the change between frames")
         fitted.save_pretrained(Path(config.run) / "best")
         best = on_val.joint
