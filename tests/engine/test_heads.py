@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +34,7 @@ from vivit.engine.heads import (
 )
 from vivit.engine.optim import learning_rate
 from vivit.engine.probe import fit_linear
+from vivit.errors import DataError
 from vivit.model.vivit import ViViT
 from vivit.weights.load import from_pretrained
 
@@ -96,7 +99,7 @@ def test_classes_are_unequal_above_twice_the_rarest() -> None:
     assert stages_module.unequal(torch.tensor([[0, 0], [1, 0], [0, 0], [1, 1]]))
 
 
-def model_and_features() -> tuple[ViViT, Cached]:
+def model_and_features() -> tuple[ViViT, features_module.Features]:
     """Return a small model, and random features of 40 videos of two classes."""
     torch.manual_seed(0)
     x, labels = torch.randn(40, 1, 2, 8), torch.arange(40)[:, None] % 2
@@ -220,3 +223,27 @@ def test_of_equal_accuracies_of_the_last_layers_the_loss_decides(
     scores = {False: Score(0.5, 0.5, 1.0, 0.5), True: same}
     found, _ = fit_chosen(tmp_path, monkeypatch, scores, replace(same, loss=loss))
     assert found["stages"][-1]["kept"] == kept
+
+
+def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
+    model = ModelConfig(classes={"label": ("a", "b")})
+    samples = [Sample(f"{i}.mp4", {"label": "a"}) for i in range(3)]
+    data = stages_module.Data(samples, torch.zeros(3, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
+    logits = torch.tensor([[5.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
+    count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3), torch.arange(3))
+    rows = list(csv.DictReader((tmp_path / "d.csv").read_text().splitlines()))
+    assert [row["path"] for row in rows] == ["2.mp4", "1.mp4"]
+    assert rows[0]["answer"] == "b"
+    assert count == 1
+    assert float(rows[0]["probability"]) == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-3)
+
+
+def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
+    none = torch.zeros(8, 1, 1, 1)
+    readable = torch.ones(8, dtype=torch.bool)
+    features = features_module.Features(none, none[..., 0], None, readable)
+    data = LabelledFeatures(features, torch.arange(8)[:, None] % 2, torch.zeros(8, dtype=torch.int64), (0,))
+    assert len(data.folds().unique()) == 4
+    readable[1:] = False
+    with pytest.raises(DataError, match="fewer than two"):
+        data.folds()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from vivit import load_run, predict
 from vivit.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, Preprocessing, replace
 from vivit.data.dataset import TrainDataset, TrainViews, eval_views
-from vivit.data.sample import Sample
 from vivit.data.splits import load_split
 from vivit.data.tools.synthetic import write_dataset
 from vivit.engine import feature_cache as features_module
@@ -101,8 +99,7 @@ def test_a_run_in_stages_is_an_ordinary_run(run: Path, videos: Path) -> None:
     assert "attention pooling" in names[3]
     assert "transformer over time" in names[4]
     loaded = load_run(run)
-    assert loaded.config.budget == "none"
-    assert loaded.config.optim.epochs == 2
+    assert (loaded.config.budget, loaded.config.optim.epochs) == ("none", 2)
     assert loaded.config.model == from_pretrained(run).config
     start = from_pretrained(run / "start")
     [video] = [s.path for s in load_split(loaded.config.data, "val").samples][:1]
@@ -144,7 +141,7 @@ def test_where_motion_helps_training_begins_with_a_kernel_that_sees_it(
     weights, kept = load_file(trained / "weights" / "model.safetensors"), found if reached <= stages["best"] else begin
     assert all(torch.allclose(weights[name], tensor, atol=1e-6) for name, tensor in kept.items())
     other = train(config(videos, image, run.parent / "no motion"))
-    assert json.loads((other / "stages.json").read_text())["best"] is None
+    assert json.loads((other / "stages.json").read_text())["best"] < 0
     begin = load_file(other / "start" / "model.safetensors")
     assert all(torch.equal(begin[name], tensor) for name, tensor in found.items())
 
@@ -316,33 +313,9 @@ def test_views_are_the_test_view_and_training_clips_every_second_one_mirrored(vi
         assert torch.equal(views[number], clips.clip(2, np.random.default_rng((0, number, 2))))
 
 
-def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
-    model = ModelConfig(classes={"label": ("a", "b")})
-    samples = [Sample(f"{i}.mp4", {"label": "a"}) for i in range(3)]
-    data = stages_module.Data(samples, torch.zeros(3, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
-    logits = torch.tensor([[5.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
-    count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3), torch.arange(3))
-    rows = list(csv.DictReader((tmp_path / "d.csv").read_text().splitlines()))
-    assert [row["path"] for row in rows] == ["2.mp4", "1.mp4"]
-    assert rows[0]["answer"] == "b"
-    assert count == 1
-    assert float(rows[0]["probability"]) == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-3)
-
-
 def test_a_budget_needs_an_image_start(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="budget needs init"):
         train(replace(config(videos, Path("none"), tmp_path / "a"), init=None))
-
-
-def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
-    none = torch.zeros(8, 1, 1, 1)
-    readable = torch.ones(8, dtype=torch.bool)
-    features = features_module.Features(none, none[..., 0], None, readable)
-    data = LabelledFeatures(features, torch.arange(8)[:, None] % 2, torch.zeros(8, dtype=torch.int64), (0,))
-    assert len(data.folds().unique()) == 4
-    readable[1:] = False
-    with pytest.raises(DataError, match="fewer than two"):
-        data.folds()
 
 
 def test_other_videos_are_no_resumption(run: Path, videos: Path, image: Path) -> None:

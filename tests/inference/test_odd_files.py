@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vivit.data.video.frame_folder import open_video
 from vivit.data.video.live import Source
 from vivit.errors import VideoError
 from vivit.inference.features import features
@@ -159,13 +160,15 @@ def test_an_odd_file_has_right_times_or_a_clear_error(name, tmp_path, caplog):
     positions = features(model, path, level="position")
     assert np.isfinite(positions.values).all()
     assert (np.diff(positions.seconds) > 0).all()
-    assert (positions.start[0], positions.end[-1]) == (found.start[0], max(found.end[-1], positions.end[-1]))
+    assert positions.start[0] == found.start[0]
     if expected is None:
         assert any(word in caplog.text for word in ("truncated", "damaged"))  # a warning says that frames are missing
         return
     begin, end = expected
     assert positions.start[0] == pytest.approx(begin, abs=1e-3)
     assert positions.end[-1] == pytest.approx(end, abs=0.05)  # the last sampled frame may be the one before the last
+    if name != "240 frames a second":  # whose windows are shorter than a hop: its last row ends with its window
+        assert found.end[-1] == pytest.approx(open_video(path).duration, abs=1e-3)
     if name in WITHOUT_PROBE or shutil.which("ffprobe") is None:
         return
     shown = probe(path)

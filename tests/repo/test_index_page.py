@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vivit.cli.main import COMMANDS
+from vivit.serve.limits import Limits
 
 from .index_page import LINK, absolute_links, with_urls
 
@@ -71,4 +71,8 @@ def test_the_container_runs_as_a_user_on_a_read_only_file_system_and_is_asked_wh
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     assert all(volume.endswith(":ro") for volume in service["volumes"])
-    assert service["command"][0] in COMMANDS or service["command"][0] == "serve"
+    command, limits = service["command"], Limits()
+    assert command[0] == "serve"
+    body = 1e6 * float(command[command.index("--limits.body-mb") + 1])
+    [room] = [re.match(r"/tmp:size=(\d+)g", mount)[1] for mount in service["tmpfs"]]
+    assert 2 * (limits.queue + limits.jobs) * body < int(room) * 2**30

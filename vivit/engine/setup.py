@@ -55,8 +55,8 @@ class Staged:
     """Of the training that follows."""
     baseline: float
     """Validation top-1 of the frozen baseline."""
-    best: float | None
-    """Validation top-1 of the weights that the stages wrote to best/; None if they are those in START."""
+    best: float
+    """Validation top-1 of the weights that the stages wrote to best/; negative if they wrote none."""
 
 
 @dataclass
@@ -184,10 +184,7 @@ def setup(
     meter = Meter(world, config.model, build)
     progress = Progress(validation_due=probed)
     if staged:
-        known = staged.best is not None
-        progress = Progress(
-            validation_due=not known, baseline=staged.baseline, best=staged.best if staged.best is not None else -1.0
-        )
+        progress = Progress(validation_due=staged.best < 0, baseline=staged.baseline, best=staged.best)
     if resumed:
         progress = Progress.of(checkpoints.restore(vivit, optimizer, average, resumed))
         meter.load_state_dict(saved["meter"])

@@ -146,7 +146,7 @@ def read_stages(config: Config, videos: Data) -> Staged | None:
         eval_every=share * config.eval_every or 1.0,
         save_every=share * config.save_every or 1.0,
     )
-    return Staged(chosen, stages["baseline"], stages.get("best"))
+    return Staged(chosen, stages["baseline"], stages.get("best", -1.0))
 
 
 def fit_stages(
@@ -191,7 +191,7 @@ def fit_stages(
             reason += f"; then its last layers, {found.accuracy:.1%} instead of {on_val.accuracy:.1%} in validation"
             on_val = found
     log(f"chosen: {reason}")
-    epochs, best = fitting_epochs(budget, config, videos), None
+    epochs, best = fitting_epochs(budget, config, videos), -1.0
     fitted.requires_grad_(True)
     enough = 0 < epochs >= ENOUGH * config.optim.epochs
     if enough and sees_motion(fitted.config) and fitted.config.tubelet_size[0] > 1:

@@ -327,6 +327,7 @@ def test_whatever_pyav_raises_is_an_error_with_the_path(tmp_path, monkeypatch, e
     def fail(*args):
         raise error("from PyAV")
 
+    monkeypatch.setattr("vivit.data.video.decoder._recent", {})
     for module in ("build_index", "decoder"):
         monkeypatch.setattr(f"vivit.data.video.{module}.decode_frames", fail)
     for read in (lambda: Video(path), lambda: video.frames([3]), lambda: list(video.images([0]))):
