@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/vivit demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not drill"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "not drill"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -88,9 +88,7 @@ NOTES = {
         "Random weights as `vivit export` writes them, compared with eager PyTorch on clips of synthetic videos: the "
         "largest difference of the logits, relative to the largest one of the clip. Seconds of a clip in rounds of all "
         "forms; memory: the most that a new process has to load the model and classify a clip. Times that passed on a "
-        "CPU that other programs used say little; `--cpu-time` counts the processor's. Both runs below were stopped "
-        "before their last presets; Models 3 and 4 have only times that passed. OpenVINO, torch-export and int8 at "
-        "this size are not yet measured."
+        "CPU that other programs used say little; `--cpu-time` counts the processor's."
     ),
     "serve": (
         "`vivit serve` over loopback: one view of a ten-second video per request, from the first byte sent to the last "

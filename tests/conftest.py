@@ -17,6 +17,19 @@ VARIABLES = (
 )
 
 
+def pytest_collection_modifyitems(config, items):
+    """Begin the share of each process with slow tests, so that none has one left when the others have ended."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    items[:] = [
+        item
+        for worker in range(workers)
+        for tests in (slow, others)
+        for item in tests[len(tests) * worker // workers : len(tests) * (worker + 1) // workers]
+    ]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """The models here are tiny: one thread is faster than two, and sums come in one order."""

@@ -23,15 +23,27 @@ from benchmarks.page import HEADINGS, NOTES, add_runs, page
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_the_command_measures_everything_at_tiny_sizes(tmp_path):
-    pytest.importorskip("transformers")
+def measured(tmp_path, *options):
     command = [sys.executable, "-m", "benchmarks", "gpu", "--tiny", "--device", "cpu", "--out", str(tmp_path)]
-    command += ["--minutes", "60"]  # for a machine that does much else
+    command += ["--minutes", "60", *options]  # for a machine that does much else
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [run] = json.loads((tmp_path / "benchmarks.json").read_text())["runs"]
     assert [row for row in run["rows"] if "error" in row] == []
+    return run
+
+
+@pytest.mark.slow
+def test_the_command_measures_some_steps_at_tiny_sizes(tmp_path):
+    run = measured(tmp_path, "--only", "attention")
+    assert "attention" in {row["case"] for row in run["rows"]}
+    assert (tmp_path / "benchmarks.md").read_text() == page({"runs": [run]})
+
+
+@pytest.mark.drill
+def test_the_command_measures_everything_at_tiny_sizes(tmp_path):
+    pytest.importorskip("transformers")
+    run = measured(tmp_path)
     assert {row["case"] for row in run["rows"]} == set(HEADINGS) & {
         "goals", "correct", "limits", "attention", "train", "profile", "predict", "timeline", "loader", "learn",
     }  # fmt: skip

@@ -15,6 +15,8 @@ from vivit.engine.train import train
 from ..engine.tiny import assert_equal_runs, mixed_config, tiny_config, write_table
 from ..processes import forkserver
 
+pytestmark = pytest.mark.slow
+
 
 def train_silently(config):
     torch.set_num_threads(1)

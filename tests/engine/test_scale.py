@@ -18,6 +18,8 @@ from ..processes import forkserver
 from .tiny import metrics, mixed_config, tiny_config
 from .worker import Job, work
 
+pytestmark = pytest.mark.slow
+
 
 def scaled(config: Config, **changes) -> Config:
     return replace(config, parallel=replace(config.parallel, **changes))

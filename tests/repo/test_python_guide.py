@@ -14,6 +14,8 @@ from vivit.data import loader
 from vivit.model.encoders import ENCODERS
 from vivit.weights import load
 
+pytestmark = pytest.mark.slow
+
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^## ([^\n]*)$|^```python\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
 SMALL = {"image_size": (32, 32), "num_frames": 8, "embed_dim": 64, "depth": 1, "temporal_depth": 1, "num_heads": 1}

@@ -18,6 +18,8 @@ from vivit.config import replace
 
 from .tree import BLOCK, tree
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 HUB_ID = "google/vit-base-patch16-224-in21k"
