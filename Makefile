@@ -1,5 +1,6 @@
-# Each command sets up .venv the first time. Tests run in two processes of one thread each: the models are tiny. Each
-# process takes half of the list and then from the other's end, so that files share their fixtures.
+# Each command sets up .venv the first time; packages are compiled then, as by pip, and not by each process that imports
+# them where PYTHONDONTWRITEBYTECODE is set. Tests run in three processes of one thread each, since they often wait for
+# other processes. Each takes a third of the list and then from another's end, so that files share their fixtures.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
@@ -37,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("vivit needs Python 3.11 or newer, got %d.%d; name another one: make PYTHON=python3.12 ..." % v[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e . --group dev
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e . --group dev
 	@touch $(READY)
 
 clean:
