@@ -139,6 +139,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return format_markdown(lines, align=">>>>>>")
 
 
+def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of the drill whose name the file has, with its command and the machine."""
+    facts = {
+        "command": f"python -m tests.drills.{path.stem}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
+        "rows": rows,
+    }
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path("runs/clips-grid"), help="resumes where it stopped")
@@ -155,12 +165,7 @@ def main() -> None:
         if not done.exists():
             done.write_text(json.dumps(measure(args.home, clips, classes, seed)))
     rows = [json.loads(path.read_text()) for path in sorted(args.home.glob("*-*-*.json"))]
-    facts = {
-        "command": "python -m tests.drills.clips_grid",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
-        "rows": rows,
-    }
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    write_results(RESULTS, rows)
     print(table(rows))
 
 

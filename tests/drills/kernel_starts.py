@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -149,12 +148,7 @@ def main() -> None:
         if not done.exists():
             done.write_text(json.dumps(measure(args, kernel, labels, seed)))
     rows = [row for path in sorted(args.home.glob("*-*-?.json")) for row in json.loads(path.read_text())]
-    facts = {
-        "command": "python -m tests.drills.kernel_starts",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
-        "rows": rows,
-    }
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    clips_grid.write_results(RESULTS, rows)
     print(table(rows))
 
 

@@ -25,13 +25,12 @@ from vivit.engine.heads import (
     HEADS,
     CrossValidation,
     LabelledFeatures,
-    Score,
     Tail,
     cross_validate,
     new_head,
-    score_logits,
     train_tail,
 )
+from vivit.engine.metrics import Score, score_logits
 from vivit.engine.optim import learning_rate
 from vivit.engine.probe import fit_linear
 from vivit.errors import DataError

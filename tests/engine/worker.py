@@ -27,7 +27,7 @@ Job = tuple[Config, int | None, bool]
 def write_log(log: Path, settings: dict[str, str], act: Callable[..., object], *arguments, seconds: float) -> None:
     """Do `act(*arguments)` in a process with these variables; what it prints and raises goes to a file.
 
-    So does the place of every thread after so many seconds.
+    After the given number of seconds, the stack of every thread is written there too.
     """
     with log.open("w", buffering=1) as file:
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)

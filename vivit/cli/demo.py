@@ -21,7 +21,7 @@ Your own videos, one folder per class (my_videos/<class>/*.mp4) or a CSV of path
   vivit data check my_videos
   vivit train finetune --data.root my_videos --init vit-base
   vivit predict runs/finetune some_video.mp4
-Without a network, --init {run} stands in for vit-base: it has seen moving shapes and nothing else."""
+Without a network, use --init {run} in place of vit-base. That model was trained on moving shapes only."""
 
 
 @dataclass(frozen=True)

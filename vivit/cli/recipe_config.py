@@ -48,8 +48,8 @@ class WithLength:
 def recipe_config(name: str, args: list[str]) -> Config:
     """Return the config of the recipe `name`. Raises ValueError for an unknown one.
 
-    A recipe that fits itself to data and weights gets those that `args` name, also for the help. What a recipe says in
-    epochs follows the epochs in `args` (see `follow_epochs`).
+    A recipe that depends on data and weights gets those that `args` name, also for the help. Its warmup and intervals
+    follow the epochs in `args` (see `follow_epochs`).
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}{suggestion(name, RECIPES)}")

@@ -18,7 +18,7 @@ from ..data.tools.process_pool import cores, pickle_answer
 from ..errors import DataError
 from .local import ATTEMPTS, PER_GPU, Result, Task, Unit, Units, load_once, run_unit
 
-WAVE = 10_000  # videos of one Ray dataset, each a block; then the actors start anew
+WAVE = 10_000  # videos of one Ray dataset, each a block; the next dataset starts new actors
 
 
 class Actor:

@@ -137,14 +137,12 @@ def evaluate_weights(
     predictions.npz.
 
     The model is that of the weights, with the `changes` of `load_weights`, or `exported`, which computes on the CPU in
-    the precision that it names; `config.model` is not used. Files go into
-    `folder`, by default into the folder `source` if it is one, else into `config.run` or the current folder. If they
-    cannot be written, the tables are printed all the same, and then OSError is raised.
+    the precision that it names; `config.model` is not used. Files go into `folder`, by default into the folder `source`
+    if it is one, else into `config.run` or the current folder. If they cannot be written, the tables are printed all
+    the same, and then OSError is raised.
     """
     changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
-    model: Any = exported or load_weights(
-        source, **changes
-    )  # first: a wrong source is said before anything about the data
+    model: Any = exported or load_weights(source, **changes)  # before the data, so that a wrong source fails first
     samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
     with init_distributed(config.device if exported is None else "cpu") as world:
         model = model.to(world.device)

@@ -25,6 +25,7 @@ from ..model.layers import random_bits
 from ..model.vivit import ViViT
 from .feature_cache import Features
 from .losses import cross_entropy
+from .metrics import Score, score_logits
 from .optim import build_optimizer, learning_rate
 from .probe import FOLDS, PENALTIES, choose_penalty, fit_linear, folds
 from .progress import progress_bar
@@ -100,23 +101,6 @@ class LabelledFeatures:
 
 
 @dataclass(frozen=True)
-class Score:
-    """Scores of predictions; of several label sets, the mean."""
-
-    accuracy: float
-    balanced: float
-    """The mean over classes of the accuracy within each."""
-    loss: float
-    joint: float
-    """The share of videos of which all label sets are right."""
-
-    @property
-    def value(self) -> float:
-        """The number by which heads are compared: the mean of accuracy and balanced accuracy."""
-        return (self.accuracy + self.balanced) / 2
-
-
-@dataclass(frozen=True)
 class CrossValidation:
     """The result of a head on the training videos, each predicted by a fit without the fold of that video."""
 
@@ -125,19 +109,6 @@ class CrossValidation:
     """(N, K)."""
     setting: float
     """The L2 penalty of a linear head, the training steps of another; for `fit_head`."""
-
-
-def score_logits(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
-    """Score logits (N, K) against labels (N, L)."""
-    accuracy, balanced, all_right = [], [], torch.ones(len(labels), dtype=torch.bool)
-    for part, truth in zip(logits.split(list(sizes), dim=1), labels.unbind(1)):
-        correct = (part.argmax(dim=1) == truth).double()
-        all_right &= correct.bool()
-        accuracy.append(correct.mean().item())
-        balanced.append(sum(correct[truth == k].mean().item() for k in truth.unique()) / len(truth.unique()))
-    loss = cross_entropy(logits.double(), labels, sizes).mean().item()
-    joint = all_right.double().mean().item()
-    return Score(sum(accuracy) / len(accuracy), sum(balanced) / len(balanced), loss, joint)
 
 
 def linear_inputs(features: Features, rows: Tensor, view: int, *, motion: bool) -> Tensor:

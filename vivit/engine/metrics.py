@@ -8,12 +8,14 @@ answer and a confidence, leave it out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
 from ..model_config import joint_name
+from .losses import cross_entropy
 
 MOST_COMBINATIONS = 2**24  # scores held at once: EPIC-Kitchens has 97 x 300 combinations for each of 9668 videos
 
@@ -157,3 +159,33 @@ def most_confused(counts: Tensor, most: int = 5) -> list[tuple[int, int, int]]:
     rows, columns = counts.clone().fill_diagonal_(0).nonzero(as_tuple=True)
     pairs = zip(rows.tolist(), columns.tolist(), counts[rows, columns].tolist())
     return sorted(pairs, key=lambda pair: -pair[2])[:most]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of predictions; of several label sets, the mean."""
+
+    accuracy: float
+    balanced: float
+    """The mean over classes of the accuracy within each."""
+    loss: float
+    joint: float
+    """The share of videos of which all label sets are right."""
+
+    @property
+    def value(self) -> float:
+        """The number by which heads are compared: the mean of accuracy and balanced accuracy."""
+        return (self.accuracy + self.balanced) / 2
+
+
+def score_logits(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
+    """Score logits (N, K) against labels (N, L)."""
+    accuracy, balanced, all_right = [], [], torch.ones(len(labels), dtype=torch.bool)
+    for part, truth in zip(logits.split(list(sizes), dim=1), labels.unbind(1)):
+        correct = (part.argmax(dim=1) == truth).double()
+        all_right &= correct.bool()
+        accuracy.append(correct.mean().item())
+        balanced.append(sum(correct[truth == k].mean().item() for k in truth.unique()) / len(truth.unique()))
+    loss = cross_entropy(logits.double(), labels, sizes).mean().item()
+    joint = all_right.double().mean().item()
+    return Score(sum(accuracy) / len(accuracy), sum(balanced) / len(balanced), loss, joint)

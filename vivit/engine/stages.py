@@ -47,7 +47,6 @@ from .heads import (
     CrossValidation,
     Head,
     LabelledFeatures,
-    Score,
     Tail,
     cross_validate,
     fit_head,
@@ -55,6 +54,7 @@ from .heads import (
     train_tail,
 )
 from .interruption import note_skipped_files, skipped_files
+from .metrics import Score
 from .progress import progress_bar
 from .run import check_same_settings
 from .setup import START, Data, Staged, check_same_lists, hashes
@@ -193,8 +193,8 @@ def fit_stages(
     log(f"chosen: {reason}")
     epochs, best = fitting_epochs(budget, config, videos), -1.0
     fitted.requires_grad_(True)
-    enough = 0 < epochs >= ENOUGH * config.optim.epochs
-    if enough and sees_motion(fitted.config) and fitted.config.tubelet_size[0] > 1:
+    long_enough = epochs > 0 and epochs >= ENOUGH * config.optim.epochs
+    if long_enough and sees_motion(fitted.config) and fitted.config.tubelet_size[0] > 1:
         log("motion helps: the whole encoder is trained with a patch kernel that sees the change between frames")
         fitted.save_pretrained(Path(config.run) / "best")
         best = on_val.joint

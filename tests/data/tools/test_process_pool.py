@@ -123,7 +123,7 @@ def work_for_ever(report):
 
 
 def is_running(pid):
-    """Whether a process is there and no zombie, which nobody may be waiting for."""
+    """Return whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
