@@ -19,6 +19,7 @@ from ..errors import DataError
 from .local import ATTEMPTS, PER_GPU, Result, Task, Unit, Units, load_once, run_unit
 
 WAVE = 10_000  # videos of one Ray dataset, each a block; the next dataset starts new actors
+FIRST_ATTEMPTS = 1  # of a unit that shares its actor with a waiting one; the other attempts have the actor to themselves
 
 
 class Actor:
@@ -55,7 +56,7 @@ def compute_on_ray(
 
     `address` is that of a cluster; empty: one is started on this machine, unless this process already uses one. The
     pool of actors begins with the size of the cluster and grows with it, to `workers` at most. A unit whose actor dies
-    is tried `ATTEMPTS` times. Raises DataError if no cluster answers.
+    is tried again when the others are done, `ATTEMPTS` times in all. Raises DataError if no cluster answers.
     """
     try:
         import ray
@@ -68,9 +69,13 @@ def compute_on_ray(
         for first in range(0, len(units), WAVE):
             numbers = range(first, min(first + WAVE, len(units)))
             place = {units[i].row: i for i in numbers}
-            for result in _compute_wave(task, [units[i] for i in numbers], workers, timeout, while_waiting):
-                if (i := place.pop(result[0], None)) is not None:  # Ray promises at least once, not exactly once
-                    yield i, result
+            for in_flight, attempts in ((2, FIRST_ATTEMPTS), (1, ATTEMPTS - FIRST_ATTEMPTS)):
+                waiting = [units[i] for i in place.values()]
+                for result in _compute_wave(
+                    task, waiting, workers, timeout, while_waiting, in_flight=in_flight, attempts=attempts
+                ):
+                    if (i := place.pop(result[0], None)) is not None:  # Ray promises at least once, not exactly once
+                        yield i, result
             for i in place.values():
                 row, sample, _ = units[i]
                 yield i, (row, [], f"{sample.path}: its process was killed, {ATTEMPTS} times")
@@ -100,8 +105,17 @@ def _compute_wave(
     workers: int | None,
     timeout: float,
     while_waiting: Callable[[list[tuple[Unit, float]]], None],
+    *,
+    in_flight: int,
+    attempts: int,
 ) -> Iterator[Result]:
-    """Yield the results of units as they come; those that killed their actors are left out."""
+    """Yield the results of units as they come; those whose actor died in each of `attempts` are left out.
+
+    `in_flight` units are sent to an actor at a time: with two, it need not wait for the next one; all of them have
+    failed if it dies.
+    """
+    if not units:
+        return
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -118,7 +132,7 @@ def _compute_wave(
         min_size=1,
         max_size=most,
         initial_size=max(min(int(room), most), 1),
-        max_tasks_in_flight_per_actor=1,
+        max_tasks_in_flight_per_actor=in_flight,
         enable_true_multi_threading=True,  # still one call at a time, but in the main thread, as time limits need it
     )
     with warnings.catch_warnings():  # Ray 2.64 will have no way to bound the retries
@@ -130,7 +144,7 @@ def _compute_wave(
             compute=pool,
             num_cpus=1,
             num_gpus=gpus,
-            max_task_retries=ATTEMPTS - 1,
+            max_task_retries=attempts - 1,
             max_restarts=-1,
         )
     answers: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
