@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import transformers as T
 
-from vivit.engine import heads, stages
+from vivit.engine import heads, probe, stages
 from vivit.engine import train as train_module
 from vivit.engine.optim import learning_rate
 
@@ -62,7 +62,7 @@ def probabilities(printed):
 def test_a_start_is_trained_resumed_and_used_by_every_command(family, vivit, stop_at, monkeypatch, tmp_path):
     monkeypatch.setattr(heads, "STEPS", 20)
     monkeypatch.setattr(heads, "FEWEST_STEPS", 5)
-    monkeypatch.setattr(heads, "PENALTIES", (1.0,))
+    monkeypatch.setattr(probe, "PENALTIES", (1.0,))
     monkeypatch.setattr(stages, "EPOCHS", 2)
     recipe, build = STARTS[family]
     build().save_pretrained(tmp_path / "start")

@@ -19,6 +19,7 @@ from vivit.data.splits import load_split
 from vivit.data.tools.synthetic import write_dataset
 from vivit.engine import feature_cache as features_module
 from vivit.engine import heads as heads_module
+from vivit.engine import probe as probe_module
 from vivit.engine import stages as stages_module
 from vivit.engine import train as train_module
 from vivit.engine.distributed import World
@@ -41,7 +42,7 @@ def short_fits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heads_module, "STEPS", 40)
         patch.setattr(heads_module, "FEWEST_STEPS", 10)
-        patch.setattr(heads_module, "PENALTIES", (1.0, 0.1))
+        patch.setattr(probe_module, "PENALTIES", (1.0, 0.1))
         patch.setattr(stages_module, "EPOCHS", 6)
         yield
 

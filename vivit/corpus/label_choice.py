@@ -16,8 +16,7 @@ from ..config import EvalConfig
 from ..data.sample import Sample
 from ..data.sample_table import encode_labels
 from ..engine.distributed import World
-from ..engine.losses import cross_entropy
-from ..engine.probe import PENALTIES, clip_features, fit_linear, folds
+from ..engine.probe import Fold, clip_features, cross_validate_penalties, fit_linear, folds
 from ..errors import DataError
 from ..files import atomic_write
 from ..model.vivit import ViViT
@@ -168,14 +167,14 @@ def rank_doubtful(features: Tensor, labels: Tensor, sizes: Sequence[int], groups
     cross-validated loss.
     """
     parts = folds(labels, groups)
-    logits = torch.zeros(len(PENALTIES), len(labels), sum(sizes), dtype=torch.float64)
-    for fold in parts.unique():
-        held = parts == fold
-        for i, head in enumerate(fit_linear(features[~held], labels[~held], sizes)):
-            logits[i, held] = features[held].double() @ head.weight.T + head.bias
-    losses = [cross_entropy(found, labels, sizes).mean().item() for found in logits]
-    split = logits[losses.index(min(losses))].split(list(sizes), dim=1)
-    probabilities = [part.softmax(dim=1) for part in split]
+    folds_held = [parts == fold for fold in parts.unique()]
+    tests = [
+        Fold(fit_linear(features[~held], labels[~held], sizes), features[held], labels[held]) for held in folds_held
+    ]
+    logits = torch.zeros(len(labels), sum(sizes), dtype=torch.float64)
+    for held, found in zip(folds_held, cross_validate_penalties(tests, sizes)[2]):
+        logits[held] = found
+    probabilities = [part.softmax(dim=1) for part in logits.split(list(sizes), dim=1)]
     belief = torch.stack([p.gather(1, labels[:, i : i + 1])[:, 0] for i, p in enumerate(probabilities)])
     return belief.min(dim=0).values.argsort(stable=True), torch.cat(probabilities, dim=1)
 

@@ -19,7 +19,7 @@ from ..errors import DataError
 from .local import ATTEMPTS, PER_GPU, Result, Task, Unit, Units, load_once, run_unit
 
 WAVE = 10_000  # videos of one Ray dataset, each a block; the next dataset starts new actors
-FIRST_ATTEMPTS = 1  # of a unit that shares its actor with a waiting one; the other attempts have the actor to themselves
+FIRST_ATTEMPTS = 1  # of a unit while another one waits at its actor; in further attempts none waits
 
 
 class Actor:

@@ -27,7 +27,7 @@ from .feature_cache import Features
 from .losses import cross_entropy
 from .metrics import Score, score_logits
 from .optim import build_optimizer, learning_rate
-from .probe import FOLDS, PENALTIES, choose_penalty, fit_linear, folds
+from .probe import FOLDS, PENALTIES, Fold, choose_penalty, cross_validate_penalties, fit_linear, folds
 from .progress import progress_bar
 
 DROPOUT = 0.5  # of the features that the linear layer reads
@@ -147,26 +147,20 @@ def cross_validate_linear(
 
     After `seconds` no weaker penalty is tried.
     """
-    logits = torch.zeros(len(PENALTIES), len(data.labels), sum(sizes), dtype=torch.float64)
-    penalties, numbers = PENALTIES, parts.unique()
-    with progress_bar("linear head, folds", len(numbers)) as update:
-        for done, fold in enumerate(numbers, start=1):
-            held = parts == fold
-            x, labels, _ = linear_rows(data, ~held, motion=motion)
-            rows = data.rows(held)
-            inputs = linear_inputs(data.features, rows, data.views[0], motion=motion).double()
-            weights = data.weights(linear_videos(data, ~held)).repeat(len(data.views))
-            heads = fit_linear(
-                x, labels, sizes, penalties=penalties, weights=weights, seconds=seconds / (len(numbers) + 1)
-            )
-            penalties = penalties[: len(heads)]
-            for i, head in enumerate(heads):
-                logits[i, rows] = inputs @ head.weight.T + head.bias
-            update(done)
-    rows = data.rows()
-    losses = [cross_entropy(found[rows], data.labels[rows], sizes).mean().item() for found in logits[: len(penalties)]]
-    best = losses.index(min(losses))
-    return logits[best].float(), penalties[best]
+    tests, held_out = list[Fold](), list[Tensor]()
+    for held in (parts == fold for fold in parts.unique()):
+        x, labels, _ = linear_rows(data, ~held, motion=motion)
+        weights = data.weights(linear_videos(data, ~held)).repeat(len(data.views))
+        rows = data.rows(held)
+        inputs = linear_inputs(data.features, rows, data.views[0], motion=motion)
+        tests.append(Fold(fit_linear(x, labels, sizes, weights=weights), inputs, data.labels[rows]))
+        held_out.append(rows)
+    share = seconds * len(tests) / (len(tests) + 1)  # the rest is for the fit to all videos
+    with progress_bar("linear head", len(tests) * len(PENALTIES)) as update:
+        penalty, _, found = cross_validate_penalties(tests, sizes, seconds=share, update=update)
+    logits = torch.zeros(len(data.labels), sum(sizes))
+    logits[torch.cat(held_out)] = torch.cat(found).float()
+    return logits, penalty
 
 
 class Tail(nn.Module):
@@ -219,10 +213,12 @@ def train_tail(
     weights = torch.zeros(len(data.labels))
     weights[rows] = data.weights(rows)
     views, device, order = torch.tensor(data.views), model.head.weight.device, rows[:0]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.manual_seed(seed)  # for dropout
     step, taken, since = 0, 0, time.monotonic()
     while step < steps:
-        model.train()
+        if not model.training:
+            model.train()
         for group in optimizer.param_groups:
             lr = learning_rate(step, base=rate, warmup_steps=max(steps // 10, 1), total_steps=steps)
             group["lr"] = lr * group["lr_scale"]
@@ -237,9 +233,8 @@ def train_tail(
         loss = (losses * weights[chosen].to(device)).mean()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        model.eval()
         used, taken = max(time.monotonic() - since, 1e-9), taken + 1
         step += max(math.ceil((steps - step) / max((seconds - used) * taken / used, 1)), 1)
         yield min(step, steps)
@@ -256,7 +251,8 @@ def tail_inputs(
 
 @torch.no_grad()
 def tail_logits(tail: Tail, data: LabelledFeatures, rows: Tensor) -> Tensor:
-    """Compute the logits (R, K) of the test view of some videos."""
+    """Compute the logits (R, K) of the test view of some videos; leaves the model in evaluation mode."""
+    tail.model.eval()
     device, out = tail.model.head.weight.device, list[Tensor]()
     for chunk in rows.split(BATCH if tail.from_time else BATCH_OF_LAYERS):
         view = torch.full_like(chunk, data.views[0])
@@ -307,7 +303,7 @@ def fit_head(
     with progress_bar(title or head.name, steps) as update:
         for step in train_tail(Tail(new, new.config.depth), data, keep, steps=steps, rate=LEARNING_RATE, seed=seed):
             update(step)
-    return new
+    return new.eval()
 
 
 def new_head(model: ViViT, head: Head, data: LabelledFeatures, *, motion: bool, seed: int) -> ViViT:

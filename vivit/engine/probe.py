@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ from .progress import progress_bar
 FEW_VIDEOS, MOST_VIDEOS = 2000, 20_000  # up to FEW_VIDEOS give five clips each, more give one; MOST_VIDEOS are used
 FOLDS = 4
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)  # weights of the squared norm, the strongest first
+RISES = 2  # try no weaker penalty once this many have not been better than the best
+TOLERANCE = 1e-7  # end a fit once the loss changes by less in an iteration
 
 
 class Rows(NamedTuple):
@@ -91,7 +93,7 @@ def fit_linear_probe(
         sizes = model.config.class_counts
         targets = labels[chosen][rows.videos]
         penalty, loss = choose_penalty(rows.features, targets, rows.videos, sizes)
-        head = fit_linear(rows.features, targets, sizes, penalties=(penalty,))[0]
+        [head] = fit_linear(rows.features, targets, sizes, penalties=(penalty,))
         log(f"frozen baseline: L2 penalty {penalty:g}, loss {loss:.3f} on held-out training videos")
     world.barrier()  # fitting may take longer than a collective waits
     head = world.gather(head)[0]
@@ -147,16 +149,53 @@ def choose_penalty(features: Tensor, labels: Tensor, videos: Tensor, sizes: Sequ
     features (R, D), labels (R, L), videos (R,): clips of one video stay together.
     """
     parts = folds(labels, videos)
-    losses = torch.zeros(len(PENALTIES), dtype=torch.float64)
-    for fold in range(FOLDS):
-        held = parts == fold
-        if not held.any() or held.all():
-            continue
-        for i, head in enumerate(fit_linear(features[~held], labels[~held], sizes)):
-            logits = features[held].double() @ head.weight.T + head.bias
-            losses[i] += cross_entropy(logits, labels[held], sizes).mean() * held.sum()
-    best = int(losses.argmin())
-    return PENALTIES[best], losses[best].item() / len(videos)
+    tests = []
+    for held in (parts == fold for fold in parts.unique()):
+        if not held.all():
+            tests.append(Fold(fit_linear(features[~held], labels[~held], sizes), features[held], labels[held]))
+    if not tests:
+        return PENALTIES[0], 0.0
+    penalty, loss, _ = cross_validate_penalties(tests, sizes)
+    return penalty, loss
+
+
+class Fold(NamedTuple):
+    """Heads that are fitted without some rows, one for each of PENALTIES, and those rows to test them on."""
+
+    heads: Iterator[LinearHead]
+    inputs: Tensor
+    """(R, D)."""
+    labels: Tensor
+    """(R, L)."""
+
+
+def cross_validate_penalties(
+    tests: Sequence[Fold],
+    sizes: Sequence[int],
+    *,
+    seconds: float = math.inf,
+    update: Callable[[int], None] = lambda done: None,
+) -> tuple[float, float, list[Tensor]]:
+    """Return (L2 penalty with the lowest mean loss on the rows of all folds, that loss, its logits of each fold).
+
+    The strongest penalty is tried first. No weaker one is tried after `seconds`, or after RISES penalties since the
+    best. `update` takes the number of heads that are fitted.
+    """
+    since, labels = time.monotonic(), torch.cat([test.labels for test in tests])
+    inputs = [test.inputs.double() for test in tests]
+    best, chosen = (PENALTIES[0], math.inf, list[Tensor]()), 0
+    for i, penalty in enumerate(PENALTIES):
+        if i and (time.monotonic() - since > seconds or i - chosen > RISES):
+            break
+        logits = []
+        for test, x in zip(tests, inputs):
+            head = next(test.heads)
+            logits.append(x @ head.weight.T + head.bias)
+            update(i * len(tests) + len(logits))
+        loss = cross_entropy(torch.cat(logits), labels, sizes).mean().item()
+        if loss < best[1] or not best[2]:
+            best, chosen = (penalty, loss, logits), i
+    return best
 
 
 def folds(labels: Tensor, videos: Tensor) -> Tensor:
@@ -172,13 +211,12 @@ def fit_linear(
     labels: Tensor,
     sizes: Sequence[int],
     *,
-    penalties: Sequence[float] = PENALTIES,
+    penalties: Sequence[float] | None = None,
     weights: Tensor | None = None,
-    seconds: float = math.inf,
-) -> list[LinearHead]:
+) -> Iterator[LinearHead]:
     """Fit a head for each penalty λ: minimize mean cross-entropy + λ/2 · the squared norm of its weights.
 
-    `weights` (R,) of the rows, of mean 1, weigh the cross-entropy. After `seconds` no further penalty is begun.
+    `weights` (R,) of the rows, of mean 1, weigh the cross-entropy. The penalties are PENALTIES if None are given.
 
     The norm is that of the weights of standardised features, so that λ means the same for any model. The problem is
     convex, so the result does not depend on the start; each fit starts from the previous one, the strongest λ first.
@@ -189,11 +227,10 @@ def fit_linear(
     x = (x - mean) / std
     weight = torch.zeros(sum(sizes), x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(sum(sizes), dtype=torch.float64, requires_grad=True)
-    heads, since = list[LinearHead](), time.monotonic()
-    for penalty in penalties:
-        if heads and time.monotonic() - since > seconds:
-            break
-        optimizer = torch.optim.LBFGS((weight, bias), max_iter=100, line_search_fn="strong_wolfe")
+    for penalty in PENALTIES if penalties is None else penalties:
+        optimizer = torch.optim.LBFGS(
+            (weight, bias), max_iter=100, tolerance_change=TOLERANCE, history_size=20, line_search_fn="strong_wolfe"
+        )
 
         def closure(penalty: float = penalty, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
             optimizer.zero_grad()
@@ -204,5 +241,4 @@ def fit_linear(
 
         optimizer.step(closure)  # type: ignore[arg-type]
         scaled = weight.detach() / std
-        heads.append(LinearHead(scaled, bias.detach() - scaled @ mean))
-    return heads
+        yield LinearHead(scaled, bias.detach() - scaled @ mean)

@@ -27,7 +27,7 @@ class StopValidation(Exception):
 
 
 def validate_and_keep_best(t: Training, stop: StopRequest) -> None:
-    """Validate the weights of this step, and write them to best/ if the result is a new best.
+    """Validate the weights of this step, and write them to best/ if no earlier result is higher.
 
     Raises Stopped after saving a checkpoint, and DataError if no video could be read, after trying to save one.
     """
@@ -38,7 +38,7 @@ def validate_and_keep_best(t: Training, stop: StopRequest) -> None:
             result = validate(t, stop)
             if progress.step == 0 and progress.baseline is None:
                 progress.baseline = result
-            if result > progress.best:
+            if result >= progress.best:  # of equal ones, the later weights have learned more
                 keep_best(t, result)
     except StopValidation:
         t.stop(stop.number)
