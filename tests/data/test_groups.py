@@ -33,6 +33,12 @@ def test_numbers_alone_are_no_recordings(pattern: str) -> None:
     assert groups(*names(pattern)) == list(range(12))
 
 
+def test_two_groups_of_a_class_are_no_recordings() -> None:
+    """A fifth is to be held out, not a half."""
+    paths = [f"{c}/{performer}{tone}.mp4" for c in ("run", "jump", "row") for performer in "mn" for tone in range(6)]
+    assert groups(*paths) == list(range(36))
+
+
 def test_segments_of_a_file_are_one_group() -> None:
     samples = [Sample("a.mp4", {"label": "x"}, start=float(i), end=i + 1.0) for i in range(3)] + [Sample("b.mp4")]
     assert source_groups(samples).tolist() == [0, 0, 0, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,15 +12,16 @@ import numpy as np
 from .sample import Sample
 
 CLIP_NUMBER = re.compile(r"[-_ .]*(?:clip|part|seg(?:ment)?|scene|shot|take|rep|c|p|s|t)?[-_ .]*\d+$", re.IGNORECASE)
-FEWEST = 5  # recordings that a guess from names must leave, else the names are no recordings
+FEWEST = 3  # recordings that a guess from names must leave in most classes, else the names are no recordings
 
 
 def source_groups(samples: Sequence[Sample]) -> np.ndarray:
     """Return (N,) int64: the recording of each sample. Segments of one file are of one recording.
 
     Files are of one recording if they are in one folder (`running/game1/*.mp4`) or if their names differ only in a clip
-    number at the end (`g01_c03.mp4`). Either guess counts only if it leaves several recordings in most classes: files
-    of one folder per class are not of one recording, nor are IMG_0001 and IMG_0002.
+    number at the end (`g01_c03.mp4`). Either guess counts only if it leaves FEWEST recordings in most classes: files
+    of one folder per class are not of one recording, nor are IMG_0001 and IMG_0002, nor m1 to m5 and f1 to f5: of two
+    recordings no fifth could be held out.
     """
     paths = [s.path for s in samples]
     labels = [tuple(s.labels.values()) for s in samples]
@@ -45,10 +46,10 @@ def _by_stem(path: str) -> str:
 
 
 def _plausible(names: Sequence[str], labels: Sequence[tuple[str, ...]], paths: Sequence[str]) -> bool:
-    """Whether the guess joins files, leaves FEWEST recordings and several of them in most classes."""
+    """Whether the guess joins files, and leaves FEWEST recordings in most classes."""
     files = len(set(paths))
     by_class: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
     for name, label in zip(names, labels):
         by_class[label].add(name)
-    several = Counter(len(group) > 1 for group in by_class.values())[True]
-    return FEWEST <= len(set(names)) < files and several > len(by_class) / 2
+    enough = sum(len(group) >= FEWEST for group in by_class.values())
+    return len(set(names)) < files and enough > len(by_class) / 2
