@@ -139,12 +139,18 @@ def test_where_motion_helps_training_begins_with_a_kernel_that_sees_it(
     stages = json.loads((trained / "stages.json").read_text())
     monkeypatch.setattr(stages_module, "sees_motion", lambda model: False)
     reached = max(row["val/action/top1"] for row in load_run(trained).metrics if "val/noun/top1" in row)
-    weights, kept = load_file(trained / "weights" / "model.safetensors"), found if reached <= stages["best"] else begin
+    weights, kept = load_file(trained / "weights" / "model.safetensors"), found if reached < stages["best"] else begin
     assert all(torch.allclose(weights[name], tensor, atol=1e-6) for name, tensor in kept.items())
     other = train(config(videos, image, run.parent / "no motion"))
     assert json.loads((other / "stages.json").read_text())["best"] < 0
     begin = load_file(other / "start" / "model.safetensors")
     assert all(torch.equal(begin[name], tensor) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize(("epochs", "share"), [(40, 1), (20, 1), (10, 0.5), (4, 0.2), (0, 1)])
+def test_a_shortened_schedule_has_a_lower_rate(epochs: float, share: float) -> None:
+    asked = Config(optim=OptimConfig(name="adamw", lr=1e-3, epochs=40))
+    assert stages_module.rate_of(asked, epochs) == pytest.approx(share * 1e-3)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ STAGES, DOUBTFUL = "stages.json", "doubtful.csv"
 TUNED_LAYERS = 0.25  # the share of the layers over space that is trained on cached activations
 EPOCHS, CHECKS = 20, 8  # when these are trained: most epochs, and how often they are evaluated
 UNEQUAL = 2  # classes are unequal if one has more than this many times the videos of another
-ENOUGH = 0.5  # the share of optim.epochs in which a new part of the patch kernel is learned
+ENOUGH = 0.5  # the share of optim.epochs that the usual rate, and a new part of the patch kernel, need
 NO_TIME = "left out: the budget has no time for it"
 RATE = 0.1  # the learning rate of the last layers is RATE / embed_dim
 
@@ -138,10 +138,11 @@ def read_stages(config: Config, videos: Data) -> Staged | None:
     check_same_lists(path, stages, videos, config)
     epochs = stages["epochs"]
     share = epochs / config.optim.epochs if config.optim.epochs else 0.0
+    lr = stages.get("lr", config.optim.lr)  # earlier versions wrote none
     chosen = replace(
         config,
         model=from_dict(ModelConfig, stages["model"]),
-        optim=replace(config.optim, epochs=epochs, warmup_epochs=share * config.optim.warmup_epochs),
+        optim=replace(config.optim, lr=lr, epochs=epochs, warmup_epochs=share * config.optim.warmup_epochs),
         augment=config.augment if stages["mirrored"] else replace(config.augment, flip=0.0),
         eval_every=share * config.eval_every or 1.0,
         save_every=share * config.save_every or 1.0,
@@ -208,6 +209,7 @@ def fit_stages(
         "model": to_dict(fitted.config),
         "mirrored": chosen.mirrored,
         "epochs": epochs,
+        "lr": rate_of(config, epochs),
         "baseline": baseline.joint,
         "best": best,
         "stages": table.rows,
@@ -269,6 +271,16 @@ def choose_head(model: ViViT, train: LabelledFeatures, table: StageTable, budget
         if found is not None and better:
             train, best = balanced, found
     return Chosen(head, motion, mirror, train, best, linear)
+
+
+def rate_of(config: Config, epochs: float) -> float:
+    """Return the learning rate of the whole encoder for a schedule of some of the epochs asked for.
+
+    It shrinks with them below ENOUGH: the usual rate first undoes a part of what the stages have learned, and a short
+    schedule ends before that is made up for.
+    """
+    enough = ENOUGH * config.optim.epochs
+    return config.optim.lr * min(epochs / enough, 1.0) if epochs and enough else config.optim.lr
 
 
 def sees_motion(model: ModelConfig) -> bool:
