@@ -32,7 +32,7 @@ def exit_with_parent() -> None:
     """End this process within two seconds of the one that started it, whatever it is doing, also if that was killed.
 
     The system's parent is not enough: it is the fork server where that starts the processes, and another one if the
-    parent has gone before it is asked for. The pipe of multiprocessing is not enough: a fork of the parent keeps it open.
+    parent has gone before it is asked for. Nor is the pipe of multiprocessing: a fork of the parent keeps it open.
     """
     starter, parent = multiprocessing.parent_process(), os.getppid()
 
