@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from vivit.data.loader import eval_clips, eval_loader, num_workers, open_loader,
 from vivit.data.sample import Sample
 from vivit.errors import WorkerDied
 
+from ..processes import hang, outlive
 from .videos import counter_frames, write_video
 
 MODEL = ModelConfig(num_frames=4, image_size=(16, 16), tubelet_size=(2, 8, 8))
@@ -321,6 +323,24 @@ def test_a_death_is_not_raised_in_the_middle_of_what_the_main_process_does(sampl
         (worker,) = multiprocessing.active_children()
         worker.join(10)  # where PyTorch's handler of SIGCHLD would raise
         assert worker.exitcode
+
+
+class Hanging(EvalDataset):
+    """Two videos that never end. The path of a sample is the folder where `hang` writes."""
+
+    def views(self, index):
+        hang(Path(self.samples[index].path))
+
+
+def read_for_ever(folder):
+    videos = Hanging([Sample(str(folder))] * 2, torch.zeros(2, 1), model=MODEL, protocol=EvalConfig())
+    with eval_clips(videos, workers=2) as clips:
+        list(clips)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_workers_that_read_end_when_their_parent_is_killed(tmp_path, start_method):
+    assert outlive(read_for_ever, start_method, tmp_path, children=2) == []
 
 
 def test_workers_are_as_many_as_cores_unless_asked_for(monkeypatch):

@@ -18,6 +18,7 @@ from .hosts import Host, descendants, kill, two_hosts
 pytestmark = pytest.mark.drill
 SECONDS = 900  # for everything that a test starts
 TIMEOUT = 20  # seconds that processes wait for each other
+WAITING = ["--parallel.timeout", TIMEOUT, "--data.storage-timeout", TIMEOUT // 2]
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_the_others_resume_when_a_host(loss, left, hosts, straight, data_root, t
     if loss == "is cut off" and not hosts[0].prefix:
         pytest.skip("needs network namespaces")
     elastic = ["--nnodes", "1:2", "--max-restarts", "3", "--rdzv-conf", "last_call_timeout=5"]
-    train = [*TRAIN, "--data.root", data_root, "--run", tmp_path / "run", "--parallel.timeout", TIMEOUT]
+    train = [*TRAIN, "--data.root", data_root, "--run", tmp_path / "run", *WAITING]
     logs, port = [tmp_path / "a.log", tmp_path / "b.log"], free_port()
     agents = [torchrun(host, port, elastic, train, log) for host, log in zip(hosts, logs)]
     try:
@@ -111,7 +112,7 @@ def test_a_slurm_job_on_two_hosts_is_requeued_and_resumes_when_a_process(
     tmp_path,
     monkeypatch,
 ):
-    options = ["--parallel.timeout", TIMEOUT, "--slurm.gpus", 0, "--slurm.nodes", 2]
+    options = [*WAITING, "--slurm.gpus", 0, "--slurm.nodes", 2]
     code, script, _ = vivit("slurm", *TRAIN, "--data.root", data_root, "--run", tmp_path / "run", *options)
     assert code == 0
     (tmp_path / "job.sh").write_text(script)

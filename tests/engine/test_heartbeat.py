@@ -1,5 +1,6 @@
 """Processes that are late, stopped, killed or wrong are named by the others; slow ones are waited for."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -147,13 +148,16 @@ def test_the_file_that_is_being_read_is_known(config, monkeypatch, workers):
 
 
 def train_with_a_slow_file(config):
+    multiprocessing.set_start_method("fork", force=True)  # so that the loader's workers have the patch
     with mock.patch.object(TrainDataset, "clip", clip_that(lambda: time.sleep(2.5 * config.parallel.timeout))):
         train(config)
 
 
 @pytest.mark.drill
 def test_the_file_that_a_late_process_reads_is_in_the_error_of_the_other(data_root, tmp_path):
-    config = with_data(quick(tiny_config(data_root, tmp_path / "run")), workers=1, video_timeout=10_000)
+    config = with_data(
+        quick(tiny_config(data_root, tmp_path / "run")), workers=1, video_timeout=10_000, storage_timeout=5
+    )
     config = replace(config, parallel=replace(config.parallel, timeout=12))
     logs = run(2, train_with_a_slow_file, config, folder=tmp_path)
     late = r"process ([01]) of 2 \(host \S+, pid \d+\) is late: at .*, reading \S*train3.mp4\n"

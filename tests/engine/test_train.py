@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from vivit.config import replace
 from vivit.data.datasets.registry import read_samples
 from vivit.data.loader import sample_order
 from vivit.engine import setup as engine_setup
+from vivit.engine import train as train_module
+from vivit.engine.distributed import World
 from vivit.engine.evaluate import evaluate
 from vivit.engine.optim import build_optimizer
 from vivit.engine.run import read_config
@@ -129,6 +132,17 @@ def test_a_wrong_label_stops_before_the_first_step_and_leaves_no_folder(config):
     with pytest.raises(DataError, match=r"labels.csv:\d+: colour 'red' is not among the 2 classes"):
         train(replace(config, model=replace(config.model, classes=classes)))
     assert not Path(config.run).exists()
+
+
+def test_processes_that_would_not_wait_for_each_others_storage_are_refused(config, monkeypatch):
+    config = replace(config, parallel=replace(config.parallel, timeout=config.data.storage_timeout))
+    world = World(0, 2, torch.device("cpu"))
+    monkeypatch.setattr(train_module, "init_distributed", lambda *how: nullcontext(world))
+    with pytest.raises(
+        ValueError, match=r"timeout 300 is not more than .*storage_timeout 300.*raise --parallel.timeout"
+    ):
+        train(config)
+    train_module.check_timeouts(config, processes=1)
 
 
 def test_training_needs_no_tensorboard(config, monkeypatch):

@@ -52,6 +52,11 @@ def test_a_cut_off_safetensors_file_is_refused(share, folder):
     fails_by_both_doors(folder, "broken or cut-off|not a checkpoint")
 
 
+def test_own_weights_without_the_head_of_their_classes_are_refused(folder):
+    edit(folder, lambda tensors: [tensors.pop(name) for name in ("head.weight", "head.bias")])
+    fails_by_both_doors(folder, "config.json has classes, but there is no head")
+
+
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_a_cut_off_scenic_checkpoint_is_refused(share, tmp_path):
     data = (GOLDEN / "m2_cls" / "checkpoint_123").read_bytes()

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import WorkerDied
 from .dataset import EvalDataset, Item, TrainDataset
-from .tools.process_pool import cores
+from .tools.process_pool import cores, exit_with_parent
 
 T = TypeVar("T")
 MAX_WORKERS = 12  # unless more are asked for
@@ -89,7 +89,7 @@ def train_loader(
         batch_sampler=keys,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=partial(collate, size=share, shape=(model.num_frames, 3, *model.image_size)),
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -104,7 +104,7 @@ def eval_loader(
         batch_size=None,
         sampler=range(first, len(videos)),
         num_workers=workers,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -290,7 +290,7 @@ def _no_child_signals() -> Iterator[Any]:
 def _stop_workers(iterator: Any, workers: Sequence[BaseProcess]) -> None:
     """End these worker processes; kill those that have not ended by themselves after GRACE seconds.
 
-    They ignore SIGTERM (see `_ignore_signals`), so PyTorch and Python would wait forever for one that hangs.
+    They ignore SIGTERM (see `_start_worker`), so PyTorch and Python would wait forever for one that hangs.
     """
     if not workers:
         return
@@ -307,11 +307,12 @@ def _stop_workers(iterator: Any, workers: Sequence[BaseProcess]) -> None:
             worker.join(GRACE)
 
 
-def _ignore_signals(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """Ignore Ctrl-C and a scheduler's SIGTERM, which reach every process: the training loop must finish and save.
 
-    Workers end when the main process tells them to, or when it is gone.
+    Workers end when the main process tells them to, or when it is gone, also in the middle of a video.
     """
+    exit_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -144,22 +144,7 @@ def evaluate_weights(
     changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
     model: Any = exported or load_weights(source, **changes)  # before the data, so that a wrong source fails first
     samples = load_split(config.data, config.data.eval_split, classes=model.config.classes).samples
-    with init_distributed(config.device if exported is None else "cpu") as world:
-        model = model.to(world.device)
-        choose_attention(world.device)
-        total = math.ceil(len(samples) / world.size)
-        with progress_bar("evaluating", total, enabled=world.is_main) as update:
-            result = evaluate(
-                model,
-                samples,
-                protocol=config.eval,
-                workers=config.data.workers,
-                precision=config.precision,
-                world=world,
-                progress=update,
-            )
-    if not result.samples:
-        raise DataError(listing("none of the videos can be read", list(result.missing.values())))
+    result, world = evaluate_in_world(model, samples, config, device=config.device if exported is None else "cpu")
     if world.is_main:
         precision = "bfloat16" if uses_bfloat16(world.device, config.precision) else "float32"
         precision = precision if exported is None else exported.precision
@@ -186,6 +171,30 @@ def evaluate_weights(
             ) from error
         print(f"\nwritten to {folder / 'results.json'} and, for vivit compare, {folder / PREDICTIONS}")
     return result
+
+
+def evaluate_in_world(
+    model: Any, samples: Sequence[Sample], config: Config, *, device: str
+) -> tuple[Evaluation, World]:
+    """Evaluate by `config.eval` in the processes that torchrun started, or in this one, with a progress bar.
+
+    Raises DataError if none of the videos can be read.
+    """
+    with init_distributed(device) as world:
+        choose_attention(world.device)
+        with progress_bar("evaluating", math.ceil(len(samples) / world.size), enabled=world.is_main) as update:
+            result = evaluate(
+                model.to(world.device),
+                samples,
+                protocol=config.eval,
+                workers=config.data.workers,
+                precision=config.precision,
+                world=world,
+                progress=update,
+            )
+    if not result.samples:
+        raise DataError(listing("none of the videos can be read", list(result.missing.values())))
+    return result, world
 
 
 def clip_settings(model: ViViT) -> dict[str, Any]:

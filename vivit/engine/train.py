@@ -42,6 +42,7 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
     vivit.model.cnn_baselines.
     """
     with init_distributed(config.device, config.parallel.timeout) as world:
+        check_timeouts(config, world.size)
         while True:
             try:
                 return train_in(world, config, build=build)
@@ -49,6 +50,16 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
                 if world.size > 1:  # the others are blocked waiting for this one; torchrun restarts them all
                     raise
             gc.collect()
+
+
+def check_timeouts(config: Config, processes: int) -> None:
+    """Raise ValueError if one process that waits for its storage would end the others."""
+    wait, storage = config.parallel.timeout, config.data.storage_timeout
+    if processes > 1 and wait <= storage:
+        raise ValueError(
+            f"parallel.timeout {wait:g} is not more than data.storage_timeout {storage:g}: while one process waits for "
+            "its storage, the others would take it for lost; raise --parallel.timeout or lower --data.storage-timeout"
+        )
 
 
 def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Path:

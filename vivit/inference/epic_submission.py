@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,8 @@ from torch import Tensor
 from ..config import Config
 from ..data.datasets.epic_kitchens import read_epic_test
 from ..data.sample import Classes
-from ..engine.distributed import init_distributed
-from ..engine.evaluate import describe_changes, evaluate, load_weights
+from ..engine.evaluate import describe_changes, evaluate_in_world, load_weights
 from ..engine.metrics import finite, split_logits
-from ..engine.progress import progress_bar
 from ..errors import DataError
 from ..files import atomic_write
 from ..text import listing
@@ -58,21 +55,7 @@ def write_epic_test(
     check_classes(classes)
     placeholder = {name: names[0] for name, names in classes.items()}
     actions = {key: replace(one, labels=placeholder) for key, one in read_epic_test(Path(config.data.root)).items()}
-    with (
-        init_distributed(config.device) as world,
-        progress_bar("evaluating", math.ceil(len(actions) / world.size), enabled=world.is_main) as update,
-    ):
-        result = evaluate(
-            model.to(world.device),
-            [*actions.values()],
-            protocol=config.eval,
-            workers=config.data.workers,
-            precision=config.precision,
-            world=world,
-            progress=update,
-        )
-    if not result.samples:
-        raise DataError(listing("none of the videos can be read", [*result.missing.values()]))
+    result, world = evaluate_in_world(model, [*actions.values()], config, device=config.device)
     if not world.is_main:
         return
     if changes:

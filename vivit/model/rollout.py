@@ -41,8 +41,9 @@ def attention_maps(model: ViViT, video: Tensor) -> AttentionMaps:
     other tokens.
 
     The factorised encoder has such weights within each temporal position and over the temporal positions (equal ones
-    where it averages the frames). The weights of the other models are split in the same way. Raises ValueError for more
-    than one clip and for a model without `pool_space`.
+    where it averages the frames); with `temporal_skip`, the mean of these and of equal ones over time. The weights of
+    the other models are split in the same way. Raises ValueError for more than one clip and for a model without
+    `pool_space`.
     """
     video = video if video.ndim == 5 else video[None]
     if len(video) != 1:
@@ -55,6 +56,8 @@ def attention_maps(model: ViViT, video: Tensor) -> AttentionMaps:
     if isinstance(encoder, FactorisedEncoder):
         space = weights[encoder.spatial]
         time = weights.get(encoder.temporal, torch.ones(1, t))
+        if encoder.skip is not None:  # a residual connection over all layers over time
+            time = time + 1 / t
     else:
         space = rearrange(weights[encoder], "1 (t s) -> t s", t=t)
         time = space.sum(dim=1)[None]

@@ -262,6 +262,8 @@ def _trained_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelCo
         own = checkpoint.format == "ViViT"
         config = replace(ModelConfig(), **checkpoint.config) if own else infer_config(checkpoint, given)
         check_sizes(checkpoint.tensors, config)
+        if own and config.classes and "head.weight" not in checkpoint.tensors:
+            raise WeightsError(f"{checkpoint.path}: config.json has classes, but there is no head; save it again")
         if checkpoint.sine_positions:
             t, h, w = config.grid
             positions = video_mae.sinusoidal_positions(t * h * w, config.embed_dim)

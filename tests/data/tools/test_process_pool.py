@@ -4,11 +4,12 @@ import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from vivit.data.tools.process_pool import map_in_processes, map_unordered
+
+from ...processes import hang, outlive
 
 
 def work(job):
@@ -82,7 +83,7 @@ def crash_once(job):
     return name
 
 
-@pytest.mark.parametrize("start_method", [None, pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_job_is_tried_again_and_the_reason_is_the_signal(tmp_path, start_method):
     jobs = [(str(tmp_path / name), name) for name in "abc"]
     results = map_unordered(
@@ -111,39 +112,10 @@ def nap(seconds):
     return 1
 
 
-def work_for_ever(report):
-    """Start two workers that write their process id to the file `report` and never end."""
-
-    def never_end(job):
-        os.write(report, f"{os.getpid()}\n".encode())
-        while True:
-            time.sleep(0.1)
-
-    list(map_in_processes(never_end, [1, 2], workers=2, title="", on_crash=lambda job: None))
+def work_for_ever(folder):
+    list(map_in_processes(hang, [folder, folder], workers=2, title="", on_crash=lambda job: None))
 
 
-def is_running(pid):
-    """Return whether a process runs; a zombie does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def test_workers_in_the_middle_of_a_job_end_when_their_parent_is_killed():
-    reads, writes = os.pipe()
-    parent = multiprocessing.get_context("fork").Process(target=work_for_ever, args=(writes,))
-    parent.start()
-    os.close(writes)
-    with open(reads) as report:
-        workers = [int(report.readline()) for _ in range(2)]
-        parent.kill()
-        parent.join()
-        deadline = time.monotonic() + 15
-        while (left := [pid for pid in workers if is_running(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-    assert not left
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_workers_in_the_middle_of_a_job_end_when_their_parent_is_killed(tmp_path, start_method):
+    assert outlive(work_for_ever, start_method, tmp_path, children=2) == []

@@ -28,15 +28,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def exit_with_parent(parent: int | None = None) -> None:
-    """End this process within two seconds of its parent, whatever it is doing, also where the parent was killed.
+def exit_with_parent() -> None:
+    """End this process within two seconds of the one that started it, whatever it is doing, also if that was killed.
 
-    `parent` is the process id of the parent, if it is known from the parent itself.
+    The system's parent is not enough: it is the fork server where that starts the processes, and another one if the
+    parent has gone before it is asked for. Nor is the pipe of multiprocessing: a fork of the parent keeps it open.
     """
-    watched = os.getppid() if parent is None else parent
+    starter, parent = multiprocessing.parent_process(), os.getppid()
 
     def watch() -> None:
-        while os.getppid() == watched:
+        while os.getppid() == parent and (starter is None or starter.is_alive()):
             time.sleep(1)
         os._exit(1)
 
@@ -178,7 +179,7 @@ def _start(function: Callable[[Job], Any], job: Job, number: int, timeout: float
     """Start a process with its first job."""
     context = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)  # type: ignore[attr-defined]
+    process = context.Process(target=_work, args=(function, theirs), daemon=True)  # type: ignore[attr-defined]
     process.start()
     theirs.close()
     with suppress(OSError):
@@ -188,11 +189,11 @@ def _start(function: Callable[[Job], Any], job: Job, number: int, timeout: float
     return worker
 
 
-def _work(function: Callable[[Any], Any], pipe: Connection, parent: int) -> None:
+def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     """Answer jobs until there are no more; end when the parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    exit_with_parent(parent)
+    exit_with_parent()
     while True:
         try:
             job = pipe.recv()
