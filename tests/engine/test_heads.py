@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from vivit.config import Config, ModelConfig
+from vivit.config import Config, ModelConfig, OptimConfig
 from vivit.data.sample import Sample
 from vivit.engine import feature_cache as features_module
 from vivit.engine import heads as heads_module
@@ -246,3 +246,9 @@ def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
     readable[1:] = False
     with pytest.raises(DataError, match="fewer than two"):
         data.folds()
+
+
+@pytest.mark.parametrize(("epochs", "share"), [(40, 1), (20, 1), (10, 0.5), (4, 0.2), (0, 1)])
+def test_a_shortened_schedule_has_a_lower_rate(epochs: float, share: float) -> None:
+    asked = Config(optim=OptimConfig(name="adamw", lr=1e-3, epochs=40))
+    assert stages_module.rate_of(asked, epochs) == pytest.approx(share * 1e-3)

@@ -147,12 +147,6 @@ def test_where_motion_helps_training_begins_with_a_kernel_that_sees_it(
     assert all(torch.equal(begin[name], tensor) for name, tensor in found.items())
 
 
-@pytest.mark.parametrize(("epochs", "share"), [(40, 1), (20, 1), (10, 0.5), (4, 0.2), (0, 1)])
-def test_a_shortened_schedule_has_a_lower_rate(epochs: float, share: float) -> None:
-    asked = Config(optim=OptimConfig(name="adamw", lr=1e-3, epochs=40))
-    assert stages_module.rate_of(asked, epochs) == pytest.approx(share * 1e-3)
-
-
 @pytest.mark.slow
 def test_two_processes_compute_the_features_of_one(run: Path, videos: Path, image: Path, tmp_path: Path) -> None:
     """Each reads half of the videos; the first fits the heads while the other waits."""
