@@ -177,8 +177,12 @@ def test_a_comparison_finds_a_wrong_logit_another_class_and_a_batch_that_mixes_c
 
 
 def test_what_cannot_be_exported_is_said_before_the_work(tmp_path):
-    with pytest.raises(ValueError, match=r"--format onnx writes .onnx files; use .*model.onnx"):
+    with pytest.raises(
+        ValueError, match=r"--format onnx writes .onnx files; use .*model.onnx, or --format torch-export"
+    ):
         export("weights", tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match=r"--format onnx writes .onnx files; use .*model.onnx$"):
+        export("weights", tmp_path / "model.bin")
     (tmp_path / "model.onnx").write_text("")
     with pytest.raises(ValueError, match="an exported model, which computes on the CPU as it was exported"):
         load_any(Predict(str(tmp_path / "model.onnx"), precision="bfloat16"))
