@@ -120,6 +120,15 @@ def test_an_exported_model_needs_less_memory_than_pytorch_with_the_weights(model
     assert 20 < exported < eager - 100  # MB; PyTorch alone has more
 
 
+def test_the_part_over_time_does_not_hold_the_weights_of_the_one_over_space(tmp_path):
+    source = weights("Model 2, class token", tmp_path / "weights")
+    export(str(source), tmp_path / "model.pt2", format="torch-export")
+    model = vivit.from_pretrained(source)
+    own = [tensor for part in (model.encoder.temporal, model.head) for tensor in part.state_dict().values()]
+    held = torch.export.load(part_path(tmp_path / "model.pt2", "window")).state_dict.values()
+    assert sum(tensor.nbytes for tensor in held) == sum(tensor.nbytes for tensor in own)
+
+
 def test_parts_of_other_weights_are_not_taken(model_2, tmp_path):
     _, file = model_2
     copy = tmp_path / "model.onnx"
