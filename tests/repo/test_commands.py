@@ -1,4 +1,4 @@
-"""Every command line in README and docs is one that its command takes, and those of the guides on data run."""
+"""Every command line in README and docs is one that its command takes; those on data and fine-tuning are run."""
 
 import re
 import shlex
@@ -10,6 +10,7 @@ import safetensors.torch
 import tyro
 from timm.models.vision_transformer import VisionTransformer
 
+import vivit
 from vivit import cli
 
 from ..data.datasets.official import epic_kitchens, kinetics
@@ -114,3 +115,18 @@ def test_the_commands_of_the_guides_on_data_run(home, monkeypatch, capsys):
     Path("runs").rename("earlier")
     run(from_shards, monkeypatch, SHORT + SMALL)
     assert (home / "runs" / "finetune" / "weights").is_dir()
+
+
+@pytest.mark.slow
+def test_the_python_of_the_guide_on_weights_runs(tmp_path, monkeypatch):
+    uploaded = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda _, **given: uploaded.append(given["repo_id"]))
+    names = {"source": "trained", "names": {"action": ["swim", "run"]}}
+    vivit.create("ViViT-Ti/16x2 FE", classes={"move": ["left", "right"]}).save_pretrained("trained")
+    text = (ROOT / "docs" / "guides" / "weights.md").read_text(encoding="utf-8").replace("ViViT-B/", "ViViT-Ti/")
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert vivit.from_pretrained("weights").config.classes == {"action": ("swim", "run")}
+    assert uploaded == ["owner/name"]
