@@ -170,3 +170,12 @@ def test_python_m_vivit_is_the_same_command():
     assert version("vivit") in done.stdout
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("vivit: unknown command 'nothing'")
+
+
+def test_a_package_that_is_missing_is_named_with_what_brings_it(vivit, monkeypatch):
+    def refuse(*_):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")  # vivit was installed without its packages
+
+    monkeypatch.setattr(sys.modules["vivit.cli.main"], "import_module", refuse)
+    expected = "vivit: No module named 'torch'; pip install vivit, without --no-deps, brings all packages it needs\n"
+    assert vivit("predict", "weights", "clip.mp4") == (2, "", expected)

@@ -120,6 +120,15 @@ def test_an_exported_model_needs_less_memory_than_pytorch_with_the_weights(model
     assert 20 < exported < eager - 100  # MB; PyTorch alone has more
 
 
+def test_the_part_over_time_does_not_hold_the_weights_of_the_one_over_space(tmp_path):
+    source = weights("Model 2, class token", tmp_path / "weights")
+    export(str(source), tmp_path / "model.pt2", format="torch-export")
+    model = vivit.from_pretrained(source)
+    own = [tensor for part in (model.encoder.temporal, model.head) for tensor in part.state_dict().values()]
+    held = torch.export.load(part_path(tmp_path / "model.pt2", "window")).state_dict.values()
+    assert sum(tensor.nbytes for tensor in held) == sum(tensor.nbytes for tensor in own)
+
+
 def test_parts_of_other_weights_are_not_taken(model_2, tmp_path):
     _, file = model_2
     copy = tmp_path / "model.onnx"
@@ -177,8 +186,12 @@ def test_a_comparison_finds_a_wrong_logit_another_class_and_a_batch_that_mixes_c
 
 
 def test_what_cannot_be_exported_is_said_before_the_work(tmp_path):
-    with pytest.raises(ValueError, match=r"--format onnx writes .onnx files; use .*model.onnx"):
+    with pytest.raises(
+        ValueError, match=r"--format onnx writes .onnx files; use .*model.onnx, or --format torch-export"
+    ):
         export("weights", tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match=r"--format onnx writes .onnx files; use .*model.onnx$"):
+        export("weights", tmp_path / "model.bin")
     (tmp_path / "model.onnx").write_text("")
     with pytest.raises(ValueError, match="an exported model, which computes on the CPU as it was exported"):
         load_any(Predict(str(tmp_path / "model.onnx"), precision="bfloat16"))

@@ -10,11 +10,11 @@ import torch
 
 import vivit
 from vivit.cli.main import main
-from vivit.errors import WeightsError
+from vivit.errors import DataError, WeightsError
 from vivit.export import export as exporting
 from vivit.export.export import short_names
 from vivit.export.proof import evenly_spaced
-from vivit.export.quantize import Gate, folder_labels, linear_layers
+from vivit.export.quantize import Gate, calibration_clips, folder_labels, gate, linear_layers
 from vivit.inference.exported import open_exported
 
 from ..data.videos import counter_frames, write_video
@@ -111,6 +111,25 @@ def test_int8_that_loses_too_much_is_not_kept(home, tmp_path, monkeypatch, capsy
         exporting.export(str(source), tmp_path / "small.onnx", int8=True)
 
 
+def test_videos_that_cannot_be_read_are_counted_and_none_that_can_is_an_error(tmp_path):
+    videos = [str(write_video(tmp_path / f"{i}.mp4", counter_frames(30))) for i in range(8)]
+    config = tiny.config()
+
+    def best(x):
+        return x[:, :3, 0, 0, 0].astype("float32")
+
+    for path in videos[:2]:
+        Path(path).write_bytes(b"no video")
+    found = gate(config, best, [best], videos)
+    assert (found.clips, found.unreadable, found.loss) == (6, 2, 0.0)
+    with pytest.raises(DataError, match=r"no clip to test int8 on: none of the 2 videos can be read"):
+        gate(config, best, [best], videos[:2])
+    for path in videos:
+        Path(path).write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"no clip to calibrate int8 on: none of the 2 videos can be read"):
+        calibration_clips(videos, config)
+
+
 def test_the_gate_counts_labels_or_agreement_and_says_how_many_videos_it_had(tmp_path):
     config = tiny.config()
     assert folder_labels(["x/a/1.mp4", "x/c/2.mp4"], config) == {"x/a/1.mp4": 0, "x/c/2.mp4": 2}
@@ -118,5 +137,6 @@ def test_the_gate_counts_labels_or_agreement_and_says_how_many_videos_it_had(tmp
     assert Gate(1000, True, 800, 794).loss == pytest.approx(0.6)
     assert str(Gate(1000, True, 800, 794)) == "top-1 80.0 % in float32 and 79.4 % in int8 on 1000 videos"
     assert str(Gate(9, False, 9, 8)).endswith("on 8 of 9 videos, all there are; 500 would say more")
+    assert str(Gate(600, False, 600, 599, unreadable=3)).endswith("on 599 of 600 videos; 3 more cannot be read")
     assert evenly_spaced([str(i) for i in range(10)], 4) == ["0", "3", "6", "9"]
     assert short_names(["pixels", "a.blocks.0.mlp.fc2", "a.blocks.11.mlp.fc2"]) == ["pixels", "a.blocks.*.mlp.fc2"]

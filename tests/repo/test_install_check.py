@@ -1,6 +1,8 @@
-"""Check the error for a torchvision that does not fit the installed torch."""
+"""Check the line that installs PyTorch for the CPU, and the errors for packages that do not fit."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+UV = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
 
 
 @pytest.mark.parametrize(
@@ -65,3 +68,12 @@ def test_the_command_says_so_where_the_other_one_has_replaced_our_package(both):
     done = run_in(both, "import sys; sys.argv = ['vivit', '--help']; from vivit.cli.main import main; main()")
     assert done.returncode == 2
     assert "is a file of another package, such as vivit-for-pytorch; keep one of them: pip uninstall" in done.stderr
+
+
+@pytest.mark.skipif(UV is None, reason="no uv")
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_the_line_for_pytorch_without_cuda_asks_the_index_for_the_cpu(page, tmp_path):
+    [line] = re.findall(r"^pip install uv && uv (.*)$", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    command = [UV, *shlex.split(line), "--offline", "--no-cache", "--verbose", "--target", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "/whl/cpu/torch/" in done.stderr, done.stderr

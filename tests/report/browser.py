@@ -9,6 +9,10 @@ import time
 from base64 import b64decode
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HIDDEN_BUT_SHOWN = (  # ids of elements with the attribute that a rule of the style sheet shows all the same
+    "[...document.querySelectorAll('[hidden]')].filter((one) => getComputedStyle(one).display !== 'none')"
+    ".map((one) => one.id)"
+)
 
 
 class Browser:

@@ -13,7 +13,7 @@ from vivit.report.charts import thin_out
 from vivit.report.timeline import MOST_SEGMENTS, clock, marks, write_timeline_page
 
 from ..inference.test_segments import timeline_of
-from .browser import CHROMIUM, Browser
+from .browser import CHROMIUM, HIDDEN_BUT_SHOWN, Browser
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium")
 ODD = "</script><b id=bold>\"&' a name without any end, which goes on and on beyond the edge of a phone" + "x" * 60
@@ -150,6 +150,7 @@ def test_without_a_video_that_plays_the_page_says_so_and_still_shows_the_times(b
     else:
         browser.wait("!find('unplayable').hidden")
         assert "This browser cannot play the video" in browser.evaluate("document.body.innerText")
+        assert browser.evaluate(HIDDEN_BUT_SHOWN) == []
     click(browser, "#list button[data-i='1']")
     assert playhead(browser) == pytest.approx(8.25, abs=0.05)
     browser.press("n")

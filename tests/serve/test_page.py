@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ..data.videos import counter_frames, write_video
-from ..report.browser import CHROMIUM, Browser
+from ..report.browser import CHROMIUM, HIDDEN_BUT_SHOWN, Browser
 from .conftest import serving
 
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no chromium"), pytest.mark.slow]
@@ -75,6 +75,7 @@ def test_a_video_is_classified_played_and_explained(locked, video, tmp_path):
         browser.evaluate("document.getElementById('explain').click()")
         browser.wait("document.querySelectorAll('#moments img').length > 0", 120)
         assert "random order" in text(browser, "why")
+        assert browser.evaluate(HIDDEN_BUT_SHOWN) == []
         assert browser.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
         assert browser.evaluate("document.getElementById('problem').hidden")
         for width, dark in ((1300, False), (390, False), (390, True)):

@@ -67,6 +67,8 @@ def main() -> None:
         sys.exit(128 + error.number)  # as a shell reports a signal
     except ProcessLost as error:
         fail(str(error), code=75)  # EX_TEMPFAIL: the same command may succeed
+    except ModuleNotFoundError as error:  # of a package that is no extra: those have messages of their own
+        fail(f"{error}; pip install vivit, without --no-deps, brings all packages it needs")
     except (VivitError, ValueError, OSError, ImportError, FloatingPointError) as error:
         fail(str(error))
 

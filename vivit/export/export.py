@@ -112,7 +112,9 @@ def check_name(dest: Path, format: Format) -> None:
     """Raise ValueError for a name that does not end as the format's files do, OSError for one that cannot be."""
     suffix = WRITERS[format][0]
     if dest.suffix != suffix:
-        raise ValueError(f"{dest}: --format {format} writes {suffix} files; use {dest.with_suffix(suffix)}")
+        fitting = [f", or --format {name}" for name, (other, *_) in WRITERS.items() if other == dest.suffix]
+        use = f"{dest.with_suffix(suffix)}{''.join(fitting)}"
+        raise ValueError(f"{dest}: --format {format} writes {suffix} files; use {use}")
     if dest.is_dir():
         raise IsADirectoryError(f"{dest} is a folder; give the name of a file")
 

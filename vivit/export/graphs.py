@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.encoders import FactorisedEncoder
+from ..model.modes import copy_sharing_weights
 from ..model.vivit import ViViT
 
 
@@ -58,10 +59,12 @@ class WindowGraph(nn.Module):
 
     def __init__(self, model: ViViT):
         super().__init__()
-        self.model = model
+        assert isinstance(model.encoder, FactorisedEncoder)
+        self.encoder, self.head = copy_sharing_weights(model.encoder), model.head
+        del self.encoder.spatial  # a .pt2 file holds all weights of its module, also those that it does not use
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.model.classify_positions(features)
+        return self.head(self.encoder.encode_time(features))
 
 
 def example_input(graph: nn.Module, model: ViViT, batch: int = 2) -> Tensor:

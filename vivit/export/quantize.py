@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError
 from ..inference.exported import METADATA, Runner
 from ..model_config import ModelConfig
+from ..text import listing
 from ..torch_private import cpu_supports
 from .formats import quiet
 from .proof import evenly_spaced, read_clips, top1
@@ -34,6 +36,8 @@ class Gate:
     """Whether the folders of all videos are classes; otherwise the best class of float32 counts as right."""
     float_correct: int
     int8_correct: int
+    unreadable: int = 0
+    """Videos that are left out because they cannot be read."""
 
     @property
     def loss(self) -> float:
@@ -42,6 +46,7 @@ class Gate:
 
     def __str__(self) -> str:
         few = "" if self.clips >= MIN_CLIPS else f", all there are; {MIN_CLIPS} would say more"
+        few += f"; {self.unreadable} more cannot be read" if self.unreadable else ""
         if not self.labelled:
             return f"the best class is that of float32 on {self.int8_correct} of {self.clips} videos{few}"
         shares = [f"{100 * n / self.clips:.1f} %" for n in (self.float_correct, self.int8_correct)]
@@ -116,10 +121,15 @@ def set_metadata(path: Path, about: Mapping[str, Any]) -> None:
 def calibration_clips(videos: Sequence[str], config: ModelConfig) -> tuple[list[str], list[np.ndarray]]:
     """Return the videos that are left for the gate, and the clips to calibrate on: at most a quarter of the videos.
 
-    With fewer than eight videos, all serve both.
+    With fewer than eight videos, all serve both. Raises DataError if none of those to calibrate on can be read.
     """
     chosen = evenly_spaced(videos, min(CALIBRATION_CLIPS, len(videos) // 4)) if len(videos) >= 8 else list(videos)
-    clips = [clip for _, clip in read_clips(chosen, config, [])]
+    problems: list[str] = []
+    clips = [clip for _, clip in read_clips(chosen, config, problems)]
+    if not clips:
+        raise DataError(
+            listing(f"no clip to calibrate int8 on: none of the {len(chosen)} videos can be read", problems)
+        )
     rest = [path for path in videos if path not in set(chosen)]
     return rest or list(videos), clips
 
@@ -131,11 +141,15 @@ def gate(
     videos: Sequence[str],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Gate:
-    """Compare float32 with all int8 forms of a model on the middle clips of videos; the worst form counts."""
+    """Compare float32 with all int8 forms of a model on the middle clips of videos; the worst form counts.
+
+    Raises DataError if none of the videos can be read.
+    """
     labels = folder_labels(videos, config)
     runners = list(in_int8)
+    problems: list[str] = []
     clips, float_correct, int8_correct = 0, 0, [0] * len(runners)
-    for path, clip in read_clips(videos, config, []):
+    for path, clip in read_clips(videos, config, problems):
         best = top1(config, in_float(clip))
         truth = best if labels is None else [labels[path]]
         float_correct += best[: len(truth)] == truth
@@ -143,7 +157,9 @@ def gate(
             int8_correct[i] += top1(config, run(clip))[: len(truth)] == truth
         clips += 1
         progress(clips)
-    return Gate(clips, labels is not None, float_correct, min(int8_correct))
+    if not clips:
+        raise DataError(listing(f"no clip to test int8 on: none of the {len(videos)} videos can be read", problems))
+    return Gate(clips, labels is not None, float_correct, min(int8_correct), len(problems))
 
 
 def folder_labels(videos: Sequence[str], config: ModelConfig) -> dict[str, int] | None:
