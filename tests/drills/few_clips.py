@@ -1,6 +1,6 @@
 """Fine-tuning in stages on real videos: `python -m tests.drills.few_clips --data videos.csv --init vit.safetensors`.
 
-The table needs the splits train, val and test; no choice is made on test. For each label set and seed it runs what a
+The table needs the splits train and test; no choice is made on test. For each label set and seed it runs what a
 person types, `vivit train finetune` with no other setting, and measures the result and the frozen baseline (a linear
 head on the mean of frozen frames) on test. Nothing is downloaded. Writes docs/results/few_clips.json, a row at a time,
 and prints the table of docs/guides/finetune.md.
@@ -82,7 +82,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         columns = [[row[name] for row in own] for name in ("frozen", "tuned")]
         cells = [in_percent(column) for column in (*columns, [b - a for a, b in zip(*columns)])]
         minutes = [row["seconds"] / 60 for row in own if row["seconds"]]  # None: in several calls
-        lines.append([labels, str(len(own)), *cells, f"{min(minutes):.1f} to {max(minutes):.1f}"])
+        span = f"{min(minutes):.1f} to {max(minutes):.1f}" if minutes else ""
+        lines.append([labels, str(len(own)), *cells, span])
     return format_markdown(lines, align="<>>>>>")
 
 
@@ -95,7 +96,7 @@ def in_percent(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a table of videos with the splits train, val and test")
+    parser.add_argument("--data", required=True, help="a table of videos with the splits train and test")
     parser.add_argument("--init", required=True, help="weights of an image ViT")
     parser.add_argument("--labels", nargs="+", default=["label"], help="label columns, each a run of its own")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
