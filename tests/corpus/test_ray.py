@@ -6,6 +6,7 @@ import pytest
 import ray
 from ray._common.usage.usage_lib import usage_stats_enabled
 
+from vivit.corpus import ray as engine
 from vivit.corpus.local import Task, Unit, Units
 from vivit.corpus.ray import Starts, compute_on_ray
 from vivit.data.sample import Sample
@@ -51,6 +52,58 @@ class Queue(list):
     def get_nowait_batch(self, count):
         taken, self[:] = self[:count], self[count:]
         return taken
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Replace Ray: `passes` takes what each pass over the units starts and answers; see `compute`."""
+    planned: list[tuple[list[int], list[int]]] = []
+    seen: list[tuple[list[int], int]] = []
+
+    def compute_pass(task, units, workers, timeout, while_waiting, starts, in_flight):
+        started, answered = planned.pop(0) if planned else ([], [])
+        seen.append(([*units], in_flight))
+        starts.counts.update(started)
+        yield from ((row, [[row]], "") for row in answered)
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(engine, "_open_queue", Queue)
+    monkeypatch.setattr(engine, "_compute_pass", compute_pass)
+    monkeypatch.setattr(engine, "PAUSE", 0.0)
+
+    def compute(plan, rows):
+        planned[:], seen[:] = plan, []
+        samples = SampleTable.of([Sample(f"{row}.mp4") for row in range(max(rows) + 1)])
+        return list(compute_on_ray(TASK, Units(samples, rows))), seen
+
+    return compute
+
+
+def test_a_unit_fails_after_three_starts_of_its_own_and_others_are_done_once(passes):
+    plan = [
+        ([4, 5, 7], [7, 7]),  # 4 kills its actor, 5 shares another one that dies, 6 waited at one of them
+        ([4, 5], []),  # a machine vanishes
+        ([4, 5, 6], [6, 7, 5]),  # 7 comes again
+    ]
+    done, seen = passes(plan, [4, 5, 6, 7])
+    failure = (4, [], "4.mp4: its process was killed, 3 times")
+    assert done == [(3, (7, [[7]], "")), (2, (6, [[6]], "")), (1, (5, [[5]], "")), (0, failure)]
+    assert seen == [([4, 5, 6, 7], 2), ([4, 5, 6], 1), ([4, 5, 6], 1)]
+    vanished = [([], []), ([], []), ([1], []), ([], []), ([0, 1], [0, 1])]
+    assert [i for i, _ in passes(vanished, [0, 1])[0]] == [0, 1]
+
+
+def test_waves_begin_with_two_units_at_each_actor(passes, monkeypatch):
+    monkeypatch.setattr(engine, "WAVE", 2)
+    done, seen = passes([([0, 1], [1]), ([0], [0]), ([2], [2])], [0, 1, 2])
+    assert [i for i, _ in done] == [1, 0, 2]
+    assert seen == [([0, 1], 2), ([0], 1), ([2], 2)]
+
+
+def test_a_cluster_that_starts_nothing_ends_the_job(passes):
+    with pytest.raises(DataError, match="no video was started in 3 attempts.*the same command resumes"):
+        passes([([0], [0])], [0, 1])
 
 
 def test_units_are_running_until_they_are_done_or_their_actor_starts_another():

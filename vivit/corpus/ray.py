@@ -107,14 +107,21 @@ def compute_on_ray(
             numbers = range(first, min(first + WAVE, len(units)))
             place = {units[i].row: i for i in numbers}
             in_flight = 2  # so that an actor need not wait for its next unit
+            vain = 0
             while place:
+                before = starts.counts.total()
                 waiting = {row: units[i] for row, i in place.items()}
-                for result in _compute_wave(task, waiting, workers, timeout, while_waiting, starts, in_flight):
+                for result in _compute_pass(task, waiting, workers, timeout, while_waiting, starts, in_flight):
                     if (i := place.pop(result[0], None)) is not None:  # Ray promises at least once, not exactly once
                         yield i, result
                 for row in [row for row in place if starts.counts[row] >= ATTEMPTS]:
                     reason = f"{waiting[row].sample.path}: its process was killed, {ATTEMPTS} times"
                     yield place.pop(row), (row, [], reason)
+                vain = 0 if starts.counts.total() > before else vain + 1
+                if vain == ATTEMPTS:
+                    raise DataError(
+                        f"no video was started in {vain} attempts; the logs of Ray say why; the same command resumes"
+                    )
                 in_flight = 1  # what kills its actor costs no other unit an attempt
                 time.sleep(PAUSE if place else 0)
     finally:
@@ -150,7 +157,7 @@ def _open_queue() -> Any:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here} | endless)
 
 
-def _compute_wave(
+def _compute_pass(
     task: Task,
     units: Mapping[int, Unit],
     workers: int | None,
