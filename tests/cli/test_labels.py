@@ -59,3 +59,13 @@ def test_wrong_arguments_say_what_to_do(vivit, tmp_path):
     assert "not a file of label-studio, or a damaged one" in vivit(*command, "label-studio")[2]
     assert vivit(*command, "dive")[0] == 2
     assert "unknown command 'labels move'" in vivit("labels", "move")[2]
+    gone = tmp_path / "gone"
+    for args, problem in (
+        (["import", gone, "--format", "epic", "--root", tmp_path], f"{gone}: does not exist; give what epic exported"),
+        (["import", tmp_path, "--format", "cvat", "--root", gone], f"{gone}: no such folder; give that of the videos"),
+        (["edit", gone, "--classes", "a"], f"{gone}: no such folder; give that of the videos"),
+        (["edit", tmp_path, "--classes", "a", "--port", 99999], "port is 99999; it is 0 to 65535"),
+    ):
+        code, _, err = vivit("labels", *args)
+        assert code == 2
+        assert problem in err

@@ -16,7 +16,10 @@ from vivit.corpus.driver import Corpus, run_corpus
 
 
 class FaultyActor(ray.Actor):
-    """Take 30 ms more for every video, a second for slow.mp4, ten minutes for hang.mp4, and die of poison.mp4."""
+    """Take 30 ms more for every video, but a second for slow.mp4, and ten minutes for hang.mp4.
+
+    Die of poison.mp4, and of each segment of fragile.mp4 the first time; take three seconds for it then.
+    """
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -26,9 +29,11 @@ class FaultyActor(ray.Actor):
 
         def compute(model, sample, *rest):
             name = os.path.basename(sample.path)
-            if name == "poison.mp4":
+            seen = Path(f"{sample.path}.{sample.start}")
+            if name == "poison.mp4" or (name == "fragile.mp4" and not seen.exists()):
+                seen.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep({"hang.mp4": 600.0, "slow.mp4": 1.0}.get(name, 0.03))
+            time.sleep({"hang.mp4": 600.0, "fragile.mp4": 3.0, "slow.mp4": 1.0}.get(name, 0.03))
             return job.compute(model, sample, *rest)
 
         JOBS["predict"] = replace(job, compute=compute)

@@ -48,9 +48,15 @@ class Nodes:
             pytest.fail("no node of Ray has started")
 
     def add(self) -> None:
-        self.process.stdin.write("\n")
+        self.ask("add")
+
+    def kill_latest(self) -> None:
+        self.ask("kill")
+
+    def ask(self, action: str) -> None:
+        self.process.stdin.write(f"{action}\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == "added\n"
+        assert self.process.stdout.readline() == "done\n"
 
     def processes(self) -> dict[int, bytes]:
         """Return the command lines of all processes of the nodes by their ids."""
@@ -172,6 +178,19 @@ def test_results_are_those_of_one_process_and_faults_have_a_row_with_the_reason(
     assert mine[7]["error"] == f"{tmp_path}/poison.mp4: its process was killed, 3 times"
     assert f"{tmp_path}/hang.mp4: still being decoded after 20 s" in mine[8]["error"]
     assert sorted(journal(how)) == list(range(49))
+
+
+@pytest.mark.drill
+def test_a_node_that_vanishes_costs_no_video(corpus, nodes, tmp_path):
+    write_video(tmp_path / "fragile.mp4", counter_frames(40))
+    how = corpus(0, *(f"fragile.mp4,{i / 100}" for i in range(8)))
+    nodes.add()
+    driver = start(how, nodes)
+    wait_for(partial(journal, how), 1)  # all have killed an actor before
+    nodes.kill_latest()
+    assert finish(driver)["failed"] == 0
+    assert results(Path(how["out"])) == results(straight(how))
+    assert sorted(journal(how)) == list(range(8))
 
 
 def check(corpus, nodes, rows: int, kills: int) -> Counter:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -74,6 +75,9 @@ def test_seeds_are_one_group_and_differences_are_paired(tmp_path):
     assert "test label" in page
     assert "validation label" in page
     assert ">seed<" not in page
+    cells = re.findall(r"<td([^>]*)>", page)
+    assert len(cells) == 3 * 5 + 4
+    assert all(re.fullmatch(r' data-label="[^"]+"', cell) for cell in cells)  # what a narrow screen shows beside it
     with pytest.raises(ValueError, match="no run with a readable"):
         write_runs_page(tmp_path / "nothing", tmp_path / "page.html")
 

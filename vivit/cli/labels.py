@@ -47,6 +47,10 @@ class Edit:
     device: str = "auto"
     """auto, cpu, cuda or mps, for --weights."""
 
+    def __post_init__(self):
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}; it is 0 to 65535")
+
 
 @dataclass(frozen=True)
 class Import:

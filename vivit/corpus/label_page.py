@@ -21,7 +21,7 @@ from ..errors import DataError, VideoError
 from ..model.vivit import ViViT
 from ..report.html import templates
 from .label_choice import encode
-from .labels import write_label_table
+from .labels import check_folder, write_label_table
 from .stamps import read_stamps
 
 LABEL_SET = "label"
@@ -89,8 +89,9 @@ class Labelling:
 def open_labelling(root: Path, table: Path, classes: Sequence[str] = ()) -> Labelling:
     """Find the videos of a folder and the labels that the table has already.
 
-    Raises DataError without a video, without a class, and for a table of something else.
+    Raises DataError without the folder, a video or a class, and for a table of something else.
     """
+    check_folder(root)
     videos = [path for path in find_videos(root, thorough=True) if (root / path).is_file()]
     if not videos:
         raise DataError(f"{root}: no video file in this folder")

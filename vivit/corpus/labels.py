@@ -47,6 +47,9 @@ def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
     become one row. Raises DataError that lists every label without a video, with a segment outside it, with another
     label of the same segment, or without a label in one of the label sets.
     """
+    check_folder(root)
+    if not file.exists():
+        raise DataError(f"{file}: does not exist; give what {name} exported")
     labels = read_labels(file, name)
     if not labels:
         raise DataError(f"{file}: no label in it")
@@ -95,6 +98,12 @@ def in_seconds(one: Label, find: VideoFinder) -> tuple[str, float | None, float 
 def describe(start: float | None, end: float | None) -> str:
     """Describe a segment: "from 0 s to the end"."""
     return f"from {start or 0} s to {'the end' if end is None else f'{end:g} s'}"
+
+
+def check_folder(root: Path) -> None:
+    """Raise DataError if there is no folder of videos."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give that of the videos")
 
 
 class VideoFinder:

@@ -6,9 +6,12 @@ import logging
 import os
 import pickle
 import queue
+import socket
 import threading
+import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,20 +22,26 @@ from ..errors import DataError
 from .local import ATTEMPTS, PER_GPU, Result, Task, Unit, Units, load_once, run_unit
 
 WAVE = 10_000  # videos of one Ray dataset, each a block; the next dataset starts new actors
-FIRST_ATTEMPTS = 1  # of a unit while another one waits at its actor; in further attempts none waits
+ANSWER = 10.0  # seconds until a cluster must have answered
+PAUSE = 1.0  # seconds between two looks at what the actors have started, and before units are tried again
 
 
 class Actor:
     """Decode and compute one video after another, as a worker process of the local engine does."""
 
-    def __init__(self, task: Task, folder: str, timeout: float):
+    def __init__(self, task: Task, folder: str, timeout: float, starts: Any):
+        import ray
+
         with suppress(OSError):  # another machine may lack it; then only absolute paths lead to files
             os.chdir(folder)
-        self.task, self.timeout = task, timeout
+        self.task, self.timeout, self.starts = task, timeout, starts
+        self.id = ray.get_runtime_context().get_actor_id()
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Turn the only row of a block, a pickled unit, into a pickled answer: (result, exception)."""
-        return {"answer": [pickle_answer(self.run, pickle.loads(rows["unit"][0]))]}
+        unit = pickle.loads(rows["unit"][0])
+        self.starts.put((self.id, unit.row))
+        return {"answer": [pickle_answer(self.run, unit)]}
 
     def run(self, unit: Unit) -> Result:
         """Compute a unit within the time limit."""
@@ -41,6 +50,31 @@ class Actor:
         load_once(self.task.weights, self.task.sha256, self.task.devices)
         with time_limit(unit.sample.path, seconds=self.timeout, setting="--timeout"):
             return run_unit(self.task, unit)
+
+
+class Starts:
+    """Which units the actors have started, and how often.
+
+    A unit without an answer may never have been started: a machine that vanishes fails all units that are sent to it.
+    """
+
+    def __init__(self, queue: Any):
+        self.queue = queue
+        """A queue of Ray, into which an actor puts (its id, row) when it starts a unit."""
+        self.counts = Counter[int]()
+        self.latest: dict[str, tuple[int, float]] = {}
+        """Of each actor: (row of the unit, when it was seen)."""
+
+    def read(self) -> None:
+        """Take in what the actors have put into the queue."""
+        for actor, row in self.queue.get_nowait_batch(self.queue.qsize()):
+            self.counts[row] += 1
+            self.latest[actor] = row, time.monotonic()
+
+    def running(self, units: Mapping[int, Unit]) -> list[tuple[Unit, float]]:
+        """Return those of the units by row that actors compute, with their seconds."""
+        now = time.monotonic()
+        return [(units[row], now - since) for row, since in self.latest.values() if row in units]
 
 
 def compute_on_ray(
@@ -56,8 +90,10 @@ def compute_on_ray(
 
     `address` is that of a cluster; empty: one is started on this machine, unless this process already uses one. The
     pool of actors begins with the size of the cluster and grows with it, to `workers` at most. A unit whose actor dies
-    is tried again when the others are done, `ATTEMPTS` times in all. Raises DataError if no cluster answers.
+    is tried again when the others are done; if it was started `ATTEMPTS` times, it has failed. Raises DataError if no
+    cluster answers, and if vivit does not start on it.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # unless the user wants it, nothing is reported
     try:
         import ray
     except ImportError as error:
@@ -66,19 +102,28 @@ def compute_on_ray(
     if is_ours:
         _start(address)
     try:
+        starts = Starts(_open_queue())
         for first in range(0, len(units), WAVE):
             numbers = range(first, min(first + WAVE, len(units)))
             place = {units[i].row: i for i in numbers}
-            for in_flight, attempts in ((2, FIRST_ATTEMPTS), (1, ATTEMPTS - FIRST_ATTEMPTS)):
-                waiting = [units[i] for i in place.values()]
-                for result in _compute_wave(
-                    task, waiting, workers, timeout, while_waiting, in_flight=in_flight, attempts=attempts
-                ):
+            in_flight = 2  # so that an actor need not wait for its next unit
+            vain = 0
+            while place:
+                before = starts.counts.total()
+                waiting = {row: units[i] for row, i in place.items()}
+                for result in _compute_pass(task, waiting, workers, timeout, while_waiting, starts, in_flight):
                     if (i := place.pop(result[0], None)) is not None:  # Ray promises at least once, not exactly once
                         yield i, result
-            for i in place.values():
-                row, sample, _ = units[i]
-                yield i, (row, [], f"{sample.path}: its process was killed, {ATTEMPTS} times")
+                for row in [row for row in place if starts.counts[row] >= ATTEMPTS]:
+                    reason = f"{waiting[row].sample.path}: its process was killed, {ATTEMPTS} times"
+                    yield place.pop(row), (row, [], reason)
+                vain = 0 if starts.counts.total() > before else vain + 1
+                if vain == ATTEMPTS:
+                    raise DataError(
+                        f"no video was started in {vain} attempts; the logs of Ray say why; the same command resumes"
+                    )
+                in_flight = 1  # what kills its actor costs no other unit an attempt
+                time.sleep(PAUSE if place else 0)
     finally:
         if is_ours:
             ray.shutdown()
@@ -89,45 +134,55 @@ def _start(address: str) -> None:
     import ray
 
     if not address:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # unless the user wants it, nothing is reported
         ray.init("local", num_cpus=cores(), include_dashboard=False)
         return
+    host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
+        if port.isdigit():  # Ray itself takes minutes to find that nothing answers
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
         ray.init(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"--address {address}: no Ray cluster there ({reason}); start one with `ray start`") from error
 
 
-def _compute_wave(
+def _open_queue() -> Any:
+    """Start a queue on this machine, in a process of Ray that needs no core and is replaced if it dies."""
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    endless = {"max_restarts": -1, "max_task_retries": -1}
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here} | endless)
+
+
+def _compute_pass(
     task: Task,
-    units: list[Unit],
+    units: Mapping[int, Unit],
     workers: int | None,
     timeout: float,
     while_waiting: Callable[[list[tuple[Unit, float]]], None],
-    *,
+    starts: Starts,
     in_flight: int,
-    attempts: int,
 ) -> Iterator[Result]:
-    """Yield the results of units as they come; those whose actor died in each of `attempts` are left out.
+    """Yield the results of units by row as they come; those whose actor died are left out.
 
-    `in_flight` units are sent to an actor at a time: with two, it need not wait for the next one; all of them have
-    failed if it dies.
+    `in_flight` units are sent to an actor at a time; all of them have failed if it dies.
     """
-    if not units:
-        return
     import ray
     from ray.data import ActorPoolStrategy, DataContext
+    from ray.exceptions import RayActorError
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures have rows, and the driver shows the progress
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # an actor that died `ATTEMPTS` times costs its block, not the job
+    context.max_errored_blocks = -1  # an actor that dies costs its blocks, not the job
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # one more while all are busy
     gpus = 1 / PER_GPU if task.devices[0].startswith("cuda") else 0
     room = ray.cluster_resources().get("GPU", 0) * PER_GPU if gpus else ray.cluster_resources().get("CPU", 1)
     most = min(workers or len(units), len(units))
-    rows = [{"unit": pickle.dumps(unit)} for unit in units]
+    rows = [{"unit": pickle.dumps(unit)} for unit in units.values()]
     pool = ActorPoolStrategy(
         min_size=1,
         max_size=most,
@@ -139,29 +194,37 @@ def _compute_wave(
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Actor,
-            fn_constructor_args=(task, os.getcwd(), timeout),
+            fn_constructor_args=(task, os.getcwd(), timeout, starts.queue),
             batch_size=1,
             compute=pool,
             num_cpus=1,
             num_gpus=gpus,
-            max_task_retries=attempts - 1,
+            max_task_retries=0,
             max_restarts=-1,
         )
     answers: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
     threading.Thread(target=partial(_collect, results, answers), daemon=True).start()
+    left = dict(units)
+    starts.latest.clear()
     while True:
         try:
-            answer = answers.get(timeout=1)
+            answer = answers.get(timeout=PAUSE)
         except queue.Empty:
-            while_waiting([])
+            starts.read()
+            while_waiting(starts.running(left))
             continue
         if answer is None:
+            starts.read()
             return
+        if isinstance(answer, RayActorError):
+            reason = str(answer).rstrip().rpartition("\n")[2]
+            raise DataError(f"the actors of Ray do not start ({reason}); install the same vivit on all machines")
         if isinstance(answer, Exception):
             raise answer
         result, error = pickle.loads(answer)
         if error is not None:
             raise error
+        left.pop(result[0], None)
         yield result
 
 

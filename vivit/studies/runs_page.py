@@ -58,10 +58,11 @@ def write_runs_page(folder: str | Path, page: Path) -> Path:
         summary=f"{plural(len(found), 'run')} in {plural(len(groups), 'group')}",
         when=f"{len(found) - len(readable)} with an unreadable config left out" if len(readable) < len(found) else "",
         chart=chart(groups),
-        settings=settings,
+        head=[*settings, "runs", "top-1", "95 % over seeds", "from"],
         rows=[row(group, settings) for group in groups],
         curves=[{"title": group.title, "svg": curves(group.runs)} for group in groups],
         reference=groups[0].title,
+        difference_head=["points", "p", "p, Holm", "difference"],
         differences=[shown_difference(one, page) for one in differences],
     )
 
