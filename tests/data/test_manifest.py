@@ -131,7 +131,8 @@ def test_a_manifest_without_groups_is_used_where_there_can_be_none(folder, of_ta
     without_group(head, *rows[head["files"] :])
     path.write_text("".join(json.dumps(row) + "\n" for row in (head | {"manifest": 2}, *rows)))
     samples = read_samples("folder", str(root), "train")
-    assert list(samples) == list(read_annotations("folder", str(root), "train")[0])
+    plain = read_annotations("folder", str(root), "train")[0]
+    assert list_hash(samples, ordered=True) == list_hash(plain, ordered=True)
     assert ("is not used: it is of an older version" in caplog.text) == of_table
     assert [s.group for s in samples] == (["x"] if of_table else [""] * 3)
     assert all(s.index for s in samples) != of_table
