@@ -35,10 +35,12 @@ def recordings_known_by(samples: Sequence[Sample]) -> str:
 
 def _recordings(samples: Sequence[Sample]) -> tuple[Sequence[str], str]:
     """Return the name of the recording of each sample, and how it is known."""
-    rows = [(s.path, s.group, tuple(s.labels.values())) for s in samples]
-    paths, groups, labels = zip(*rows) if rows else ((), (), ())
+    samples = list(samples)  # a table makes a sample each time it is asked for
+    paths = [s.path for s in samples]
+    groups = [s.group for s in samples]
     if any(groups):
         return _join_files(paths, groups), "the column group"
+    labels = [tuple(s.labels.values()) for s in samples]
     for guess, how in ((_by_folder, "their folders"), (_by_stem, "the names of the files")):
         names = [guess(path) for path in paths]
         if _plausible(names, labels, paths):
