@@ -82,7 +82,7 @@ def test_what_cannot_be_true_is_an_error_that_names_the_file_and_what_to_do(wron
 
 
 @pytest.mark.parametrize(
-    "body", ["", "[]", "7", '"x"', "{", "[" * 100_000, "null", "\ufeff{}", "{}\n\0\0", '{"manifest": 2}']
+    "body", ["", "[]", "7", '"x"', "{", "[" * 100_000, "null", "\ufeff{}", "{}\n\0\0", '{"manifest": 3}']
 )
 def test_no_manifest_at_all_is_the_same_error(body, tmp_path):
     with pytest.raises(DataError, match="run vivit data check again"):
