@@ -14,16 +14,16 @@ from vivit.errors import DataError
 
 from .tools.test_check import folder, quick_check, write_videos  # noqa: F401  (a fixture)
 
-COLUMNS = ["file", "split", "start", "end", "fps", "label"]
+COLUMNS = ["file", "split", "start", "end", "fps", "group", "label"]
 
 
 def text(header=None, file=None, sample=None, tail=""):
     """A manifest of one file and one sample, changed."""
     facts = {"path": "a/1.mp4", "bytes": 10, "mtime_ns": 5, "duration": 1.0, "width": 8, "height": 8, "fps": 25.0}
     facts |= {"num_frames": 25, "problem": None, "sha256": None, "packets": "", "offset": None, "thorough": False}
-    row = {"file": 0, "split": "train", "start": None, "end": None, "fps": None, "label": "a"}
+    row = {"file": 0, "split": "train", "start": None, "end": None, "fps": None, "group": "", "label": "a"}
     head = {
-        "manifest": 2,
+        "manifest": 3,
         "dataset": "folder",
         "file_columns": list(FILE_COLUMNS),
         "files": 1,
@@ -56,6 +56,7 @@ def test_a_sound_manifest_is_read():
         *({"sample": {"start": value}} for value in (float("nan"), float("-inf"), -1, "0", [0])),
         *({"sample": {"split": value}} for value in ("val", 0, None)),
         *({"sample": {"label": value}} for value in (None, 3, ["a"], "\ud800")),
+        *({"sample": {"group": value}} for value in (None, 3, ["a"], "\ud800")),
         *({"sample": {"start": 2, "end": 1}}, {"sample": {"fps": 0}}, {"sample": {"more": 1}}),
         *({"header": {"files": value}} for value in (-1, 2, 10**12, "1", None)),
         *({"header": {"samples": value}} for value in (-1, 2, 10**12, 0.5)),
@@ -63,7 +64,10 @@ def test_a_sound_manifest_is_read():
         *({"header": {"stamps": value}} for value in ([], {"../x": []}, {"/etc/passwd": []})),
         *({"header": {"missing": value}} for value in ([], {"train": "x"}, {"train": [1]})),
         *({"header": {"file_columns": value}} for value in ([], ["path"], [*FILE_COLUMNS, "more"], None)),
-        *({"header": {"sample_columns": value}} for value in ([], COLUMNS[:3], [*COLUMNS[:5], "x", "x"])),
+        *(
+            {"header": {"sample_columns": value}}
+            for value in ([], COLUMNS[:3], COLUMNS[:5] + ["label"], [*COLUMNS[:6], "x", "x"])
+        ),
         *({"header": {"manifest": value}} for value in (0, 99, None, "2", {})),
         {"header": {"dataset": 7}},
     ],
@@ -78,7 +82,7 @@ def test_what_cannot_be_true_is_an_error_that_names_the_file_and_what_to_do(wron
 
 
 @pytest.mark.parametrize(
-    "body", ["", "[]", "7", '"x"', "{", "[" * 100_000, "null", "\ufeff{}", "{}\n\0\0", '{"manifest": 2}']
+    "body", ["", "[]", "7", '"x"', "{", "[" * 100_000, "null", "\ufeff{}", "{}\n\0\0", '{"manifest": 3}']
 )
 def test_no_manifest_at_all_is_the_same_error(body, tmp_path):
     with pytest.raises(DataError, match="run vivit data check again"):
@@ -96,7 +100,7 @@ def test_bytes_that_are_no_text_are_the_same_error(folder):  # noqa: F811
 def test_a_manifest_of_the_first_format_is_not_used_and_an_index_of_shards_still_is(folder, caplog):  # noqa: F811
     quick_check(folder)
     path = folder / "manifest.folder.jsonl"
-    path.write_text(path.read_text().replace('"manifest":2', '"manifest":1'))
+    path.write_text(path.read_text().replace('"manifest":3', '"manifest":1'))
     plain = read_annotations("folder", str(folder), "train")[0]
     assert list(read_samples("folder", str(folder), "train")) == list(plain)
     assert "is not used: it is of an older version; vivit data check brings it up to date" in caplog.text
@@ -104,8 +108,44 @@ def test_a_manifest_of_the_first_format_is_not_used_and_an_index_of_shards_still
     head, facts, sample = (json.loads(line) for line in text(header={"manifest": 1}).splitlines())
     del head["labels"]
     head["file_columns"].remove("thorough")
+    without_group(head, sample)
     old = "\n".join(map(json.dumps, (head, facts[:-1], sample)))
     assert len(parse_manifest(old, base="root", name="m").samples("train")) == 1
+
+
+def without_group(head, *samples):
+    place = head["sample_columns"].index("group")
+    for row in (head["sample_columns"], *samples):
+        del row[place]
+
+
+@pytest.mark.parametrize("of_table", [False, True])
+def test_a_manifest_without_groups_is_used_where_there_can_be_none(folder, of_table, caplog):  # noqa: F811
+    root = folder
+    if of_table:
+        root = folder / "labels.csv"
+        root.write_text("path,label,group,split\ntrain/cat/1.mp4,cat,x,train\ntrain/dog/3.mp4,dog,y,val\n")
+    quick_check(root)
+    path = folder / ("manifest.labels.jsonl" if of_table else "manifest.folder.jsonl")
+    head, *rows = map(json.loads, path.read_text().splitlines())
+    without_group(head, *rows[head["files"] :])
+    path.write_text("".join(json.dumps(row) + "\n" for row in (head | {"manifest": 2}, *rows)))
+    samples = read_samples("folder", str(root), "train")
+    plain = read_annotations("folder", str(root), "train")[0]
+    assert list_hash(samples, ordered=True) == list_hash(plain, ordered=True)
+    assert ("is not used: it is of an older version" in caplog.text) == of_table
+    assert [s.group for s in samples] == (["x"] if of_table else [""] * 3)
+    assert all(s.index for s in samples) != of_table
+    assert quick_check(root).opened == 0
+
+
+def test_a_label_set_may_have_the_name_of_another_column():
+    head, facts, sample = (json.loads(line) for line in text(sample={"group": "g"}).splitlines())
+    head["sample_columns"] += ["group", "file"]
+    lines = (head, facts, [*sample, "red", "raw"])
+    [read] = parse_manifest("\n".join(map(json.dumps, lines)), base="root", name="m").samples("train")
+    assert (read.group, read.labels) == ("g", {"label": "a", "group": "red", "file": "raw"})
+    assert read.path == "root/a/1.mp4"
 
 
 def test_a_file_that_was_unreadable_and_has_been_replaced_is_trained_on(folder):  # noqa: F811

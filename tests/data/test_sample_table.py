@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_a_table_gives_back_the_samples_it_was_made_of():
 def test_what_is_known_of_a_file_comes_back_too():
     samples = [Sample(f"{i}.tar#x", index=PacketIndex(i, 7, f"[{i}]"), offset=512 * i) for i in (3, 1, 3)]
     assert [(s.index, s.offset) for s in SampleTable.of(samples)] == [(s.index, s.offset) for s in samples]
+
+
+def test_groups_come_back_and_count_for_no_comparison_and_no_hash():
+    plain = some_samples()
+    samples = [replace(s, group=f"g{i % 4}-ü" if i % 4 else "") for i, s in enumerate(plain)]
+    table = SampleTable.of(samples)
+    groups = [s.group for s in samples]
+    assert [s.group for s in table] == groups
+    assert [s.group for s in table[3:20:4]] == groups[3:20:4]
+    assert [s.group for s in table.take(np.array([4, 2, 2]))] == [groups[4], groups[2], groups[2]]
+    assert [s.group for s in table.with_labels(["noun"])] == groups
+    assert table == plain
+    assert list_hash(table, ordered=True) == list_hash(plain, ordered=True)
+    assert SampleTable.of(plain).columns.groups is None
 
 
 def test_classes_and_their_numbers_are_those_of_a_loop():

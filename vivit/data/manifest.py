@@ -3,7 +3,7 @@
 With a manifest, training need not open every file again. It is a JSON-lines file in the folder of the data. The first
 line is an object: the names of the columns, the classes, and fingerprints of files and folders (`stamps`) that reveal
 changes. Then follows one array per file (`FILE_COLUMNS`), then one per sample: number of the file, split, start, end,
-fps, labels. 250 000 of each load in about a second.
+fps, group, labels. 250 000 of each load in about a second.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from .datasets.find_videos import escapes_root, is_hidden
 from .sample import Classes, Sample
 from .sample_table import FileColumns, SampleColumns, SampleTable, StringColumn, encode_strings, numbers_or_nan
 
-FORMAT = 2
-READABLE = (1, FORMAT)  # formats of an index of shards; a manifest of an older format is not used
+FORMAT = 3
+WITHOUT_GROUPS = 2  # a format that is the same but for the groups
+READABLE = (1, WITHOUT_GROUPS, FORMAT)  # formats of an index of shards; a manifest of the first is not used
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 ANNOTATIONS = (".csv", ".json", ".jsonl", ".txt")
-SAMPLE_COLUMNS = ("file", "split", "start", "end", "fps")  # and the label sets
+SAMPLE_COLUMNS = ("file", "split", "start", "end", "fps", "group")  # and the label sets
+LABEL = "label "
 
 
 class FileInfo(NamedTuple):
@@ -112,7 +114,7 @@ def write_manifest(
         yield from files
         for split, table in samples.items():
             for s in table:
-                yield (number[s.path], split, s.start, s.end, s.fps, *(s.labels[name] for name in label_sets))
+                yield (number[s.path], split, s.start, s.end, s.fps, s.group, *(s.labels[name] for name in label_sets))
 
     with atomic_write(path, encoding="ascii") as file:
         file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows())
@@ -123,7 +125,7 @@ def read_file_info(path: Path) -> dict[str, FileInfo]:
     try:
         head, _, body = path.read_text(encoding="ascii").partition("\n")
         header = json.loads(head)
-        if header["manifest"] != FORMAT:
+        if header["manifest"] not in (WITHOUT_GROUPS, FORMAT):
             return {}
         columns = _file_columns(header, body.split("\n"))
         return {row[0]: FileInfo(*row) for row in zip(*(columns[name] for name in FILE_COLUMNS))}
@@ -163,7 +165,7 @@ def parse_manifest(text: str, *, base: str, name: str) -> Manifest:
             {i: p or "unreadable" for i, (p, count) in enumerate(zip(f["problem"], f["num_frames"])) if not count},
         )
         names, codes = encode_strings(
-            {name: s[name] for name in header["sample_columns"][len(SAMPLE_COLUMNS) :]}, len(s["file"])
+            {name.removeprefix(LABEL): s[name] for name in s if name.startswith(LABEL)}, len(s["file"])
         )
         places = {split: i for i, split in enumerate(header["splits"])}
         columns = SampleColumns(
@@ -174,6 +176,7 @@ def parse_manifest(text: str, *, base: str, name: str) -> Manifest:
             numbers_or_nan(s["start"]),
             numbers_or_nan(s["end"]),
             numbers_or_nan(s["fps"]),
+            groups=StringColumn.of(s["group"]) if any(s.get("group", ())) else None,
         )
         return Manifest(header, columns, np.array([places[split] for split in s["split"]], np.int32))
     except MALFORMED as error:
@@ -212,11 +215,16 @@ def _file_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, 
 
 
 def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Parse and check the columns of samples, and check the rest of the header. Raises one of `MALFORMED`."""
+    """Parse and check the columns of samples, and check the rest of the header. Raises one of `MALFORMED`.
+
+    The name of a label set has `LABEL` before it, since it may be that of another column.
+    """
     n, m, names, splits = header["files"], header["samples"], header["sample_columns"], header["splits"]
-    if type(m) is not int or not 0 <= m <= len(lines) - n or tuple(names[: len(SAMPLE_COLUMNS)]) != SAMPLE_COLUMNS:
+    fixed = SAMPLE_COLUMNS if header["manifest"] == FORMAT else SAMPLE_COLUMNS[:-1]
+    label_sets = names[len(fixed) :]
+    if type(m) is not int or not 0 <= m <= len(lines) - n or tuple(names[: len(fixed)]) != fixed:
         raise ValueError(f"{m!r} samples with the columns {names!r}")
-    if not all(isinstance(name, str) for name in (*names, *splits)) or len(set(names)) < len(names):
+    if not all(isinstance(name, str) for name in (*names, *splits)) or len(set(label_sets)) < len(label_sets):
         raise ValueError(f"the columns {names!r} and splits {splits!r}")
     missing, stamps, labels = header["missing"], header["stamps"], header.get("labels", [])
     lists = [*missing.values(), labels, splits]
@@ -230,11 +238,11 @@ def _sample_columns(header: Mapping[str, Any], lines: Sequence[str]) -> dict[str
         raise ValueError("fields of the header have other types")
     if any("\0" in name or escapes_root(name) for name in stamps):
         raise ValueError("a stamp of a file that is not inside the dataset")
-    columns = _columns(lines[n : n + m], names)
+    columns = _columns(lines[n : n + m], [*fixed, *(f"{LABEL}{name}" for name in label_sets)])
     _check(columns, "file", {int}, 0, n - 1)
     for name in ("start", "end", "fps"):
         _check(columns, name, {int, float, NoneType})
-    for name in ("split", *names[len(SAMPLE_COLUMNS) :]):
+    for name in ("split", *[*columns][SAMPLE_COLUMNS.index("group") :]):
         _check(columns, name, {str})
         "".join(set(columns[name])).encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
     if any(a is not None and b is not None and a >= b for a, b in zip(columns["start"], columns["end"])):
@@ -294,7 +302,8 @@ def find_in_manifest(
         raise DataError(f"{path} is a manifest of {printable(found.header['dataset'])}, not of {dataset}")
     changed = next(changed_paths(found.header["stamps"], root), None)
     why = f"{printable(changed)} has changed since" if changed else ""
-    if found.header["manifest"] != FORMAT:
+    oldest = FORMAT if os.path.isfile(root) else WITHOUT_GROUPS  # only a table has groups
+    if found.header["manifest"] < oldest:
         why = "it is of an older version"
     elif found.header["labels"] != list(labels):
         asked = " ".join(found.header["labels"]) or "none"

@@ -30,6 +30,8 @@ class Sample:
     """What `vivit data check` found when it read all packets of the file."""
     offset: int | None = field(default=None, compare=False, repr=False)
     """For a video inside a tar file, "shard.tar#member": where its `index.size` bytes begin."""
+    group: str = field(default="", compare=False)
+    """The recording that it was cut from, to keep its clips on one side of a split; "" if not known."""
 
 
 def container_file(path: str) -> str:

@@ -95,6 +95,8 @@ class SampleColumns:
     end: np.ndarray
     fps: np.ndarray
     where: StringColumn | None = None
+    groups: StringColumn | None = None
+    """`Sample.group`; None: no row has one."""
 
 
 class SampleTable(Sequence[Sample]):
@@ -133,6 +135,7 @@ class SampleTable(Sequence[Sample]):
             numbers_or_nan([s.end for s in samples]),
             numbers_or_nan([s.fps for s in samples]),
             StringColumn.of([s.where for s in samples]),
+            StringColumn.of(groups) if any(groups := [s.group for s in samples]) else None,
         )
         return cls(columns, np.arange(len(samples), dtype=np.int32))
 
@@ -165,6 +168,7 @@ class SampleTable(Sequence[Sample]):
             fps=None if math.isnan(c.fps[row]) else float(c.fps[row]),
             index=PacketIndex(int(known.sizes[file]), int(known.mtimes[file]), text) if text else None,
             offset=None if known.offsets is None else int(known.offsets[file]),
+            group=c.groups[row] if c.groups else "",
         )
 
     def __eq__(self, other: object) -> bool:

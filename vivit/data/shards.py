@@ -79,7 +79,8 @@ def pack(
     rows: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for split, table in samples.items():
         for s in table:
-            rows[number[s.path]].append({"split": split, "labels": s.labels, "start": s.start, "end": s.end})
+            row = {"split": split, "labels": s.labels, "start": s.start, "end": s.end}
+            rows[number[s.path]].append(row | ({"group": s.group} if s.group else {}))
     packed, names = list(files), list[str]()
     for split in samples:
         mine = [i for i in rows if rows[i][0]["split"] == split and files[i].num_frames]

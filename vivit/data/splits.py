@@ -15,9 +15,12 @@ from ..text import listing
 from .datasets.folder import HELD_OUT, folder_splits, held_out
 from .datasets.registry import known_classes, read_samples
 from .datasets.split_names import usual_split
+from .groups import recordings_known_by
 from .manifest import find_in_manifest
 from .sample import Classes
 from .sample_table import SampleTable, class_names, encode_labels
+
+UNKNOWN = "; videos of one recording may be on both sides: a column group in a table keeps them together"
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,21 @@ def read_split(data: DataConfig, split: str) -> SampleTable:
         return read_samples(data.dataset, data.root, split, manifest=data.manifest, labels=data.labels)
     samples = read_samples(data.dataset, data.root, data.train_split, manifest=data.manifest, labels=data.labels)
     held = np.array(held_out(samples))
+    if held.any() and split != data.eval_split:
+        return samples.take(~held)
+    known_by = recordings_known_by(samples)
     if not held.any():
         raise DataError(
             f"{data.root}: no split {data.eval_split!r}. Of each class one training video in {HELD_OUT} would be held "
-            "out for it, but no class has two recordings; add videos, or give another split with --data.eval-split"
+            f"out for it, but no class has two recordings{known_by and f', known by {known_by}'}; add videos, or give "
+            "another split with --data.eval-split"
         )
-    if split == data.eval_split:
-        logging.getLogger("vivit").warning(
-            "%s has no split %r: %d of the %d training videos are held out for it, by class and recording",
-            *(data.root, data.eval_split, held.sum(), len(samples)),
-        )
-    return samples.take(held == (split == data.eval_split))
+    logging.getLogger("vivit").warning(
+        "%s has no split %r: %d of the %d training videos are held out for it, by class%s",
+        *(data.root, data.eval_split, held.sum(), len(samples)),
+        f" and recording, known by {known_by}" if known_by else UNKNOWN,
+    )
+    return samples.take(held)
 
 
 def lacks_validation(data: DataConfig) -> bool:

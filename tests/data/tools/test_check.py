@@ -203,7 +203,7 @@ def test_a_damaged_manifest_is_an_error_that_says_what_to_do(folder):
     quick_check(folder)
     path = folder / "manifest.folder.jsonl"
     text = path.read_text()
-    for wrong in (text[: len(text) // 2], "{}", "hello", text.replace('"manifest":2', '"manifest":99')):
+    for wrong in (text[: len(text) // 2], "{}", "hello", text.replace('"manifest":3', '"manifest":99')):
         path.write_text(wrong)
         with pytest.raises(DataError, match="run vivit data check again"):
             read_samples("folder", str(folder), "train")

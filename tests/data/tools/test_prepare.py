@@ -76,6 +76,20 @@ def test_videos_keep_their_pictures_times_labels_and_splits_and_change_their_for
     assert check(str(dest / "labels.csv"), workers=1).opened == 0
 
 
+def test_groups_are_those_of_the_old_table_in_the_new_one_and_in_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
+    rows = {"a": "walk, 1", "b": "walk, 1", "c": "", "d": "z"}
+    for name in rows:
+        write_video(tmp_path / f"{name}.mp4", counter_frames(8))
+    lines = [f'{name}.mp4,x,"{group}",{"val" if name == "d" else "train"}' for name, group in rows.items()]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,group,split", *lines]) + "\n")
+    prepare(str(tmp_path / "labels.csv"), str(tmp_path / "dest"), encoding=SMALL, workers=1, shard_mib=1)
+    for split, groups in {"train": ["walk, 1", "walk, 1", ""], "val": ["z"]}.items():
+        for dataset, root in (("folder", "dest/labels.csv"), ("shards", "dest/shards")):
+            samples = read_samples(dataset, str(tmp_path / root), split)
+            assert ([s.group for s in samples], samples[0].labels) == (groups, {"label": "x"})
+
+
 def test_a_second_run_does_only_what_is_missing_or_out_of_date(root, tmp_path):
     dest = tmp_path / "dest"
     prepare(str(root), str(dest), encoding=SMALL, workers=1)

@@ -129,6 +129,7 @@ def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str
     """Return (samples, split of each, "" without splits). Raises DataError that lists every unusable row."""
     has_splits = any(_text(row, "split") for _, row in read.rows)
     required = ("path", *read.label_sets, *(["split"] if has_splits else []))
+    group_columns = [name for name in read.columns if _key(name) == "group" and name not in read.label_sets]
     problems: list[str] = []
     samples: list[Sample] = []
     splits: list[str] = []
@@ -141,7 +142,9 @@ def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str
         wrong = empty_fields(required, cells)
         if None in row:
             wrong.append(f"more fields than the {len(read.columns)} columns of the header")
-        wrong += [f"{name} is not UTF-8: {c!r}" for name, c in zip(required[1:], cells[1:]) if not _encodes(c)]
+        group = _text(row, group_columns[0]) if group_columns else ""
+        texts = (*zip(required[1:], cells[1:]), ("group", group))
+        wrong += [f"{name} is not UTF-8: {text!r}" for name, text in texts if not _encodes(text)]
         start, end = parse_segment(row.get("start"), row.get("end"), wrong)
         path, is_file = find(cells[0], wrong)
         fps = None
@@ -160,6 +163,7 @@ def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str
                 end,
                 where,
                 fps,
+                group="" if wrong else unify(group),
             )
         )
         splits.append(usual_split(cells[-1]) or cells[-1] if has_splits else "")

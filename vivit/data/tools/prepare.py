@@ -225,15 +225,18 @@ def utf8(name: str, most: int | None = None) -> str:
 def write_table(place: Path, kept: Mapping[str, Sequence[Sample]], names: Mapping[Key, str], segments: bool) -> Path:
     """Write DEST/labels.csv; its seconds count from the first frame of the new video."""
     label_sets = list(next((rows[0].labels for rows in kept.values() if rows), {}))
+    groups = any(s.group for rows in kept.values() for s in rows)
     table = place / "labels.csv"
     with atomic_write(table, newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", *label_sets, "start", "end", "split"])
+        writer.writerow(["path", *label_sets, "start", "end", "split", *(["group"] if groups else [])])
         for split, rows in kept.items():
             for s in rows:
                 part = (None, None) if segments else part_in_new(s)
                 cells = ["" if seconds is None else seconds for seconds in part]
-                writer.writerow([names[segment_key(s, segments)], *s.labels.values(), *cells, split])
+                writer.writerow(
+                    [names[segment_key(s, segments)], *s.labels.values(), *cells, split, *([s.group] if groups else [])]
+                )
     return table
 
 
