@@ -89,8 +89,7 @@ def config(videos: Path, image: Path, run: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def run(videos: Path, image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "a"
-    return train(config(videos, image, folder))
+    return train(config(videos, image, tmp_path_factory.mktemp("runs") / "a"))
 
 
 def test_a_run_in_stages_is_an_ordinary_run(run: Path, videos: Path) -> None:
