@@ -124,3 +124,8 @@ def test_what_cannot_be_labelled_is_refused(root, tmp_path_factory):
     (root / "labels.csv").write_text("path,verb,noun\n0 é#?.mp4,a,b\n")
     with pytest.raises(DataError, match="labels one column 'label', the table has"):
         open_labelling(root, root / "labels.csv", ["a"])
+    table = "path,split,label\n0 é#?.mp4,train,a\n"
+    (root / "labels.csv").write_text(table)
+    with pytest.raises(DataError, match="would drop the columns split; give another --out"):
+        open_labelling(root, root / "labels.csv", ["a"])
+    assert (root / "labels.csv").read_text() == table

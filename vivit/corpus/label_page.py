@@ -101,6 +101,8 @@ def open_labelling(root: Path, table: Path, classes: Sequence[str] = ()) -> Labe
         read = read_table(table)
         if read.label_sets != (LABEL_SET,):
             raise DataError(f"{table}: the page labels one column {LABEL_SET!r}, the table has {read.label_sets}")
+        if others := [name for name in read.columns if name not in ("path", "start", "end", LABEL_SET)]:
+            raise DataError(f"{table}: the page would drop the columns {', '.join(others)}; give another --out")
         for sample in table_samples(table, read)[0]:
             path = Path(os.path.relpath(sample.path, root)).as_posix()
             if path not in videos:

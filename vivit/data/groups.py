@@ -12,7 +12,7 @@ import numpy as np
 from .sample import Sample
 
 CLIP_NUMBER = re.compile(r"[-_ .]*(?:clip|part|seg(?:ment)?|scene|shot|take|rep|c|p|s|t)?[-_ .]*\d+$", re.IGNORECASE)
-FEWEST = 3  # recordings that a guess from names must leave in most classes, else the names are no recordings
+FEWEST = 4  # recordings that a guess from names must leave in most classes, else the names are no recordings
 
 
 def source_groups(samples: Sequence[Sample]) -> np.ndarray:
@@ -22,7 +22,7 @@ def source_groups(samples: Sequence[Sample]) -> np.ndarray:
     their own. Else files are of one recording if they are in one folder (`running/game1/*.mp4`) or if their names
     differ only in a clip number at the end (`g01_c03.mp4`). Either guess counts only if it leaves FEWEST recordings in
     most classes: files of one folder per class are not of one recording, nor are IMG_0001 and IMG_0002, nor m1 to m5
-    and f1 to f5: of two recordings no fifth could be held out.
+    and f1 to f5: of two or three recordings no fifth could be held out.
     """
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in _recordings(samples)[0]], np.int64)
