@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vivit.config import Config, DataConfig, EvalConfig
+from vivit.data.dataset import eval_views
 from vivit.data.datasets.epic_kitchens import read_epic_test
 from vivit.errors import DataError
+from vivit.inference.epic_submission import write_epic_test
 
 from ..cli.conftest import vivit  # noqa: F401
 from ..data.datasets.official import epic_kitchens, text
@@ -69,6 +72,16 @@ def test_the_scores_are_the_logits_of_an_evaluation_of_the_same_actions(vivit, e
         logits = arrays["multi_view"][[0, 3]]
     ours = [[*scores["noun"].values(), *scores["verb"].values()] for scores in found["results"].values()]
     np.testing.assert_allclose(ours, logits, rtol=1e-5)
+
+
+def test_an_exported_model_computes_instead_of_the_weights(epic, tmp_path):
+    exported = tiny.model(classes={"noun": NOUNS, "verb": VERBS}).eval()
+    config = Config(data=DataConfig(root=str(epic), dataset="epic_kitchens", workers=0), eval=EvalConfig(1, 1))
+    write_epic_test("model.onnx", config, levels=(0, 0, 0), folder=tmp_path, exported=exported)
+    [action, _] = read_epic_test(epic).values()
+    logits = exported(eval_views(action, exported.config, config.eval)).detach()[0]
+    scores = submitted(tmp_path)["results"]["P01_01_0"]
+    np.testing.assert_allclose([*scores["noun"].values(), *scores["verb"].values()], logits, rtol=1e-5, atol=1e-6)
 
 
 def test_an_action_whose_video_cannot_be_read_is_named_and_has_zeros(vivit, epic, weights, tmp_path, caplog):  # noqa: F811

@@ -71,7 +71,8 @@ def run(args: list[str]) -> None:
     exported = open_module(weights, asked, changes) if is_exported(weights) else None
     folder = Path(asked.run or (weights if Path(weights).is_dir() else config.run or "."))
     if config.data.dataset == "epic_kitchens" and usual_split(config.data.eval_split) == "test":
-        write_epic_test(weights, config, levels=asked.epic_levels, changes=changes, folder=folder)
+        levels = asked.epic_levels
+        write_epic_test(weights, config, levels=levels, changes=changes, folder=folder, exported=exported)
         return
     evaluation = evaluate_weights(weights, config, changes=changes, folder=folder, exported=exported)
     if os.environ.get("RANK", "0") == "0":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Config
 from ..data.datasets.epic_kitchens import read_epic_test
@@ -36,6 +36,7 @@ def write_epic_test(
     levels: tuple[int, int, int],
     changes: Mapping[str, Any] | None = None,
     folder: Path,
+    exported: nn.Module | None = None,
 ) -> None:
     """`vivit eval` of the test split, whose labels the owners keep: write the scores of its actions for their server.
 
@@ -45,17 +46,20 @@ def write_epic_test(
         levels: Supervision of pretraining, training labels and training data, 0 to 5 each.
         changes: Those of `load_weights`.
         folder: Where epic_test.zip goes.
+        exported: The model that computes instead of that of the weights, on the CPU.
 
     Raises DataError for a model without the 97 verbs and 300 nouns, and for a list or videos that cannot be used.
     """
     options = FormatOptions(epic_levels=levels)
     changes = {name: value for name, value in (changes or {}).items() if value not in (None, {})}
-    model = load_weights(source, **changes)
+    model: Any = exported or load_weights(source, **changes)
     classes = model.config.classes
     check_classes(classes)
     placeholder = {name: names[0] for name, names in classes.items()}
     actions = {key: replace(one, labels=placeholder) for key, one in read_epic_test(Path(config.data.root)).items()}
-    result, world = evaluate_in_world(model, [*actions.values()], config, device=config.device)
+    result, world = evaluate_in_world(
+        model, [*actions.values()], config, device=config.device if exported is None else "cpu"
+    )
     if not world.is_main:
         return
     if changes:

@@ -21,6 +21,7 @@ import torch
 from ..config import EvalConfig, ModelConfig, from_dict
 from ..data.dataset import eval_views, open_sample
 from ..data.sample import Sample
+from ..data.tools.process_pool import exit_with_parent
 from ..data.video.decoder import Video
 from ..data.video.live import PIPE, Frame, Source, read_pieces
 from ..errors import VideoError, as_video_error
@@ -35,10 +36,11 @@ Send = Callable[..., None]
 
 
 def main() -> None:
-    """Answer jobs until standard input ends. The first line has the model's config and the limits."""
+    """Answer jobs until standard input ends or the server is gone. The first line has the model's config and limits."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # so that nothing else is written between the answers
     torch.set_num_threads(1)
+    exit_with_parent()
     setup = json.loads(sys.stdin.buffer.readline())
     config = from_dict(ModelConfig, setup["model"])
     limit_resources(setup["memory_mb"] * 2**20)

@@ -19,6 +19,7 @@ import torch
 
 from ..config import Config, EvalConfig, replace
 from ..data.splits import load_split
+from ..data.tools.process_pool import exit_with_parent
 from ..engine.device import pick_device
 from ..engine.evaluate import PREDICTIONS, evaluate, load_weights
 from ..engine.evaluation import load_evaluation
@@ -209,6 +210,7 @@ def serve(connection: Any, num_threads: int, device: str | None) -> None:
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(num_threads)
+    exit_with_parent()  # or the same command would train in the same folder
     with suppress(EOFError, BrokenPipeError):
         while True:
             run = connection.recv()
