@@ -108,12 +108,12 @@ def compare(rows: list[dict[str, Any]], a: str, b: str) -> str:
     videos = np.tile(np.arange(right[0].shape[1]), len(seeds))
     drawn = difference(right[0].ravel(), right[1].ravel(), videos, resamples=RESAMPLES, rng=np.random.default_rng(0))
     over = "" if found["low"] is None else f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
-    return f"{100 * found['mean']:+.1f}{over} [{100 * drawn.low:+.1f}, {100 * drawn.high:+.1f}]"
+    return f"{100 * found['mean']:+.1f}{over}, [{100 * drawn.low:+.1f}, {100 * drawn.high:+.1f}]"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: means over the seeds, and the difference to the start above."""
-    lines = [["labels", "head", "kernel", "top-1", "to the row above [over seeds] [over videos]"]]
+    lines = [["labels", "head", "kernel", "top-1", "to the row above [over seeds], [over videos]"]]
     for labels, head in dict.fromkeys((row["labels"], row["head"]) for row in rows):
         own = [row for row in rows if (row["labels"], row["head"]) == (labels, head)]
         kernels = [kernel for kernel in KERNELS if any(row["kernel"] == kernel for row in own)]
