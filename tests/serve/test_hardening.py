@@ -150,7 +150,9 @@ def test_a_decoder_that_hangs_is_killed_and_the_next_request_does_not_wait_for_a
         assert_same_classes(
             server.client.predict(video, temporal_views=1), vivit.predict(model, video, temporal_views=1)
         )
-        assert not first.is_alive
+        while first.is_alive:  # it ends aside; the answer does not wait for that
+            assert time.monotonic() - started < 120
+            time.sleep(0.05)
         assert server.service.killed() == 1
         assert time.monotonic() - started < 2 + 120
 
