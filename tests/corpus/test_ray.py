@@ -44,7 +44,7 @@ def test_an_address_at_which_nothing_answers_is_named_at_once(monkeypatch):
 
 
 class Queue(list):
-    """Stands in for Ray's queue of what actors started."""
+    """A queue without Ray, of what actors have started."""
 
     def qsize(self):
         return len(self)

@@ -77,7 +77,7 @@ def test_seeds_are_one_group_and_differences_are_paired(tmp_path):
     assert ">seed<" not in page
     cells = re.findall(r"<td([^>]*)>", page)
     assert len(cells) == 3 * 5 + 4
-    assert all(re.fullmatch(r' data-label="[^"]+"', cell) for cell in cells)  # what a narrow screen shows beside it
+    assert all(re.fullmatch(r' data-label="[^"]+"', cell) for cell in cells)  # names on narrow screens
     with pytest.raises(ValueError, match="no run with a readable"):
         write_runs_page(tmp_path / "nothing", tmp_path / "page.html")
 

@@ -16,7 +16,7 @@ from ..config import EvalConfig
 from ..data.sample import Sample
 from ..data.sample_table import encode_labels
 from ..engine.distributed import World
-from ..engine.probe import Fold, clip_features, cross_validate_penalties, fit_linear, folds
+from ..engine.probe import clip_features, cross_validate_penalties, folds, leave_folds_out
 from ..errors import DataError
 from ..files import atomic_write
 from ..model.vivit import ViViT
@@ -167,13 +167,9 @@ def rank_doubtful(features: Tensor, labels: Tensor, sizes: Sequence[int], groups
     cross-validated loss.
     """
     parts = folds(labels, groups)
-    folds_held = [parts == fold for fold in parts.unique()]
-    tests = [
-        Fold(fit_linear(features[~held], labels[~held], sizes), features[held], labels[held]) for held in folds_held
-    ]
+    _, _, found = cross_validate_penalties(leave_folds_out(features, labels, parts, sizes), sizes)
     logits = torch.zeros(len(labels), sum(sizes), dtype=torch.float64)
-    for held, found in zip(folds_held, cross_validate_penalties(tests, sizes)[2]):
-        logits[held] = found
+    logits[parts.argsort(stable=True)] = torch.cat(found)
     probabilities = [part.softmax(dim=1) for part in logits.split(list(sizes), dim=1)]
     belief = torch.stack([p.gather(1, labels[:, i : i + 1])[:, 0] for i, p in enumerate(probabilities)])
     return belief.min(dim=0).values.argsort(stable=True), torch.cat(probabilities, dim=1)

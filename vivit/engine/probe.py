@@ -149,13 +149,9 @@ def choose_penalty(features: Tensor, labels: Tensor, videos: Tensor, sizes: Sequ
     features (R, D), labels (R, L), videos (R,): clips of one video stay together.
     """
     parts = folds(labels, videos)
-    tests = []
-    for held in (parts == fold for fold in parts.unique()):
-        if not held.all():
-            tests.append(Fold(fit_linear(features[~held], labels[~held], sizes), features[held], labels[held]))
-    if not tests:
+    if len(parts.unique()) < 2:
         return PENALTIES[0], 0.0
-    penalty, loss, _ = cross_validate_penalties(tests, sizes)
+    penalty, loss, _ = cross_validate_penalties(leave_folds_out(features, labels, parts, sizes), sizes)
     return penalty, loss
 
 
@@ -167,6 +163,14 @@ class Fold(NamedTuple):
     """(R, D)."""
     labels: Tensor
     """(R, L)."""
+
+
+def leave_folds_out(features: Tensor, labels: Tensor, parts: Tensor, sizes: Sequence[int]) -> list[Fold]:
+    """Return the folds `parts` (R,) of some rows, in the order of their numbers; features (R, D), labels (R, L)."""
+    return [
+        Fold(fit_linear(features[~held], labels[~held], sizes), features[held], labels[held])
+        for held in (parts == fold for fold in parts.unique())
+    ]
 
 
 def cross_validate_penalties(
