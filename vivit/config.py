@@ -46,8 +46,12 @@ class DataConfig:
     """Seconds of decoding after which a video counts as unreadable."""
     storage_timeout: float = 300
     """Seconds to wait for data.root to come back when it disappears during training."""
+    frame_cache: float = 4.0
+    """GiB for the decoded frames of short videos, kept in the run folder until training ends, so that each video is
+    decoded once and not once an epoch. Videos that need more than their share are decoded as before; 0: all of them."""
 
     def __post_init__(self):
+        check(self.frame_cache >= 0, f"frame_cache is {self.frame_cache}; it is GiB, 0 or more")
         check(self.workers is None or self.workers >= 0, f"workers is {self.workers}; it is 0 or more, or None")
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, replace
 from ..errors import VideoError, as_video_error
 from .augment import augment_clip
 from .clips import clip_frames, random_start
+from .frame_cache import FrameCache, OpenVideo
 from .remote import is_url
 from .sample import Sample, container_file
 from .transforms import center_box, draw_train_crop, has_direction, resize_for_eval, shuffle_frames
@@ -61,8 +62,10 @@ class TrainDataset(Dataset[Item]):
         data: DataConfig,
         augment: AugmentConfig,
         seed: int,
+        frame_cache: FrameCache | None = None,
     ):
         self.samples, self.labels = samples, labels
+        self.open = frame_cache.open if frame_cache else open_sample
         self.model, self.data, self.augment, self.seed = model, data, augment, seed
         mirrors = augment.flip_directed or not model.classes
         self.unflipped = torch.zeros(len(labels), dtype=torch.bool) if mirrors else has_direction(labels, model.classes)
@@ -83,7 +86,7 @@ class TrainDataset(Dataset[Item]):
     def clip(self, index: int, rng: np.random.Generator) -> Tensor:
         """Return a random clip of a video, (T, C, H, W) uint8. Raises VideoError."""
         sample = self.samples[index]
-        video = open_sample(sample)
+        video = self.open(sample)
         frame_ids, frame_stride = candidate_frames(video, sample, self.model)
         num_frames = self.model.num_frames
         start = random_start(len(frame_ids), num_frames=num_frames, frame_stride=frame_stride, u=rng.uniform())
@@ -115,7 +118,7 @@ def time_limit(path: str, *, seconds: float, setting: str = "data.video_timeout"
         raise VideoError(path, f"still being decoded after {seconds:g} s", f"a video that decodes within {setting}")
 
     old = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # again, should the block go on after the first time
     try:
         yield
     finally:
@@ -143,9 +146,18 @@ def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
 class EvalDataset(Dataset[Item]):
     """All views of a test video; see `eval_views`."""
 
-    def __init__(self, samples: Sequence[Sample], labels: Tensor, *, model: ModelConfig, protocol: EvalConfig):
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        labels: Tensor,
+        *,
+        model: ModelConfig,
+        protocol: EvalConfig,
+        frame_cache: FrameCache | None = None,
+    ):
         self.samples, self.labels = samples, labels
         self.model, self.protocol = model, protocol
+        self.open = frame_cache.open if frame_cache else open_sample
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -161,7 +173,7 @@ class EvalDataset(Dataset[Item]):
 
     def views(self, index: int) -> Tensor:
         """Return the views of one video, (V, T, C, H, W) uint8. Raises VideoError."""
-        return eval_views(self.samples[index], self.model, self.protocol, seed=index)
+        return eval_views(self.samples[index], self.model, self.protocol, seed=index, open_video=self.open)
 
 
 class TrainViews(EvalDataset):
@@ -182,11 +194,21 @@ class TrainViews(EvalDataset):
         seed: int,
         count: int,
         numbers: Sequence[int],
+        frame_cache: FrameCache | None = None,
     ):
-        super().__init__(samples, labels, model=model, protocol=EvalConfig(temporal_views=1, spatial_views=1))
+        single = EvalConfig(temporal_views=1, spatial_views=1)
+        super().__init__(samples, labels, model=model, protocol=single, frame_cache=frame_cache)
         self.seed, self.count, self.numbers = seed, count, numbers
         self.clips = [
-            TrainDataset(samples, labels, model=model, data=data, augment=replace(augment, flip=flip), seed=seed)
+            TrainDataset(
+                samples,
+                labels,
+                model=model,
+                data=data,
+                augment=replace(augment, flip=flip),
+                seed=seed,
+                frame_cache=frame_cache,
+            )
             for flip in (0.0, 1.0 if augment.flip else 0.0)
         ]
 
@@ -199,7 +221,14 @@ class TrainViews(EvalDataset):
         return torch.stack(views)
 
 
-def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int = 0) -> Tensor:
+def eval_views(
+    sample: Sample,
+    model: ModelConfig,
+    protocol: EvalConfig,
+    seed: int = 0,
+    *,
+    open_video: Callable[[Sample], OpenVideo] = open_sample,
+) -> Tensor:
     """Return the views of a test video, (V, T, C, H, W) uint8.
 
     The single view (middle clip, center crop) comes first, then the temporal x spatial views, unless the protocol is
@@ -207,11 +236,10 @@ def eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: i
     of each clip. Raises VideoError, whatever goes wrong.
     """
     with as_video_error(sample.path):
-        return _eval_views(sample, model, protocol, seed)
+        return _eval_views(open_video(sample), sample, model, protocol, seed)
 
 
-def _eval_views(sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int) -> Tensor:
-    video = open_sample(sample)
+def _eval_views(video: OpenVideo, sample: Sample, model: ModelConfig, protocol: EvalConfig, seed: int) -> Tensor:
     plan = plan_views(video, sample, model, protocol)
     box = center_box(video.height, video.width, image_size=model.image_size)
     resize = partial(resize_for_eval, image_size=model.image_size, crop_fraction=model.preprocessing.crop_fraction)

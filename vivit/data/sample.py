@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,3 +39,12 @@ def container_file(path: str) -> str:
     """Return the file that holds the video at `path`: of "shard.tar#member" the shard, else the path itself."""
     shard, found, _ = path.rpartition(".tar#")
     return f"{shard}.tar" if found else path
+
+
+def file_state(path: str) -> tuple[int, ...]:
+    """Return size and modification time in nanoseconds of a file, of the shard that it is in, or of a folder."""
+    try:
+        found = os.stat(path if os.path.exists(path) else container_file(path))
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns

@@ -16,6 +16,7 @@ from ..config import Config, DataConfig, EvalConfig
 from ..data.dataset import EvalDataset
 from ..data.datasets.epic_subsets import subsets
 from ..data.datasets.registry import left_out
+from ..data.frame_cache import FrameCache
 from ..data.loader import eval_clips
 from ..data.sample import Sample
 from ..data.sample_table import encode_labels, list_hash
@@ -50,6 +51,7 @@ def evaluate(
     world: World | None = None,
     progress: Callable[[int], None] = lambda done: None,
     skipped: dict[str, str] | None = None,
+    frame_cache: FrameCache | None = None,
 ) -> Evaluation:
     """Run the model over every view of every sample; of several processes each takes its share, all get the result.
 
@@ -61,7 +63,13 @@ def evaluate(
     world = world or World(0, 1, model.head.weight.device)
     labels = encode_labels(samples, model.config.classes)
     mine = list(range(world.rank, len(samples), world.size))
-    videos = EvalDataset(samples[world.rank :: world.size], labels[mine], model=model.config, protocol=protocol)
+    videos = EvalDataset(
+        samples[world.rank :: world.size],
+        labels[mine],
+        model=model.config,
+        protocol=protocol,
+        frame_cache=frame_cache,
+    )
     model.eval()
 
     # Every process makes the same number of equal forward passes, as divided models need; missing videos are black.

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig, replace, to_dict
 from ..data.dataset import TrainViews
+from ..data.frame_cache import FrameCache
 from ..data.loader import eval_clips
-from ..data.sample import Sample
+from ..data.sample import Sample, file_state
 from ..data.transforms import has_direction
 from ..errors import DataError
 from ..files import atomic_write
@@ -70,6 +71,7 @@ def cache_features(
     name: str,
     world: World,
     log: Callable[[str], None],
+    frame_cache: FrameCache | None = None,
     skipped: dict[str, str] | None = None,
     seconds: float = math.inf,
 ) -> Features:
@@ -112,6 +114,7 @@ def cache_features(
         views=views,
         cut=cut,
         world=world,
+        frame_cache=frame_cache,
         skipped=skipped,
         seconds=seconds,
         missing=missing,
@@ -149,6 +152,7 @@ def compute_waiting(
     views: int,
     cut: int,
     world: World,
+    frame_cache: FrameCache | None,
     skipped: dict[str, str] | None,
     seconds: float,
     missing: dict[int, str],
@@ -166,6 +170,7 @@ def compute_waiting(
         seed=config.seed,
         count=views,
         numbers=waiting,
+        frame_cache=frame_cache,
     )
     motion, since, encoded, hurried = image_filters(model), time.monotonic(), 0, 0
     with (
@@ -282,15 +287,6 @@ def cache_key(model: ViViT, samples: Sequence[Sample], labels: Tensor, config: C
     files = [[os.path.basename(s.path), s.start, s.end, s.fps, s.offset, *file_state(s.path)] for s in samples]
     digest.update(json.dumps([VERSION, settings, directed, files], sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def file_state(path: str) -> tuple[int, ...]:
-    """Return size and modification time in nanoseconds of a file, of the shard that it is in, or of a folder."""
-    try:
-        found = os.stat(path.partition("#")[0] if not os.path.exists(path) else path)
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns
 
 
 def find_cache(run: Path, name: str, key: str) -> tuple[Path, int | None]:

@@ -30,7 +30,8 @@ from .trackers import open_trackers
 FREE_TO_CHANGE = {
     *("device", "log_every", "save_every", "eval_every", "keep_checkpoints", "tracker", "run"),
     "optim.max_nonfinite_steps",
-    *(f"data.{n}" for n in ("root", "manifest", "workers", "max_unreadable", "video_timeout", "storage_timeout")),
+    *("data.root", "data.manifest", "data.workers", "data.frame_cache"),
+    *("data.max_unreadable", "data.video_timeout", "data.storage_timeout"),
     *(f"eval.{field.name}" for field in fields(EvalConfig)),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
 }

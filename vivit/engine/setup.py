@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, ModelConfig, from_dict, replace, to_dict
+from ..data.frame_cache import FOLDER, FrameCache
 from ..data.sample import Sample
 from ..data.sample_table import list_hash
 from ..data.splits import load_split
@@ -45,6 +46,8 @@ class Data:
     val_labels: Tensor
     unreadable: dict[str, str]
     """Path → problem of the training videos that `vivit data check` found unreadable; `train` leaves them out."""
+    frame_cache: FrameCache | None = None
+    """The decoded frames of short videos, in the run folder until training ends."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,10 @@ def read_videos(config: Config) -> tuple[Config, Data]:
         lines = [f"{path}: {problem}" for path, problem in val.unreadable.items()]
         raise DataError(listing(f"none of the validation videos (split {config.data.eval_split!r}) can be read", lines))
     config = replace(config, model=replace(config.model, classes=train.classes))
-    return config, Data(train.samples, train.labels, val.samples, val.labels, train.unreadable)
+    frames = FrameCache.within(
+        Path(config.run) / FOLDER, config.data.frame_cache * 2**30, videos=len(train.samples) + len(val.samples)
+    )
+    return config, Data(train.samples, train.labels, val.samples, val.labels, train.unreadable, frames)
 
 
 def hashes(data: Data) -> dict[str, str]:

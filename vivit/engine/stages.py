@@ -113,6 +113,7 @@ def choose_start(world: World, config: Config, videos: Data, log: Log) -> Staged
             name=name,
             world=world,
             log=log,
+            frame_cache=videos.frame_cache,
             skipped=skipped,
             seconds=seconds,
         )

@@ -74,7 +74,13 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
         training = setup(world, config, data, build, staged=staged)
         run, progress = training.run, training.progress
         clips = TrainDataset(
-            data.train, data.labels, model=config.model, data=config.data, augment=config.augment, seed=config.seed
+            data.train,
+            data.labels,
+            model=config.model,
+            data=config.data,
+            augment=config.augment,
+            seed=config.seed,
+            frame_cache=data.frame_cache,
         )
         loader = train_loader(
             clips,
@@ -89,6 +95,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
             with open_loader(loader) as batches:
                 train_steps(training, training.meter.timed(batches), stop)
             finish(training)
+            world.on_main(lambda: data.frame_cache and data.frame_cache.remove())
     return run.folder
 
 

@@ -82,6 +82,7 @@ def validate(t: Training, stop: StopRequest) -> float:
             world=t.world,
             progress=show_progress,
             skipped=skipped,
+            frame_cache=t.data.frame_cache,
         )
     note_skipped_files(t.run.folder, skipped, t.world)
     if not result.samples:

@@ -19,6 +19,7 @@ from vivit.data.packet_index import PacketIndex
 from vivit.data.video import build_index
 from vivit.data.video import decoder as decode
 from vivit.data.video.decoder import Video, _split_runs
+from vivit.data.video.read_frames import CHUNK
 from vivit.errors import VideoError
 
 CODECS_AND_CONTAINERS = [
@@ -365,4 +366,4 @@ def test_frames_made_smaller_are_decoded_once_and_only_a_few_are_large_at_a_time
     tracemalloc.stop()
     assert video.frames_decoded - before == 60
     assert sum(sizes) == 60
-    assert peak < 3 * decode.CHUNK * 256 * 256 * 3 < 60 * 256 * 256 * 3
+    assert peak < 3 * CHUNK * 256 * 256 * 3 < 60 * 256 * 256 * 3

@@ -32,7 +32,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, SupportsIndex
 
 import av
@@ -45,12 +45,12 @@ from ..packet_index import FrameIndex, PacketIndex
 from .build_index import build_index
 from .container import decode_frames, open_video_stream
 from .picture import upright_rgb
+from .read_frames import read_frames
 
 if TYPE_CHECKING:
     import torch
 
 REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
-CHUNK = 8  # frames that are held in full size while they are resized
 SEEK_COST = 8  # a seek costs about as much as decoding this many frames
 RECENT_VIDEOS, RECENT_FRAMES = 4096, 3000  # of how many videos, of how many frames, a process keeps the index
 
@@ -141,21 +141,10 @@ class Video:
         """Decode the frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
         `box` (top, left, height, width) is the part of each frame that is kept. `transform` maps a few frames
-        (n, C, H, W) to what is kept of them, (n, …); then at most CHUNK frames are held in full size. Raises
-        ValueError for a number outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
+        (n, C, H, W) to what is kept of them, (n, …), so that few are held in full size. Raises ValueError for a number
+        outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
         """
-        wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
-        if ((wanted < 0) | (wanted >= self.num_frames)).any():
-            raise ValueError(f"got frames {wanted.tolist()} of {self.path}; allowed are 0 to {self.num_frames - 1}")
-        import torch  # not above: `images` needs only numpy
-
-        rows, columns = _slices(box or (0, 0, self.height, self.width))
-        if transform is not None:
-            return self._transformed(wanted, rows, columns, transform)
-        images = np.empty((len(wanted), rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
-        for index, image in self.images(np.unique(wanted)):
-            images[wanted == index] = image[rows, columns]
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+        return read_frames(self, indices, box=box, transform=transform)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; one is held at a time.
@@ -172,30 +161,6 @@ class Video:
             given += 1
         if given < len(wanted):
             raise VideoError(self.path, f"frame {wanted[given]} of {self.num_frames} does not decode", "intact packets")
-
-    def _transformed(
-        self, wanted: np.ndarray, rows: slice, columns: slice, transform: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        import torch
-
-        unique, positions = np.unique(wanted, return_inverse=True)
-        parts = [transform(chunk) for chunk in self._chunks(unique.tolist(), rows, columns)]
-        if not parts:
-            return transform(torch.empty((0, 3, self.height, self.width), dtype=torch.uint8)[..., rows, columns])
-        frames = torch.cat(parts)
-        return frames if np.array_equal(unique, wanted) else frames[positions.tolist()]
-
-    def _chunks(self, wanted: list[int], rows: slice, columns: slice) -> Iterator[torch.Tensor]:
-        """Yield the parts of frames (n, C, H, W), at most CHUNK at a time."""
-        import torch
-
-        images = self.images(wanted)
-        for first in range(0, len(wanted), CHUNK):
-            count = min(CHUNK, len(wanted) - first)
-            parts = np.empty((count, rows.stop - rows.start, columns.stop - columns.start, 3), dtype=np.uint8)
-            for part, (_, image) in zip(parts, islice(images, count)):
-                part[:] = image[rows, columns]
-            yield torch.from_numpy(parts).permute(0, 3, 1, 2)
 
     def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
         """Decode the frames shown at these times, clamped to the first and last frame: (T, C, H, W) uint8 RGB.
@@ -335,9 +300,3 @@ def frame_ids_at(seconds: Sequence[float], times: np.ndarray, path: str) -> list
     if np.isnan(moments).any():
         raise ValueError(f"got times {moments.tolist()} for {path}; allowed are seconds, without NaN")
     return np.clip(np.searchsorted(times, moments + 1e-6, side="right") - 1, 0, None).tolist()
-
-
-def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
-    """Return the slices of rows and columns of a box (top, left, height, width)."""
-    top, left, height, width = box
-    return slice(top, top + height), slice(left, left + width)

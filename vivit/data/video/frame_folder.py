@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from ..packet_index import PacketIndex
 from .container import MAX_PIXELS, MAX_SIDE
 from .decoder import Video, frame_ids_at
 from .frame_names import NUMBER, order_images
+from .read_frames import read_frames
 
 if TYPE_CHECKING:
     import torch
@@ -88,26 +88,9 @@ class FrameFolder:
     ) -> torch.Tensor:
         """Read the frames with these numbers from 0, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
 
-        `box` (top, left, height, width) is the part of each frame that is kept; `transform` maps a few of them
-        (n, C, H, W) to what is kept in the end, (n, …). Raises ValueError for a number
-        outside 0 ... num_frames - 1, VideoError for an image that cannot be read or is not as large as the first.
+        See `Video.frames`. Raises VideoError for an image that cannot be read or is not as large as the first.
         """
-        import torch  # not above: `images` needs only numpy
-
-        wanted = [operator.index(index) for index in indices]
-        if any(not 0 <= index < self.num_frames for index in wanted):
-            raise ValueError(f"got frames {wanted} of {self.path}; allowed are 0 to {self.num_frames - 1}")
-        top, left, height, width = box or (0, 0, self.height, self.width)
-
-        def keep(images: np.ndarray) -> torch.Tensor:
-            frames = torch.from_numpy(images).permute(0, 3, 1, 2)
-            part = frames[..., top : top + height, left : left + width]
-            return transform(part) if transform else part
-
-        if not wanted:
-            return keep(np.empty((0, self.height, self.width, 3), dtype=np.uint8))
-        kept = {index: keep(self._image(index)[None])[0] for index in dict.fromkeys(wanted)}
-        return torch.stack([kept[index] for index in wanted])
+        return read_frames(self, indices, box=box, transform=transform)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8) of one frame after the other."""
