@@ -24,6 +24,7 @@ import torch
 from vivit.config import AugmentConfig, DataConfig, EvalConfig, ModelConfig
 from vivit.data.clips import clip_frames, random_start, view_starts
 from vivit.data.dataset import TrainDataset, eval_views
+from vivit.data.frame_cache import FrameCache
 from vivit.data.loader import train_loader
 from vivit.data.sample import Sample
 from vivit.data.tools.process_pool import cores, map_in_processes
@@ -61,12 +62,14 @@ def input_speed(*, videos: int, workers: int, clock: Clock) -> list[dict[str, An
         def raw(epoch: int, i: int) -> None:
             raw_clip(samples[i], np.random.default_rng((0, epoch, i, 0)))  # begins where the clip of TrainDataset does
 
+        cache = FrameCache(Path(folder) / "frames", 2**28)
         contenders: dict[str, Callable[[], Any]] = {
             "raw decode": each(raw),
             "decode, scale jitter, crop, flip": take(clips_of(samples, AugmentConfig())),
             "and colour jitter, RandAugment(2, 15)": take(clips_of(samples, AugmentConfig(**AUGMENTED))),
             "scale jitter, crop, flip, without a manifest": take(clips_of(bare, AugmentConfig())),
             "scale jitter, crop, flip, from a tar file": take(clips_of(packed(samples), AugmentConfig())),
+            "scale jitter, crop, flip, cached frames": take(clips_of(samples, AugmentConfig(), frame_cache=cache)),
         }
         times = interleave(contenders, clock)
         rows = [row("input", name, t, times["raw decode"], len(samples), cores=1) for name, t in times.items()]
@@ -165,11 +168,16 @@ def loader_speed(
 
 
 def clips_of(
-    samples: list[Sample], augment: AugmentConfig, *, workers: int = 0, model: ModelConfig = CLIP
+    samples: list[Sample],
+    augment: AugmentConfig,
+    *,
+    workers: int = 0,
+    model: ModelConfig = CLIP,
+    frame_cache: FrameCache | None = None,
 ) -> TrainDataset:
     labels = torch.zeros(len(samples), 1, dtype=torch.int64)
     data = DataConfig(root=str(Path(samples[0].path).parent), workers=workers)
-    return TrainDataset(samples, labels, model=model, data=data, augment=augment, seed=0)
+    return TrainDataset(samples, labels, model=model, data=data, augment=augment, seed=0, frame_cache=frame_cache)
 
 
 def loader_seconds(clips: TrainDataset, *, batch_size: int | None = None, batches: int = 8) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vivit.config import ModelConfig, ParallelConfig, replace
+from vivit.data.video.decoder import Video
 from vivit.engine import distributed
 from vivit.engine import train as train_module
 from vivit.engine.distributed import uses_compiler
@@ -43,6 +44,21 @@ def test_a_run_stopped_at_a_step_and_continued_equals_the_uninterrupted_one_bit_
         assert [line["step"] for line in lines] == [step]  # no further step, and no validation
         assert "loss" in lines[0]
     train(config)
+    assert_equal_runs(config.run, straight)
+
+
+def test_a_run_that_decodes_each_clip_equals_one_with_cached_frames_bit_for_bit(config, straight, monkeypatch):
+    decoded, decode, frames = [], Video._decode, Path(config.run) / "frames"
+    monkeypatch.setattr(Video, "_decode", lambda self, wanted: decoded.append(self.path) or decode(self, wanted))
+    train_and_stop(with_data(config, frame_cache=0.0), 4)
+    assert len(decoded) > len(set(decoded))
+    assert not frames.exists()
+    decoded.clear()
+    train_and_stop(config, 6)
+    assert len(list(frames.iterdir())) == len(decoded)
+    train(config)
+    assert len(set(decoded)) == len(decoded)  # the rest of the run and its validations decode no video again
+    assert not frames.exists()
     assert_equal_runs(config.run, straight)
 
 

@@ -98,6 +98,24 @@ def test_storage_that_is_gone_for_a_while_is_waited_for(own_data, tmp_path, capl
         wait_for_storage(str(tmp_path / "never" / BAD), str(tmp_path / "never"), seconds=0.2)
 
 
+def test_the_videos_of_a_batch_wait_together_for_storage_that_is_gone(tmp_path, monkeypatch):
+    naps, root = [], tmp_path / "storage"
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: naps.append(seconds) or sleep(seconds))
+
+    def wait(name):
+        with pytest.raises(VideoError, match="has been gone for 0.2 s"):
+            wait_for_storage(str(root / name), str(root), seconds=0.2)
+        return len(naps)
+
+    first = wait("a.mp4")
+    assert first > 5
+    assert wait("b.mp4") == wait("c.mp4") == first
+    root.mkdir()
+    wait_for_storage(str(root / "a.mp4"), str(root), seconds=0.2)
+    root.rmdir()
+    assert wait("a.mp4") > first + 5  # gone once more, so it is waited for once more
+
+
 def test_a_single_missing_file_is_not_waited_for(own_data, tmp_path):
     started = time.monotonic()
     wait_for_storage(str(own_data.parent / "none.mp4"), str(own_data), seconds=300)

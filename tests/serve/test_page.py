@@ -107,6 +107,7 @@ def test_a_file_that_is_no_video_is_named_and_the_page_takes_the_next_one(locked
         (tmp_path / "large.mp4").write_bytes(bytes(4_000_001))
         choose(browser, tmp_path / "large.mp4")
         browser.wait("document.getElementById('problem').textContent.startsWith('The video has 5 MB')")
+        assert browser.evaluate("document.getElementById('file').files.length") == 0  # it can be chosen again
         choose(browser, video)
         browser.wait("!document.getElementById('over-time').hidden", 120)
         assert browser.evaluate("document.getElementById('problem').hidden")

@@ -1,5 +1,9 @@
 """The table of known starts: what it says of sizes is what the models have, and its names are found everywhere."""
 
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import vivit
@@ -73,3 +77,13 @@ def test_a_clip_is_timed_in_a_process_of_its_own():
     cost = measure_clip(small, "cpu")
     assert 0 < cost.seconds < 10
     assert 2**24 < cost.bytes < 2**30  # 11 million parameters, in float32 and, on some CPUs, in bfloat16
+
+
+def test_a_clip_whose_process_is_killed_needs_too_much_memory():
+    with ThreadPoolExecutor(1) as thread:
+        cost = thread.submit(measure_clip, {"embed_dim": 256, "depth": 8, "num_heads": 4}, "cpu")
+        while not (processes := multiprocessing.active_children()):
+            time.sleep(0.01)
+        [process] = processes
+        process.kill()
+        assert cost.result(60) is None

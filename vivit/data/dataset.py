@@ -25,13 +25,16 @@ from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, replace
 from ..errors import VideoError, as_video_error
 from .augment import augment_clip
 from .clips import clip_frames, random_start
-from .frame_cache import FrameCache, OpenVideo
+from .frame_cache import FrameCache
 from .remote import is_url
 from .sample import Sample, container_file
 from .transforms import center_box, draw_train_crop, has_direction, resize_for_eval, shuffle_frames
+from .video.read_frames import OpenVideo
 from .views import candidate_frames, open_sample, plan_views
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video
+
+_gone_since: dict[str, float] = {}  # when this process first found each data.root gone that is still gone
 
 
 @dataclass(frozen=True)
@@ -129,18 +132,19 @@ def time_limit(path: str, *, seconds: float, setting: str = "data.video_timeout"
 def wait_for_storage(path: str, root: str, *, seconds: float) -> None:
     """Return at once unless data.root itself is gone, as when shared storage drops out; then wait until it is back.
 
-    Without a root, the folder of the file stands for it. The file of a video in a shard is the shard.
+    Without a root, the folder of the file stands for it. The file of a video in a shard is the shard. All videos that a
+    process reads while the storage is gone wait together, not one after the other. Raises VideoError after `seconds`.
     """
     file = path if os.path.exists(path) else container_file(path)
     if is_url(root) or is_url(file):  # fsspec tries again by itself
         return
     root = root or os.path.dirname(file) or os.curdir
-    deadline = time.monotonic() + seconds
     while not os.path.exists(file) and not os.path.exists(root):
-        if time.monotonic() > deadline:
+        if time.monotonic() - _gone_since.setdefault(root, time.monotonic()) > seconds:
             raise VideoError(path, f"{root} has been gone for {seconds:g} s", "storage that stays")
         logging.getLogger("vivit").warning("%s: %s is gone, waiting for it to come back", path, root)
         time.sleep(min(5.0, seconds / 10))
+    _gone_since.pop(root, None)
 
 
 class EvalDataset(Dataset[Item]):

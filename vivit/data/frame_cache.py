@@ -1,4 +1,4 @@
-"""Cache the decoded frames of short videos on disk, so that training decodes a video once and not once an epoch."""
+"""Cache the decoded frames of short videos, so that training decodes each of them once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ import numpy as np
 from ..errors import VideoError
 from ..files import atomic_write
 from .sample import Sample, file_state
-from .video.decoder import Video
-from .video.frame_folder import FrameFolder
-from .video.read_frames import read_frames
+from .video.read_frames import OpenVideo, read_frames
 from .views import open_sample, segment_frames
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ class FrameCache:
 class CachedVideo:
     """A video some of whose frames are in an array, with the interface of `Video`."""
 
-    def __init__(self, video: Video | FrameFolder, first: int, cached: np.ndarray):
+    def __init__(self, video: OpenVideo, first: int, cached: np.ndarray):
         self.path, self.num_frames, self.times = video.path, video.num_frames, video.times
         self.duration, self.fps = video.duration, video.fps
         self.height, self.width = cached.shape[1:3]
@@ -92,10 +90,7 @@ class CachedVideo:
         return read_frames(self, indices, box=box, transform=transform)
 
 
-OpenVideo = Video | FrameFolder | CachedVideo
-
-
-def decode_into(path: Path, video: Video | FrameFolder, segment: range) -> np.ndarray:
+def decode_into(path: Path, video: OpenVideo, segment: range) -> np.ndarray:
     """Decode the frames of a segment and write them; returns them, (n, H, W, 3), or none if one does not decode.
 
     A file that cannot be written is not kept.

@@ -20,6 +20,7 @@ from .sample import Sample
 from .transforms import center_box, crop, eval_boxes, resize_for_eval
 from .video.decoder import Video
 from .video.frame_folder import FrameFolder, open_video
+from .video.read_frames import OpenVideo
 
 MAX_TICKS = 2**22  # evenly spaced times for clip_seconds: 46 hours at 25 a second
 
@@ -39,7 +40,7 @@ def open_sample(sample: Sample) -> Video | FrameFolder:
         return Video(sample.path, data=read_packed(sample.path, sample.offset, sample.index.size), index=sample.index)
 
 
-def segment_frames(video: Video | FrameFolder, sample: Sample) -> range:
+def segment_frames(video: OpenVideo, sample: Sample) -> range:
     """Return the numbers of the frames in the sample's segment. Raises VideoError if there are none."""
     frames = frame_range(video.times, video.duration, sample.start, sample.end)
     if frames:
@@ -58,7 +59,7 @@ def clips_of(frame_ids: np.ndarray, views: int, num_frames: int, frame_stride: f
     return [frame_ids[clip_frames(s, n, num_frames=num_frames, frame_stride=frame_stride)] for s in starts]
 
 
-def candidate_frames(video: Video | FrameFolder, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
+def candidate_frames(video: OpenVideo, sample: Sample, model: ModelConfig) -> tuple[np.ndarray, float]:
     """Return the frame numbers of which clips are made, in order of time, and the stride of a clip in this list.
 
     Without `clip_seconds` these are the frames of the sample's segment. With it they are the frames shown at evenly
@@ -99,7 +100,7 @@ class ViewPlan:
         ]
 
 
-def plan_views(video: Video | FrameFolder, sample: Sample, model: ModelConfig, protocol: EvalConfig) -> ViewPlan:
+def plan_views(video: OpenVideo, sample: Sample, model: ModelConfig, protocol: EvalConfig) -> ViewPlan:
     """Choose the single view, then the temporal x spatial views, unless the protocol is the single view."""
     frame_ids, frame_stride = candidate_frames(video, sample, model)
     single, views = (1, 1), (protocol.temporal_views, protocol.spatial_views)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 from ..config import ModelConfig, replace
+from ..data.tools.process_pool import map_unordered
 from ..model.vivit import ViViT
 from .device import available_memory, in_precision, memory, pick_device
 from .timing import time_call
@@ -27,16 +26,19 @@ class ClipCost:
 
 
 def measure_clip(fields: dict[str, Any], device: str = "auto") -> ClipCost | None:
-    """Measure a forward pass of one clip in the precision that `vivit predict` takes; None: too little memory.
+    """Measure a forward pass of one clip in the precision that `vivit predict` takes.
 
-    `fields` are those of ModelConfig. Raises ValueError for fields that do not fit together.
+    `fields` are those of ModelConfig. Returns None if there is too little memory, also where the system has killed the
+    process for it. Raises ValueError for fields that do not fit together.
     """
     config = replace(ModelConfig(), **fields)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, config, device).result()
+    jobs = [(config, device)]
+    [(_, cost)] = map_unordered(_measure, jobs, workers=1, on_crash=lambda job, why: None, start_method="spawn")
+    return cost
 
 
-def _measure(config: ModelConfig, device: str) -> ClipCost | None:
+def _measure(job: tuple[ModelConfig, str]) -> ClipCost | None:
+    config, device = job
     where = pick_device(device)
     with torch.device("meta"):
         model = ViViT(config)

@@ -17,7 +17,7 @@ from ..data.loader import Batch, open_loader, train_loader
 from ..errors import DataError, WorkerDied
 from ..model.vivit import ViViT
 from ..text import listing
-from .device import autocast
+from .device import autocast, format_size
 from .distributed import World, clip_gradients, gradient_sync, init_distributed
 from .interruption import StopRequest, attribute_worker_crash, locked, skipped_files, stop_signals
 from .losses import cross_entropy
@@ -68,6 +68,11 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     staged = read_stages(config, data) if config.budget else None
     check_same_run(staged.config if staged else config)
     with locked(Path(config.run), world):
+        if data.frame_cache:
+            size = format_size(data.frame_cache.most_bytes * (len(data.train) + len(data.val)))
+            world.print(
+                f"frames: each video is decoded once; at most {size} in {data.frame_cache.folder} until the end"
+            )
         if config.budget and not staged:
             staged = choose_start(world, config, data, world.print)
         config = staged.config if staged else config

@@ -1,4 +1,4 @@
-"""Cut and resize the frames of a source of images: a video file, a folder of images, or a cache of decoded frames."""
+"""Read, cut and resize frames of an open video."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 CHUNK = 8  # frames that are held in full size while they are resized
 
 
-class ImageSource(Protocol):
-    """What gives the images of a video, one after the other."""
+class OpenVideo(Protocol):
+    """What has the frames of a video; see `vivit.data.video.decoder.Video` for the attributes."""
 
     path: str
     num_frames: int
+    times: np.ndarray
+    duration: float
+    fps: float
 
     @property
     def height(self) -> int: ...
@@ -27,12 +30,24 @@ class ImageSource(Protocol):
     @property
     def width(self) -> int: ...
 
-    def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def images(self, indices: Sequence[int] | np.ndarray, /) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8) of one frame after the other, for ascending numbers."""
+        ...
+
+    def frames(
+        self,
+        indices: Sequence[int],
+        /,
+        *,
+        box: tuple[int, int, int, int] | None = None,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Read frames, (T, C, H, W) uint8 RGB; see `read_frames`."""
+        ...
 
 
 def read_frames(
-    source: ImageSource,
+    video: OpenVideo,
     indices: Sequence[int],
     *,
     box: tuple[int, int, int, int] | None = None,
@@ -47,11 +62,11 @@ def read_frames(
     import torch  # not above: `images` needs only numpy
 
     wanted = np.array([operator.index(index) for index in indices], dtype=np.int64)
-    if ((wanted < 0) | (wanted >= source.num_frames)).any():
-        raise ValueError(f"got frames {wanted.tolist()} of {source.path}; allowed are 0 to {source.num_frames - 1}")
-    top, left, height, width = box or (0, 0, source.height, source.width)
+    if ((wanted < 0) | (wanted >= video.num_frames)).any():
+        raise ValueError(f"got frames {wanted.tolist()} of {video.path}; allowed are 0 to {video.num_frames - 1}")
+    top, left, height, width = box or (0, 0, video.height, video.width)
     unique, positions = np.unique(wanted, return_inverse=True)
-    images = source.images(unique)
+    images = video.images(unique)
     size = min(CHUNK, len(unique)) if transform else len(unique)
     parts = list[torch.Tensor]()
     for first in range(0, max(len(unique), 1), max(size, 1)):

@@ -349,7 +349,11 @@ async function greet() {
   find("token-form").hidden = true;
 }
 
-find("file").addEventListener("change", (event) => choose(event.target.files[0]));
+find("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  event.target.value = "";  // so that the same file, corrected, can be chosen again
+  choose(file);
+});
 find("explain").addEventListener("click", explain);
 find("camera").addEventListener("click", camera);
 find("token-form").addEventListener("submit", (event) => {
