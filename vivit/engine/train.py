@@ -70,9 +70,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     with locked(Path(config.run), world):
         if data.frame_cache:
             size = format_size(data.frame_cache.most_bytes * (len(data.train) + len(data.val)))
-            world.print(
-                f"frames: each video is decoded once; at most {size} in {data.frame_cache.folder} until the end"
-            )
+            world.print(f"frames: short videos are decoded once; up to {size} in {data.frame_cache.folder} meanwhile")
         if config.budget and not staged:
             staged = choose_start(world, config, data, world.print)
         config = staged.config if staged else config
