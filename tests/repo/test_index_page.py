@@ -73,6 +73,8 @@ def test_the_container_runs_as_a_user_on_a_read_only_file_system_and_is_asked_wh
     assert all(volume.endswith(":ro") for volume in service["volumes"])
     command, limits = service["command"], Limits()
     assert command[0] == "serve"
+    named = command.index("--names") + 1
+    assert command[named : named + 2] == ["localhost", "127.0.0.1"]  # the port is one of loopback
     body = 1e6 * float(command[command.index("--limits.body-mb") + 1])
     [room] = [re.match(r"/tmp:size=(\d+)g", mount)[1] for mount in service["tmpfs"]]
     assert 2 * (limits.queue + limits.jobs) * body < int(room) * 2**30

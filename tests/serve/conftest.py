@@ -24,10 +24,12 @@ class Running:
 
 
 @contextmanager
-def serving(model, *, token=None, host="127.0.0.1", **limits):
+def serving(model, *, token=None, host="127.0.0.1", names=(), **limits):
     """Start a server and stop it at the end; nothing of it may be left."""
     limits = Limits(**{"header_seconds": 2.0, "body_grace": 2.0, "body_mb": 4.0, "decode_seconds": 20.0, **limits})
-    server = make_server(model, name="tiny", host=host, port=0, token=token, limits=limits, log_level="error")
+    server = make_server(
+        model, name="tiny", host=host, port=0, names=names, token=token, limits=limits, log_level="error"
+    )
     with in_thread(server) as url:
         yield Running(server, url, model, token)
 

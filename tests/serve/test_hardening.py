@@ -251,6 +251,17 @@ def test_pages_of_other_sites_and_rebound_addresses_are_refused(server, video):
     assert ask(server, "GET", "/v1/model", Host=own, Origin=f"http://{own}")[0] == 200
 
 
+def test_on_all_networks_names_are_those_that_are_given(model):
+    def answers(running, name):
+        return ask(running, "GET", "/v1/model", Host=name)[0]
+
+    with serving(model, host="0.0.0.0", names=["Videos.example", "127.0.0.1"], token="x" * 20) as running:
+        named = [answers(running, name) for name in ("videos.example", "127.0.0.1:80", "evil.example", "localhost")]
+    assert named == [401, 401, 403, 403]
+    with serving(model, host="0.0.0.0", token="x" * 20) as running:
+        assert answers(running, "evil.example") == 401
+
+
 def test_every_answer_carries_the_policy(server):
     for path in ("/", "/page.js", "/v1/model", "/nowhere"):
         headers = ask(server, "GET", path)[2]

@@ -31,6 +31,8 @@ class Serve:
     """Address to listen on; 0.0.0.0 is every network of this machine: then give --token-file."""
     port: int = 8000
     """Port; 0 takes a free one."""
+    names: tuple[str, ...] = ()
+    """Host names that a request may call it by, without the port; none: those of this machine, or with --host any."""
     token_file: Path | None = None
     """A file with the token that clients must send; a file that does not exist gets a new one."""
     device: str = "auto"
@@ -60,6 +62,7 @@ def run(args: list[str]) -> None:
         name=Path(asked.weights).name,
         host=asked.host,
         port=asked.port,
+        names=asked.names,
         token=token,
         limits=asked.limits,
         precision=asked.precision,

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import python_multipart  # noqa: F401  # Starlette imports it with the first form
@@ -48,6 +48,7 @@ def make_server(
     name: str,
     host: str = "127.0.0.1",
     port: int = 8000,
+    names: Sequence[str] = (),
     token: str | None = None,
     limits: Limits | None = None,
     precision: str = "auto",
@@ -55,8 +56,8 @@ def make_server(
 ) -> uvicorn.Server:
     """Return a server; `run()` serves until a signal. `token` is what clients must send; None: nothing.
 
-    On a loopback address it answers only to the names of this machine, so that no page on the web can reach it by an
-    address of its own.
+    It answers only to its `names`, so that no page on the web can reach it by a name of its own; without any, to those
+    of this machine on a loopback address, and to all elsewhere.
     """
     limits = limits or Limits()
     if not model.config.classes:
@@ -68,7 +69,9 @@ def make_server(
             host,
         )
     service = Service(model, name=name, limits=limits, precision=precision)
-    app = make_app(service, token=token, hosts=LOOPBACK if is_loopback(host) else None)
+    app = make_app(
+        service, token=token, hosts=tuple(map(str.lower, names)) or (LOOPBACK if is_loopback(host) else None)
+    )
     protocol = type("Protocol", (PatientProtocol,), {"header_seconds": limits.header_seconds})
     config = uvicorn.Config(
         app,
