@@ -47,8 +47,8 @@ class DataConfig:
     storage_timeout: float = 300
     """Seconds to wait for data.root to come back when it disappears during training."""
     frame_cache: float = 4.0
-    """GiB for the decoded frames of short videos, kept in the run folder until training ends, so that each video is
-    decoded once and not once an epoch. Videos that need more than their share are decoded as before; 0: all of them."""
+    """GiB in the run folder for decoded frames, until training ends; 0: none. A video whose frames take at most this /
+    number of videos (and 256 MiB) is decoded once, others for each clip. No use from some thousand videos on."""
 
     def __post_init__(self):
         check(self.frame_cache >= 0, f"frame_cache is {self.frame_cache}; it is GiB, 0 or more")

@@ -26,6 +26,10 @@ class VideoError(VivitError):
         return f"{self.path}: {self.reason}; expected {self.expected}"
 
 
+class DecodeTimeout(VideoError):
+    """A video that takes too long to decode."""
+
+
 @contextmanager
 def as_video_error(path: str) -> Iterator[None]:
     """Turn every exception of the block into a VideoError that names the file `path`.

@@ -154,7 +154,7 @@ def test_without_room_for_a_checkpoint_training_goes_on_and_says_so(config, stra
     usage = namedtuple("usage", "total used free")
     free = iter([10, 2**40, 10])
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage(0, 0, next(free, 2**40)))
-    train(config)
+    train(with_data(config, frame_cache=0.0))  # which would ask for the free room as well
     out = capsys.readouterr().out
     assert "NOT SAVED at step 2" in out
     assert "NOT SAVED at step 6" in out

@@ -252,3 +252,12 @@ def test_one_recording_is_split_by_its_clips_and_one_video_is_refused() -> None:
 def test_a_shortened_schedule_has_a_lower_rate(epochs: float, share: float) -> None:
     asked = Config(optim=OptimConfig(name="adamw", lr=1e-3, epochs=40))
     assert stages_module.rate_of(asked, epochs) == pytest.approx(share * 1e-3)
+
+
+def test_the_arrays_of_a_cache_have_their_room_on_the_disk_from_the_start(tmp_path):
+    shapes = {"positions": ((64, 2, 4, 192), "float32"), "done": ((64,), "uint8")}
+    features_module.open_cache(tmp_path / "train", "key", 2, shapes)
+    for array, (shape, _) in shapes.items():
+        file = tmp_path / "train" / f"{array}.npy"
+        assert file.stat().st_blocks * 512 >= file.stat().st_size
+        assert np.array_equal(np.load(file), np.zeros(shape))

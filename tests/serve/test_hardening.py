@@ -257,6 +257,7 @@ def test_on_all_networks_names_are_those_that_are_given(model):
 
     with serving(model, host="0.0.0.0", names=["Videos.example", "127.0.0.1"], token="x" * 20) as running:
         named = [answers(running, name) for name in ("videos.example", "127.0.0.1:80", "evil.example", "localhost")]
+        assert ask(running, "GET", "/healthz", Host="10.0.0.7:8000")[0] == 200  # as a cluster asks
     assert named == [401, 401, 403, 403]
     with serving(model, host="0.0.0.0", token="x" * 20) as running:
         assert answers(running, "evil.example") == 401

@@ -45,6 +45,9 @@ class Serve:
     def __post_init__(self):
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; it is 0 to 65535")
+        for name in self.names:
+            if name.rpartition(":")[2].isdigit() or ("/" in name):
+                raise ValueError(f"names has {name!r}; give the host alone, such as videos.example.org or [::1]")
 
 
 def run(args: list[str]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import AugmentConfig, DataConfig, EvalConfig, ModelConfig, replace
-from ..errors import VideoError, as_video_error
+from ..errors import DecodeTimeout, VideoError, as_video_error
 from .augment import augment_clip
 from .clips import clip_frames, random_start
 from .frame_cache import FrameCache
@@ -109,7 +109,7 @@ class TrainDataset(Dataset[Item]):
 
 @contextmanager
 def time_limit(path: str, *, seconds: float, setting: str = "data.video_timeout") -> Iterator[None]:
-    """Raise VideoError, which names the `setting`, if the block takes longer than `seconds`.
+    """Raise DecodeTimeout, which names the `setting`, if the block takes longer than `seconds`.
 
     Only in the main thread, as in loader workers.
     """
@@ -118,10 +118,10 @@ def time_limit(path: str, *, seconds: float, setting: str = "data.video_timeout"
         return
 
     def give_up(number: int, frame: FrameType | None) -> None:
-        raise VideoError(path, f"still being decoded after {seconds:g} s", f"a video that decodes within {setting}")
+        raise DecodeTimeout(path, f"still being decoded after {seconds:g} s", f"a video that decodes within {setting}")
 
     old = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # again, should the block go on after the first time
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:

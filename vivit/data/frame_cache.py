@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import VideoError
+from ..errors import DecodeTimeout, VideoError
 from ..files import atomic_write
+from .remote import is_url
 from .sample import Sample, file_state
 from .video.read_frames import OpenVideo, read_frames
 from .views import open_sample, segment_frames
@@ -22,62 +25,105 @@ if TYPE_CHECKING:
     import torch
 
 FOLDER = "frames"
-LEAST, MOST = 2**20, 2**28  # bytes of one video: no cache for shares below, no video above
+MIN_VIDEO_BYTES, MAX_VIDEO_BYTES = 2**20, 2**28  # no cache if a video may have less; no video may have more
+HEADER = np.dtype("<u4")  # three numbers: frames, height, width; then come the pixels
+
+_unwritable: set[Path] = set()  # folders that this process could not write to
 
 
 @dataclass(frozen=True)
 class FrameCache:
-    """A folder with a memory-mapped array of frames for each video, written when the video is first read.
+    """A folder with a file of RGB pixels for each video, written when the video is first read; processes share it.
 
-    Processes may share it. A video whose file changes is decoded again.
+    A video file that changes is decoded again. Of a folder of images only added and removed images are noticed.
     """
 
     folder: Path
-    most_bytes: int
+    max_video_bytes: int
     """A video whose frames take more is decoded whenever it is read."""
+    max_seconds: float = math.inf
+    """So is one whose frames take longer to decode and write."""
 
     @staticmethod
-    def within(folder: Path, most_bytes: float, *, videos: int) -> FrameCache | None:
-        """Return a cache for a number of videos that stays below `most_bytes` and half of the free room.
+    def within(folder: Path, max_bytes: float, *, videos: int, max_seconds: float = math.inf) -> FrameCache | None:
+        """Return a cache that stays below `max_bytes`, and takes at most half of the room on the disk.
 
-        None if the share of a video is below LEAST.
+        None if each of the `videos` may have less than MIN_VIDEO_BYTES.
         """
+        if not max_bytes:
+            return None
         place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        share = int(min(most_bytes, shutil.disk_usage(place).free / 2) / max(videos, 1))
-        return FrameCache(folder, min(share, MOST)) if share >= LEAST else None
-
-    def remove(self) -> None:
-        """Delete the cached frames."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        written = sum(file.stat().st_size for file in folder.glob("*.rgb"))
+        room = min(max_bytes, (shutil.disk_usage(place).free + written) / 2)
+        share = min(int(room / max(videos, 1)), MAX_VIDEO_BYTES)
+        return FrameCache(folder, share, max_seconds) if share >= MIN_VIDEO_BYTES else None
 
     def open(self, sample: Sample) -> OpenVideo:
         """Open the video of a sample, as `open_sample` does. Raises VideoError."""
         video = open_sample(sample)
+        if is_url(sample.path):  # what is behind it may change
+            return video
         segment = segment_frames(video, sample)
         state = [sample.path, sample.start, sample.end, sample.fps, sample.offset, *file_state(sample.path)]
-        path = self.folder / f"{hashlib.sha256(repr(state).encode()).hexdigest()[:32]}.npy"
-        try:
-            images = np.load(path, mmap_mode="r")
-        except (OSError, ValueError):
-            if len(segment) * video.height * video.width * 3 > self.most_bytes:
+        path = self.folder / f"{hashlib.sha256(repr(state).encode()).hexdigest()[:32]}.rgb"
+        if not path.exists():
+            size = len(segment) * video.height * video.width * 3
+            if size > self.max_video_bytes or self.folder in _unwritable:
                 return video
-            images = decode_into(path, video, segment)
-        return CachedVideo(video, segment.start, images) if len(images) == len(segment) else video
+            self.decode_into(path, video, segment)
+        shape = frames_in(path)
+        return CachedVideo(video, segment.start, path, shape) if shape and shape[0] == len(segment) else video
+
+    def decode_into(self, path: Path, video: OpenVideo, segment: range) -> None:
+        """Write the frames of a segment to `path`: none if one does not decode, or if it takes too long.
+
+        After an error of the disk this process writes no further videos.
+        """
+        try:
+            try:
+                self.write_frames(path, video, segment)
+            except (VideoError, TimeoutError) as error:
+                if isinstance(error, DecodeTimeout):
+                    raise
+                with atomic_write(path, "wb"):  # each clip is decoded, and fails only if it holds a broken frame
+                    pass
+        except DecodeTimeout:
+            _unwritable.add(self.folder)
+            raise
+        except OSError as error:
+            _unwritable.add(self.folder)
+            logging.getLogger("vivit").warning("%s: %s; further videos are decoded for each clip", self.folder, error)
+
+    def write_frames(self, path: Path, video: OpenVideo, segment: range) -> None:
+        """Write the frames of a segment, one in memory at a time. Raises TimeoutError after `max_seconds`."""
+        deadline = time.monotonic() + self.max_seconds
+        with atomic_write(path, "wb") as file:
+            file.write(np.array([len(segment), video.height, video.width], dtype=HEADER).tobytes())
+            for _, image in video.images(segment):
+                file.write(image.tobytes())
+                if time.monotonic() > deadline:
+                    raise TimeoutError
 
 
 class CachedVideo:
-    """A video some of whose frames are in an array, with the interface of `Video`."""
+    """An `OpenVideo` whose frames from number `first` on are in a file."""
 
-    def __init__(self, video: OpenVideo, first: int, cached: np.ndarray):
+    def __init__(self, video: OpenVideo, first: int, file: Path, shape: tuple[int, int, int]):
         self.path, self.num_frames, self.times = video.path, video.num_frames, video.times
         self.duration, self.fps = video.duration, video.fps
-        self.height, self.width = cached.shape[1:3]
-        self._first, self._cached = first, cached
+        self.count, self.height, self.width = shape
+        self._first, self._file = first, file
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (number, (H, W, 3) uint8) of one frame after the other."""
-        for index in indices:
-            yield int(index), self._cached[index - self._first]
+        """Yield (number, (H, W, 3) uint8) of one frame after the other. Raises ValueError for one not in the file."""
+        size = self.height * self.width * 3
+        with self._file.open("rb") as file:
+            for index in indices:
+                if not 0 <= index - self._first < self.count:
+                    raise ValueError(f"frame {index} of {self.path} is outside the segment whose frames are cached")
+                file.seek(3 * HEADER.itemsize + int(index - self._first) * size)
+                pixels = np.frombuffer(file.read(size), dtype=np.uint8)
+                yield int(index), pixels.reshape(self.height, self.width, 3)
 
     def frames(
         self,
@@ -90,17 +136,12 @@ class CachedVideo:
         return read_frames(self, indices, box=box, transform=transform)
 
 
-def decode_into(path: Path, video: OpenVideo, segment: range) -> np.ndarray:
-    """Decode the frames of a segment and write them; returns them, (n, H, W, 3), or none if one does not decode.
-
-    A file that cannot be written is not kept.
-    """
-    images = np.empty((len(segment), video.height, video.width, 3), dtype=np.uint8)
+def frames_in(path: Path) -> tuple[int, int, int] | None:
+    """Return (frames, height, width) of a file of pixels; None for one that is empty, torn or gone."""
     try:
-        for row, (_, image) in zip(images, video.images(segment), strict=True):
-            row[:] = image
-    except VideoError:
-        images = images[:0]  # it is never tried again: each clip is decoded, and fails only if it holds that frame
-    with suppress(OSError), atomic_write(path, "wb") as file:
-        np.save(file, images)
-    return images
+        with path.open("rb") as file:
+            shape = np.frombuffer(file.read(3 * HEADER.itemsize), dtype=HEADER).tolist()
+        expected = 3 * HEADER.itemsize + 3 * math.prod(shape)
+        return tuple(shape) if len(shape) == 3 and path.stat().st_size == expected else None
+    except (OSError, ValueError):
+        return None

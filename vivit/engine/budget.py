@@ -83,8 +83,6 @@ def seconds_per_clip(model: ViViT, config: Config, videos: Data) -> float:
     )
     times = []
     for i in range(len(indices)):
-        if videos.frame_cache:
-            clips[i]  # which decodes the frames that later reads find in the cache
         since = time.monotonic()
         video = clips[i].video
         if video is not None:

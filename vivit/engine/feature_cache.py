@@ -318,5 +318,8 @@ def open_cache(folder: Path, key: str, views: int, shapes: Shapes) -> None:
         )
     for array, (shape, kind) in shapes.items():
         np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=kind, shape=shape).flush()
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process without a word
+            with (folder / f"{array}.npy").open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
     with atomic_write(folder / "key.json") as file:
         json.dump({"key": key, "views": views}, file)

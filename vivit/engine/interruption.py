@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from ..data.frame_cache import FOLDER
 from ..errors import FolderInUse, WorkerDied
 from ..files import exclusive_lock
 from .distributed import World
@@ -104,6 +105,8 @@ def remove_stale_files(folder: Path) -> None:
         old = path.name in (*(f"{name}.tmp" for name in names), "metrics.tmp")
         if path.is_file() and (old or path.name.startswith(tuple(f".{name}." for name in names))):
             path.unlink()
+    for path in folder.glob(f"{FOLDER}/.*.tmp"):
+        path.unlink()
 
 
 @contextmanager

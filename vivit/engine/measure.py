@@ -33,8 +33,14 @@ def measure_clip(fields: dict[str, Any], device: str = "auto") -> ClipCost | Non
     """
     config = replace(ModelConfig(), **fields)
     jobs = [(config, device)]
-    [(_, cost)] = map_unordered(_measure, jobs, workers=1, on_crash=lambda job, why: None, start_method="spawn")
+    [(_, cost)] = map_unordered(_measure, jobs, workers=1, on_crash=_no_result, start_method="spawn")
     return cost
+
+
+def _no_result(job: tuple[ModelConfig, str], why: str) -> None:
+    """Return None if the system killed the process. Raises RuntimeError for any other end."""
+    if "SIGKILL" not in why:
+        raise RuntimeError(f"measuring one clip: {why}")
 
 
 def _measure(job: tuple[ModelConfig, str]) -> ClipCost | None:

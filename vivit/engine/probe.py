@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..config import EvalConfig
 from ..data.dataset import EvalDataset
+from ..data.frame_cache import FrameCache
 from ..data.loader import eval_clips
 from ..data.sample import Sample
 from ..errors import DataError
@@ -66,6 +67,7 @@ def fit_linear_probe(
     precision: str = "auto",
     log: Callable[[str], None] = print,
     skipped: dict[str, str] | None = None,
+    frame_cache: FrameCache | None = None,
 ) -> None:
     """Fit the head of the model to its features of the training videos; nothing else of the model changes.
 
@@ -85,6 +87,7 @@ def fit_linear_probe(
         precision=precision,
         world=world,
         skipped=skipped,
+        frame_cache=frame_cache,
     )
     if not len(rows.videos):
         raise DataError(listing("none of the training videos can be read", list(rows.missing.values())))
@@ -114,12 +117,14 @@ def clip_features(
     precision: str,
     world: World,
     skipped: dict[str, str] | None = None,
+    frame_cache: FrameCache | None = None,
     title: str = "features for the linear probe",
 ) -> Rows:
     """Compute the features of every test view of every sample, in the order of the list, from all processes."""
     mine = list(range(world.rank, len(samples), world.size))
     no_labels = torch.zeros(len(mine), 0, dtype=torch.int64)
-    videos = EvalDataset([samples[i] for i in mine], no_labels, model=model.config, protocol=protocol)
+    chosen = [samples[i] for i in mine]
+    videos = EvalDataset(chosen, no_labels, model=model.config, protocol=protocol, frame_cache=frame_cache)
     model.eval()
     found: dict[int, Tensor] = {}
     missing: dict[int, str] = {}

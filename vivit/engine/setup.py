@@ -174,6 +174,7 @@ def setup(
             precision=config.precision,
             log=world.print,
             skipped=skipped,
+            frame_cache=data.frame_cache,
         )
         note_skipped_files(Path(config.run), skipped, world)
     freeze(vivit, config.optim.freeze)
@@ -235,7 +236,10 @@ def read_videos(config: Config) -> tuple[Config, Data]:
         raise DataError(listing(f"none of the validation videos (split {config.data.eval_split!r}) can be read", lines))
     config = replace(config, model=replace(config.model, classes=train.classes))
     frames = FrameCache.within(
-        Path(config.run) / FOLDER, config.data.frame_cache * 2**30, videos=len(train.samples) + len(val.samples)
+        Path(config.run) / FOLDER,
+        config.data.frame_cache * 2**30,
+        videos=len(train.samples) + len(val.samples),
+        max_seconds=config.data.video_timeout / 4,
     )
     return config, Data(train.samples, train.labels, val.samples, val.labels, train.unreadable, frames)
 

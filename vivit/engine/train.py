@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig
 from ..data.dataset import TrainDataset
+from ..data.frame_cache import FOLDER
 from ..data.loader import Batch, open_loader, train_loader
 from ..errors import DataError, WorkerDied
 from ..model.vivit import ViViT
@@ -69,8 +71,8 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     check_same_run(staged.config if staged else config)
     with locked(Path(config.run), world):
         if data.frame_cache:
-            size = format_size(data.frame_cache.most_bytes * (len(data.train) + len(data.val)))
-            world.print(f"frames: short videos are decoded once; up to {size} in {data.frame_cache.folder} meanwhile")
+            size = format_size(data.frame_cache.max_video_bytes)
+            world.print(f"frames: videos that take at most {size} are decoded once, to {data.frame_cache.folder}")
         if config.budget and not staged:
             staged = choose_start(world, config, data, world.print)
         config = staged.config if staged else config
@@ -98,7 +100,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
             with open_loader(loader) as batches:
                 train_steps(training, training.meter.timed(batches), stop)
             finish(training)
-            world.on_main(lambda: data.frame_cache and data.frame_cache.remove())
+            world.on_main(lambda: shutil.rmtree(run.folder / FOLDER, ignore_errors=True))
     return run.folder
 
 

@@ -24,7 +24,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 LINGER_SECONDS = 2  # for the rest of a body that is refused
 SEND_SECONDS = 30  # for a client that does not read its answer
 # The page has no secrets, and its token is typed into it. Health is for the machine that watches the server.
-PUBLIC = ("/", "/page.js", "/page.css", "/healthz", "/readyz", "/openapi.json")
+HEALTH = ("/healthz", "/readyz")
+PUBLIC = ("/", "/page.js", "/page.css", "/openapi.json", *HEALTH)
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -97,7 +98,7 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if self.hosts is not None and name.lower() not in self.hosts:
+        if self.hosts is not None and name.lower() not in self.hosts and scope["path"] not in HEALTH:
             return error(403, f"this server is not called {name[:50]!r}; its names are {', '.join(self.hosts)}")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return error(403, "a page of another site may not use this server")
