@@ -22,10 +22,13 @@ _held: set[int] = set()  # file descriptors of the locks of this process
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w", **open_arguments: Any) -> Iterator[IO[Any]]:
+def atomic_write(
+    path: str | os.PathLike, mode: str = "w", *, sync: bool = True, **open_arguments: Any
+) -> Iterator[IO[Any]]:
     """Open a temporary file in the folder of `path`; rename it to `path` when the block ends without an error.
 
-    The data are on the disk (fsync) before the rename. After an error the temporary file is removed and `path` is as
+    The data are on the disk (fsync) before the rename; without `sync`, for what can be made again, the file may be cut
+    off after a crash of the machine. After an error the temporary file is removed and `path` is as
     it was. Text is UTF-8 unless `encoding` says otherwise. Raises OSError.
     """
     path = Path(path)
@@ -37,7 +40,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", **open_arguments: Any
         with tmp.open(mode, **open_arguments) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(tmp, path)
     except BaseException:
         with suppress(FileNotFoundError):

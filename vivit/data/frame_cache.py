@@ -85,7 +85,9 @@ class FrameCache:
             except (VideoError, TimeoutError) as error:
                 if isinstance(error, DecodeTimeout):
                     raise
-                with atomic_write(path, "wb"):  # each clip is decoded, and fails only if it holds a broken frame
+                with atomic_write(
+                    path, "wb", sync=False
+                ):  # each clip is decoded, and fails only if it holds a broken frame
                     pass
         except DecodeTimeout:
             _unwritable.add(self.folder)
@@ -97,7 +99,7 @@ class FrameCache:
     def write_frames(self, path: Path, video: OpenVideo, segment: range) -> None:
         """Write the frames of a segment, one in memory at a time. Raises TimeoutError after `max_seconds`."""
         deadline = time.monotonic() + self.max_seconds
-        with atomic_write(path, "wb") as file:
+        with atomic_write(path, "wb", sync=False) as file:  # `frames_in` finds out about a file that is cut off
             file.write(np.array([len(segment), video.height, video.width], dtype=HEADER).tobytes())
             for _, image in video.images(segment):
                 file.write(image.tobytes())
