@@ -28,8 +28,8 @@ def atomic_write(
     """Open a temporary file in the folder of `path`; rename it to `path` when the block ends without an error.
 
     The data are on the disk (fsync) before the rename; without `sync`, for what can be made again, the file may be cut
-    off after a crash of the machine. After an error the temporary file is removed and `path` is as
-    it was. Text is UTF-8 unless `encoding` says otherwise. Raises OSError.
+    off after a crash of the machine. After an error the temporary file is removed and `path` is as it was. Text is
+    UTF-8 unless `encoding` says otherwise. Raises OSError.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

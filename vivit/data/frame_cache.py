@@ -75,36 +75,30 @@ class FrameCache:
         return CachedVideo(video, segment.start, path, shape) if shape and shape[0] == len(segment) else video
 
     def decode_into(self, path: Path, video: OpenVideo, segment: range) -> None:
-        """Write the frames of a segment to `path`: none if one does not decode, or if it takes too long.
+        """Write the frames of a segment to `path`, with one of them in memory at a time.
 
-        After an error of the disk this process writes no further videos.
+        The file is empty if a frame does not decode, or if it takes too long. After a decoder that is stuck, or an
+        error of the disk, this process writes no further videos.
         """
+        deadline = time.monotonic() + self.max_seconds
         try:
-            try:
-                self.write_frames(path, video, segment)
-            except (VideoError, TimeoutError) as error:
-                if isinstance(error, DecodeTimeout):
+            with atomic_write(path, "wb", sync=False) as file:  # `frames_in` finds out about a file that is cut off
+                file.write(np.array([len(segment), video.height, video.width], dtype=HEADER).tobytes())
+                try:
+                    for _, image in video.images(segment):
+                        file.write(image.tobytes())
+                        if time.monotonic() > deadline:
+                            raise VideoError(video.path, f"not decoded after {self.max_seconds:g} s")
+                except DecodeTimeout:
                     raise
-                with atomic_write(
-                    path, "wb", sync=False
-                ):  # each clip is decoded, and fails only if it holds a broken frame
-                    pass
+                except VideoError:  # then each clip is decoded, and may be intact
+                    file.truncate(0)
         except DecodeTimeout:
             _unwritable.add(self.folder)
             raise
         except OSError as error:
             _unwritable.add(self.folder)
             logging.getLogger("vivit").warning("%s: %s; further videos are decoded for each clip", self.folder, error)
-
-    def write_frames(self, path: Path, video: OpenVideo, segment: range) -> None:
-        """Write the frames of a segment, one in memory at a time. Raises TimeoutError after `max_seconds`."""
-        deadline = time.monotonic() + self.max_seconds
-        with atomic_write(path, "wb", sync=False) as file:  # `frames_in` finds out about a file that is cut off
-            file.write(np.array([len(segment), video.height, video.width], dtype=HEADER).tobytes())
-            for _, image in video.images(segment):
-                file.write(image.tobytes())
-                if time.monotonic() > deadline:
-                    raise TimeoutError
 
 
 class CachedVideo:
