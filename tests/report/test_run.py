@@ -240,6 +240,13 @@ def test_ticks_are_round_and_reach_nearly_to_the_top(top):
     assert all(re.fullmatch(r"[125]0*|0\.0*[125]|[125]e-\d+", f"{values[1]:g}") for _ in values)
 
 
+@pytest.mark.parametrize(("start", "top", "expected"), [(0.89, 1, [0.85, 0.9, 1]), (0.991, 1, [0.99, 0.992, 1])])
+def test_ticks_may_start_at_the_round_number_below_the_values(start, top, expected):
+    values = ticks(top, start)
+    assert [values[0], values[1], values[-1]] == pytest.approx(expected)
+    assert len(values) <= 7
+
+
 def test_a_model_that_gives_nan_has_no_answers_on_the_page_and_no_nan(folder):
     result = evaluation(folder)
     spoilt = result.multi.clone()

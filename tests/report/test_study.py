@@ -77,3 +77,22 @@ def test_one_interval_with_zero_leaves_a_row_undecided(name, tmp_path):
     decide(results, 0)
     next(row for row in results["rows"] if row.get("to_first"))["to_first"][name] = -0.01
     assert "Undecided: no row" in first_line(results, tmp_path)
+
+
+def test_rows_that_were_trained_too_short_are_named_and_not_judged(tmp_path):
+    results = json.loads((RESULTS / "study-architecture.json").read_text())
+    assert "Trained too short to be compared: R3D-18 (0.05 epochs), " in first_line(results, tmp_path)
+    assert "R3D-18 (-" not in first_line(results, tmp_path)
+    chart = re.search(r"<svg.*?</svg>", page_of(results, tmp_path), re.DOTALL)
+    assert chart is not None
+    assert "R3D-18" not in chart[0]
+    for row in results["rows"]:
+        row["epochs"] = 20.0
+    assert "too short" not in first_line(results, tmp_path)
+
+
+def test_the_axis_begins_near_the_values_where_these_are_close(tmp_path):
+    results = json.loads((RESULTS / "study-architecture.json").read_text())
+    assert '"middle">0%<' not in page_of(results, tmp_path)
+    results["rows"][0]["accuracy"]["0"]["action"]["top1"] = 0.1
+    assert '"middle">0%<' in page_of(results, tmp_path)

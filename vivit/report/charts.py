@@ -25,10 +25,10 @@ def figure(title: str, body: str) -> Markup:
     return Markup(f"<figure><figcaption>{escape(title)}</figcaption>{body}</figure>")
 
 
-def ticks(top: float) -> list[float]:
-    """Return round numbers from 0 up to `top`, at most six."""
-    step = next(f * 10.0**e for e in range(-9, 19) for f in (1, 2, 5) if top / (f * 10.0**e) <= 5)
-    return [i * step for i in range(math.floor(top / step + 1e-9) + 1)]
+def ticks(top: float, start: float = 0.0) -> list[float]:
+    """Return round numbers from `start`, or the round number below it, up to `top`, at most seven."""
+    step = next(f * 10.0**e for e in range(-9, 19) for f in (1, 2, 5) if (top - start) / (f * 10.0**e) <= 5)
+    return [i * step for i in range(math.floor(start / step + 1e-9), math.floor(top / step + 1e-9) + 1)]
 
 
 Point = tuple[float, float]
@@ -94,19 +94,23 @@ class Interval:
 
 
 def interval_chart(title: str, rows: Sequence[Interval]) -> Markup:
-    """Draw every row's mean, its interval, and each single value as a small dot; the title stands above its row."""
+    """Draw every row's mean, its interval, and each single value as a small dot; the title stands above its row.
+
+    The axis begins at 0, or at a round number below the values if these are close to each other.
+    """
     values = [x for row in rows for x in (row.mean, row.low, row.high, *row.points.values()) if x is not None]
     top = min(max(1.05 * max(values), 0.02), 1.0)
-    line, width = 50, 560
+    marks = ticks(top, min(values) if min(values) > 0.6 * top else 0.0)
+    line, width, start = 50, 560, marks[0]
     bottom = line * len(rows) + 6
 
     def at(value: float) -> float:
-        return 8 + (width - 80) * min(max(value, 0), top) / top
+        return 8 + (width - 80) * (min(max(value, start), top) - start) / (top - start)
 
     svg = ""
-    for value in ticks(top):
+    for value in marks:
         svg += f'<path class="grid" d="M{at(value):.1f} 0V{bottom}"/>'
-        svg += f'<text x="{at(value):.1f}" y="{bottom + 18}" class="middle">{value:.0%}</text>'
+        svg += f'<text x="{at(value):.1f}" y="{bottom + 18}" class="middle">{100 * value:.3g}%</text>'
     for i, row in enumerate(rows):
         y = line * i + 37
         svg += f'<text x="8" y="{y - 17}" class="row">{escape(row.title)}</text><g class="s0">'

@@ -74,17 +74,29 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Say which rows differ clearly from the first, and how many are undecided; nothing if none was compared."""
-    compared = [row for row in results["rows"] if row.get("to_first")]
+    """Say which rows differ clearly from the first, how many are undecided, and which say nothing yet.
+
+    Nothing if none was compared.
+    """
+    less = trained_less(results)
+    compared = [row for row in results["rows"] if row.get("to_first") and row not in less]
     if not compared:
         return ""
     first = next(row["title"] for row in results["rows"] if row["name"] == results["reference"])
     clear = [f"{row['title']} ({100 * row['to_first']['mean']:+.1f})" for row in compared if is_clear(row["to_first"])]
     open_rows = len(compared) - len(clear)
+    names = ", ".join(f"{row['title']} ({row['epochs']:.3g} epochs)" for row in less)
+    not_compared = f"Trained too short to be compared: {names}. " if less else ""
     if not clear:
-        return f"Undecided: no row differs clearly from “{first}”. "
+        return f"Undecided: no row differs clearly from “{first}”. {not_compared}"
     undecided = f"Undecided for {open_rows} of {len(compared)} rows. " if open_rows else ""
-    return f"{undecided}Clearly different from “{first}”, in points: {', '.join(clear)}. "
+    return f"{undecided}Clearly different from “{first}”, in points: {', '.join(clear)}. {not_compared}"
+
+
+def trained_less(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the rows that were trained for fewer epochs than the first one: their accuracy says nothing yet."""
+    epochs = {row["name"]: row.get("epochs", 0.0) for row in results["rows"]}
+    return [row for row in results["rows"] if 0 < epochs[row["name"]] < epochs.get(results["reference"], 0.0)]
 
 
 def is_clear(found: Mapping[str, Any]) -> bool:
@@ -94,10 +106,10 @@ def is_clear(found: Mapping[str, Any]) -> bool:
 
 
 def top1_chart(results: Mapping[str, Any]) -> Markup | str:
-    """Draw every row's top-1: its mean, the 95 % interval over seeds, and each seed as a small dot."""
-    main, rows = results["label_set"], []
+    """Draw the top-1 of rows that can be compared: mean, 95 % interval over seeds, and each seed as a small dot."""
+    main, rows, less = results["label_set"], [], trained_less(results)
     for row in results["rows"]:
-        if row["top1"]:
+        if row["top1"] and row not in less:
             found, enough = row["top1"][main], len(row["accuracy"]) >= MIN_SEEDS
             points = {f"seed {seed}": accuracy[main]["top1"] for seed, accuracy in row["accuracy"].items()}
             low, high = (found["low"], found["high"]) if enough else (None, None)
