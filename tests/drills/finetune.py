@@ -275,14 +275,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def table_of_ways(rows: list[dict[str, Any]]) -> str:
-    """Markdown: each seed beside what `finetune` reached on the same videos before there were stages."""
-    lines = [["data", "seed", "frozen baseline", "before the stages", *WAYS, "CPU seconds"]]
-    for old in json.loads(RESULTS.read_text())["rows"]:
-        ways = {row["way"]: row for row in rows if (row["data"], row["seed"]) == (old["data"], old["seed"])}
+    """Return a Markdown table of the accuracy and the CPU seconds of each way, seed by seed."""
+    lines = [["data", "seed", *(f"`{way}`" for way in WAYS), "CPU seconds"]]
+    for name, seed in dict.fromkeys((row["data"], row["seed"]) for row in rows):
+        ways = {row["way"]: row for row in rows if (row["data"], row["seed"]) == (name, seed)}
         accuracy = [f"{ways[way]['top1']:.1%}" if way in ways else "" for way in WAYS]
         seconds = " / ".join(f"{ways[way]['seconds']:.0f}" if way in ways else "–" for way in WAYS)
-        lines.append([old["data"], str(old["seed"]), f"{old['frozen']:.1%}", f"{old['tuned']:.1%}", *accuracy, seconds])
-    return format_markdown(lines, align="<>>>>>>>")
+        lines.append([name, str(seed), *accuracy, seconds])
+    return format_markdown(lines, align="<>>>>>")
 
 
 def main() -> None:
