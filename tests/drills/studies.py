@@ -88,7 +88,7 @@ TWO_CORES = ["--jobs", "2", "--data.workers", "0"]
 ONCE = "--eval-every 100 --save-every 100 --eval.temporal-views 1 --eval.spatial-views 1"
 LONGER = "--optim.epochs 100 --optim.warmup-epochs 7", "--optim.epochs 20 --optim.warmup-epochs 1.4"
 FULL = {
-    "tokenisation": f"--data.root data/labels.csv --init data/image.safetensors {ONCE}",
+    "tokenisation": f"--data.root demo/labels.csv --init data/image.safetensors {LONGER[1]} {ONCE}",
     "regularisation": f"--data.root data/labels-tenth.csv --init data/image.safetensors {LONGER[0]} {ONCE}",
     "architecture": f"--data.root demo/labels.csv {LONGER[1]} --cnn-epochs 0.05 {ONCE}",
 }
