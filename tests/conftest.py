@@ -1,11 +1,15 @@
 import gc
 import os
+import signal
 
 import pytest
 import torch
 
 # A worker of a loader is a fork: it must not free what needs a thread that only this process has (FFmpeg waits for it).
 os.register_at_fork(after_in_child=gc.freeze)
+# A shell that starts the tests in the background ignores Ctrl-C for them, and so for all commands that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 VARIABLES = (
     "RANK",
     "LOCAL_RANK",
