@@ -97,21 +97,28 @@ def number_of_views(budget: Budget, videos: Data) -> int:
     return int(min(max(room / len(videos.train), VIEWS[0]), VIEWS[1]))
 
 
-def epoch_seconds(budget: Budget, videos: Data) -> float:
-    """Return the seconds of an epoch of the whole model, with its share of ten validations in twenty epochs."""
-    return budget.per_clip * (FORWARD_PASSES * len(videos.train) + 0.5 * len(videos.val))
+def validation_clips(config: Config, videos: Data) -> float:
+    """Return how many clips the validations of the whole model read: a shorter schedule has as many of them."""
+    return (config.optim.epochs / config.eval_every + 1) * len(videos.val)
+
+
+def whole_seconds(budget: Budget, config: Config, videos: Data) -> float:
+    """Return the seconds of all epochs of the whole model, with its validations."""
+    clips = FORWARD_PASSES * config.optim.epochs * len(videos.train)
+    return budget.per_clip * (clips + validation_clips(config, videos))
 
 
 def fitting_epochs(budget: Budget, config: Config, videos: Data) -> float:
     """Return how many epochs of the whole model fit into the rest of the budget; 0 if fewer than FEWEST_EPOCHS do."""
-    fits = 0.9 * budget.left() / epoch_seconds(budget, videos)
+    clips = 0.9 * budget.left() / budget.per_clip - validation_clips(config, videos)
+    fits = clips / (FORWARD_PASSES * len(videos.train))
     return float(min(config.optim.epochs, fits)) if fits >= min(FEWEST_EPOCHS, config.optim.epochs) else 0.0
 
 
 def estimate(budget: Budget, config: Config, videos: Data, views: int) -> str:
     """Describe how long each stage takes, and what the budget leaves out."""
     features = budget.per_clip * (views * len(videos.train) + len(videos.val))
-    whole = epoch_seconds(budget, videos) * config.optim.epochs
+    whole = whole_seconds(budget, config, videos)
     most = MOST_FEATURES * budget.seconds
     first = f"features about {short_time(min(features, most))}"
     if features > most:
