@@ -29,7 +29,7 @@ from .frame_cache import FrameCache
 from .remote import is_url
 from .sample import Sample, container_file
 from .transforms import center_box, draw_train_crop, has_direction, resize_for_eval, shuffle_frames
-from .video.read_frames import OpenVideo
+from .video.frames import OpenVideo
 from .views import candidate_frames, open_sample, plan_views
 
 EVAL_TIMEOUT = 600  # seconds for all views of one test video

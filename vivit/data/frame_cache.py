@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,11 @@ from ..errors import DecodeTimeout, VideoError
 from ..files import atomic_write
 from .remote import is_url
 from .sample import Sample, file_state
-from .video.read_frames import OpenVideo, read_frames
+from .video.frames import Frames, OpenVideo
 from .views import open_sample, segment_frames
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 FOLDER = "frames"
 MIN_VIDEO_BYTES, MAX_VIDEO_BYTES = 2**20, 2**28  # no cache if a video may have less; no video may have more
@@ -101,7 +101,7 @@ class FrameCache:
             logging.getLogger("vivit").warning("%s: %s; further videos are decoded for each clip", self.folder, error)
 
 
-class CachedVideo:
+class CachedVideo(Frames):
     """An `OpenVideo` whose frames from number `first` on are in a file."""
 
     def __init__(self, video: OpenVideo, first: int, file: Path, shape: tuple[int, int, int]):
@@ -120,16 +120,6 @@ class CachedVideo:
                 file.seek(3 * HEADER.itemsize + int(index - self._first) * size)
                 pixels = np.frombuffer(file.read(size), dtype=np.uint8)
                 yield int(index), pixels.reshape(self.height, self.width, 3)
-
-    def frames(
-        self,
-        indices: Sequence[int],
-        *,
-        box: tuple[int, int, int, int] | None = None,
-        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Read the frames with these numbers, (T, C, H, W) uint8 RGB; see `Video.frames`."""
-        return read_frames(self, indices, box=box, transform=transform)
 
 
 def frames_in(path: Path) -> tuple[int, int, int] | None:

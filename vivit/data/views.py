@@ -20,7 +20,7 @@ from .sample import Sample
 from .transforms import center_box, crop, eval_boxes, resize_for_eval
 from .video.decoder import Video
 from .video.frame_folder import FrameFolder, open_video
-from .video.read_frames import OpenVideo
+from .video.frames import OpenVideo
 
 MAX_TICKS = 2**22  # evenly spaced times for clip_seconds: 46 hours at 25 a second
 

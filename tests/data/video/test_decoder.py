@@ -19,7 +19,7 @@ from vivit.data.packet_index import PacketIndex
 from vivit.data.video import build_index
 from vivit.data.video import decoder as decode
 from vivit.data.video.decoder import Video, _split_runs
-from vivit.data.video.read_frames import CHUNK
+from vivit.data.video.frames import CHUNK
 from vivit.errors import VideoError
 
 CODECS_AND_CONTAINERS = [

@@ -29,7 +29,7 @@ import logging
 import operator
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -44,8 +44,8 @@ from ...errors import VideoError
 from ..packet_index import FrameIndex, PacketIndex
 from .build_index import build_index
 from .container import decode_frames, open_video_stream
+from .frames import Frames
 from .picture import upright_rgb
-from .read_frames import read_frames
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ RECENT_VIDEOS, RECENT_FRAMES = 4096, 3000  # of how many videos, of how many fra
 _recent: dict[tuple[str, int, int], FrameIndex] = {}  # by path, size and date: built by this process
 
 
-class Video:
+class Video(Frames):
     """The index of one video file.
 
     Attributes:
@@ -130,21 +130,6 @@ class Video:
     def packet_index(self) -> PacketIndex:
         """Return the index of the file, to be kept and passed to the next `Video` of it."""
         return PacketIndex(self._size, self._mtime_ns, self._index.to_text())
-
-    def frames(
-        self,
-        indices: Sequence[int],
-        *,
-        box: tuple[int, int, int, int] | None = None,
-        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Decode the frames with these numbers, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
-
-        `box` (top, left, height, width) is the part of each frame that is kept. `transform` maps a few frames
-        (n, C, H, W) to what is kept of them, (n, …), so that few are held in full size. Raises ValueError for a number
-        outside 0 ... num_frames - 1, VideoError for a frame that does not decode.
-        """
-        return read_frames(self, indices, box=box, transform=transform)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8) of one frame after the other, for ascending numbers; one is held at a time.

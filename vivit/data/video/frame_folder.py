@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from ..packet_index import PacketIndex
 from .container import MAX_PIXELS, MAX_SIDE
 from .decoder import Video, frame_ids_at
 from .frame_names import NUMBER, order_images
-from .read_frames import read_frames
+from .frames import Frames
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ EXIF_TRANSPOSE = {  # by the EXIF orientation: what brings the picture upright
 IMAGES = f"images ({', '.join(IMAGE_SUFFIXES)}) numbered in their names"
 
 
-class FrameFolder:
+class FrameFolder(Frames):
     """A folder of images, in the order of the numbers in their names, with the interface of `Video`.
 
     The first image is shown at 0 s, the others at `fps` images per second, upright as EXIF says. If the numbers count
@@ -78,19 +78,6 @@ class FrameFolder:
     def width(self) -> int:
         """Pixels."""
         return self._size[1]
-
-    def frames(
-        self,
-        indices: Sequence[int],
-        *,
-        box: tuple[int, int, int, int] | None = None,
-        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Read the frames with these numbers from 0, in this order, repeats allowed: (T, C, H, W) uint8 RGB.
-
-        See `Video.frames`. Raises VideoError for an image that cannot be read or is not as large as the first.
-        """
-        return read_frames(self, indices, box=box, transform=transform)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number, (H, W, 3) uint8) of one frame after the other."""
