@@ -132,7 +132,7 @@ def test_a_video_in_a_shard_is_there_while_its_tar_file_is(root, tmp_path, caplo
     wait_for_storage(f"{shard}#videos/b.mp4", root, seconds=20)
     wait_for_storage(f"{shard.parent}/missing.tar#b.mp4", root, seconds=20)  # one shard is gone, the storage is there
     wait_for_storage(f"s3://bucket/{shard.name}#b.mp4", "", seconds=20)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 15
     assert not caplog.text
     threading.Timer(0.2, lambda: shutil.move(tmp_path / "away", shard.parent)).start()
     shutil.move(shard.parent, tmp_path / "away")
@@ -147,7 +147,7 @@ def test_a_missing_file_without_a_root_is_not_waited_for(tmp_path, monkeypatch):
     started = time.monotonic()
     wait_for_storage(str(tmp_path / "none.mp4"), "", seconds=20)
     wait_for_storage("none.mp4", "", seconds=20)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 15
 
 
 def test_without_room_for_a_checkpoint_training_goes_on_and_says_so(config, straight, monkeypatch, capsys):

@@ -186,9 +186,12 @@ def anonymous():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
 vivit.from_pretrained(sys.argv[2])  # first uses of libraries are not what is measured
-start, before = time.perf_counter(), anonymous()
-model = vivit.from_pretrained(sys.argv[1])
-print(time.perf_counter() - start, anonymous() - before, sum(p.numel() for p in model.parameters()) * 4 / 2**20)
+before, models, seconds = anonymous(), [], []
+for _ in range(3):  # other programs run too
+    start = time.perf_counter()
+    models.append(vivit.from_pretrained(sys.argv[1]))
+    seconds.append(time.perf_counter() - start)
+print(min(seconds), anonymous() - before, sum(p.numel() for p in models[0].parameters()) * 4 / 2**20)
 """
 
 
@@ -204,7 +207,7 @@ def test_a_base_size_model_loads_fast_and_takes_no_memory_of_its_own(tmp_path):
     seconds, grown, size = map(float, out.split())
     assert size > 300  # MiB
     assert grown < 0.2 * size  # the parameters are the file's pages
-    assert seconds < 4  # 2 s is the promise; a busy machine gets twice that
+    assert seconds < 2
 
 
 def test_importing_the_package_does_not_import_pytorch():
