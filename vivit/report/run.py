@@ -240,7 +240,8 @@ def explain_shuffling(evaluation: Evaluation, shuffled: Evaluation) -> str:
         elif share > 0.15:
             sentences.append(f"{falls}, so it partly needs their order")
         else:
-            sentences.append(f"{name} goes from {before} to {after}, so single frames are enough")
+            moves = f"goes from {before} to {after}" if before != after else f"stays at {after}"
+            sentences.append(f"{name} {moves}, so single frames are enough")
     if not sentences:
         return "Nothing is clearly above chance yet, so shuffling the frames shows nothing."
     return f"With the frames of each clip in random order, {'; '.join(sentences)}."
