@@ -119,6 +119,13 @@ def test_a_folder_with_other_settings_is_refused_with_the_differing_fields(confi
     assert lines == ["optim.lr: 0.003 -> 0.5", "seed: 0 -> 1"]
 
 
+def test_checkpoints_without_their_settings_are_refused(config, straight):
+    shutil.copytree(straight, config.run)
+    (Path(config.run) / "config.json").unlink()
+    with pytest.raises(ValueError, match="has checkpoints but no config.json"):
+        train(config)
+
+
 def test_a_finished_run_says_so_and_changes_nothing_whatever_may_change(config, straight, capsys):
     shutil.copytree(straight, config.run)
     data = replace(config.data, workers=1, max_unreadable=3)

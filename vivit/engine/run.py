@@ -101,11 +101,15 @@ class Run:
 
 
 def check_same_run(config: Config) -> None:
-    """Raise ValueError if the folder holds a run with other settings: resuming it would mix two experiments."""
-    path = Path(config.run) / "config.json"
-    if not path.exists():
-        return
-    check_same_settings(read_config(path.parent), config)
+    """Raise ValueError if the folder holds a run with other, or unknown, settings: resuming would mix two experiments."""
+    folder = Path(config.run)
+    if (folder / "config.json").exists():
+        check_same_settings(read_config(folder), config)
+    elif (folder / "checkpoints").exists():
+        raise ValueError(
+            f"{folder} has checkpoints but no config.json, which holds the settings of their training; bring it back, or "
+            "give another folder with --run"
+        )
 
 
 def check_same_settings(before: Config, config: Config) -> None:
