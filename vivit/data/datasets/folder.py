@@ -99,7 +99,7 @@ def _read_classes(root: Path, split: str) -> list[Sample]:
         for label, paths in by_class.items()
         for path in (paths if splits is not None else sorted(paths))
     ]
-    return samples if splits is not None else _share(samples, split_name(split))
+    return samples if splits is not None else _part(samples, split_name(split))
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -228,15 +228,15 @@ def _refuse_deeper(root: Path, name: str, paths: Sequence[str]) -> None:
 def _read_table(table: Path, split: str, labels: Sequence[str]) -> list[Sample]:
     samples, splits = table_samples(table, read_table(table, labels, tuple(folder_classes(table))))
     if not any(splits):
-        return _without_held_out(samples, split_name(split))
+        return _part(samples, split_name(split))
     chosen = [s for s, name in zip(samples, splits) if name == split]
     if not chosen:
         raise DataError(f"{table}: no row has split {split!r}; there are {', '.join(sorted(set(splits)))}")
     return chosen
 
 
-def _without_held_out(samples: list[Sample], split: str) -> list[Sample]:
-    """Return the rows for "train", or those of the held-out recordings."""
+def _part(samples: list[Sample], split: str) -> list[Sample]:
+    """Return the samples for "train", or those of the held-out recordings."""
     return [s for held, s in zip(held_out(samples), samples) if held != (split == "train")]
 
 
@@ -260,22 +260,6 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
             held.add(group)
             room.update({c: room[c] - 1 for c in combinations[group]})
     return [group in held for group in groups]
-
-
-def _share(samples: list[Sample], split: str) -> list[Sample]:
-    """Return the videos for "train", or of each class the first 1 / HELD_OUT recordings in the order of their hashes.
-
-    Adding a recording moves at most one other.
-    """
-    groups = source_groups(samples).tolist()
-    first: dict[str, dict[int, str]] = {}
-    for group, s in zip(groups, samples):
-        first.setdefault(s.labels[LABEL_SET], {}).setdefault(group, s.where)
-    held_out = set()
-    for label, names in first.items():
-        order = sorted(names, key=lambda group: _hash(names[group]))
-        held_out |= {(label, group) for group in order[: math.ceil(len(names) / HELD_OUT) if len(names) > 1 else 0]}
-    return [s for group, s in zip(groups, samples) if ((s.labels[LABEL_SET], group) in held_out) != (split == "train")]
 
 
 def _hash(name: str) -> bytes:
