@@ -30,7 +30,7 @@ from vivit.engine.heads import (
     new_head,
     train_tail,
 )
-from vivit.engine.metrics import Score, score_logits
+from vivit.engine.metrics import Score, accuracies, score_logits
 from vivit.engine.optim import learning_rate
 from vivit.engine.probe import fit_linear
 from vivit.errors import DataError
@@ -45,6 +45,14 @@ def test_balanced_accuracy_counts_every_class_once() -> None:
     assert found.accuracy == pytest.approx(3 / 5)
     assert found.balanced == pytest.approx((3 / 4 + 0) / 2)
     assert found.value == pytest.approx((3 / 5 + 3 / 8) / 2)
+
+
+def test_a_video_without_an_answer_is_wrong_in_every_label_set() -> None:
+    labels = torch.zeros(2, 2, dtype=torch.long)
+    logits = torch.tensor([[1.0, 0.0, 1.0, 0.0], [torch.nan, 0.0, 1.0, 0.0]])
+    found = score_logits(logits, labels, [2, 2])
+    assert (found.accuracy, found.balanced, found.joint) == (0.5, 0.5, 0.5)
+    assert accuracies(logits, labels, {"a": ("x", "y"), "b": ("x", "y")})["a"]["top1"] == 0.5
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("none", float("inf"))])

@@ -180,12 +180,12 @@ class Score:
 
 def score_logits(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Score:
     """Score logits (N, K) against labels (N, L)."""
-    accuracy, balanced, all_right = [], [], torch.ones(len(labels), dtype=torch.bool)
-    for part, truth in zip(logits.split(list(sizes), dim=1), labels.unbind(1)):
-        correct = (part.argmax(dim=1) == truth).double()
-        all_right &= correct.bool()
-        accuracy.append(correct.mean().item())
-        balanced.append(sum(correct[truth == k].mean().item() for k in truth.unique()) / len(truth.unique()))
+    parts = logits.where(finite(logits)[:, None], torch.nan).split(list(sizes), dim=1)
+    answers = torch.stack([predicted(part) for part in parts], dim=1)
+    right = (answers == labels).double()
+    balanced = [
+        torch.stack([column[truth == k].mean() for k in truth.unique()]).mean()
+        for column, truth in zip(right.unbind(1), labels.unbind(1))
+    ]
     loss = cross_entropy(logits.double(), labels, sizes).mean().item()
-    joint = all_right.double().mean().item()
-    return Score(sum(accuracy) / len(accuracy), sum(balanced) / len(balanced), loss, joint)
+    return Score(right.mean().item(), torch.stack(balanced).mean().item(), loss, right.prod(1).mean().item())
