@@ -119,7 +119,7 @@ def streaming(name: str, *, precision: str, clock: Clock) -> list[dict[str, Any]
 
         def run(engine: SlidingModel = engine, numbers: Any = numbers, hop: int = hop) -> None:
             for _ in range(hop):
-                frames = torch.stack([prepare(image) for _ in range(depth)], dim=1)
+                frames = np.stack([prepare(image) for _ in range(depth)], axis=1)
                 engine.push(next(numbers), frames)
 
         for _ in range(-(-engine.windows.span // hop)):  # the first window

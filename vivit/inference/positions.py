@@ -12,7 +12,7 @@ import numpy as np
 from ..config import ModelConfig
 from ..data.video.live import Frame
 from .sliding import Windows
-from .timeline import frame_preparation, stacker
+from .timeline import frame_preparation
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class PositionBuilder:
     """Make positions of the sampled frames of one connection, with those that pad both ends."""
 
     def __init__(
-        self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler, as_arrays: bool = False
+        self, config: ModelConfig, windows: Windows, *, crops: int, sampler: FrameSampler, numpy_only: bool = False
     ):
-        self.as_arrays = as_arrays
+        self.numpy_only = numpy_only
         self.config, self.windows, self.crops, self.sampler = config, windows, crops, sampler
         self.prepare: Callable[[np.ndarray], Any] | None = None
         self.samples: list[tuple[Frame, Any]] = []
@@ -111,31 +111,31 @@ class PositionBuilder:
             image = frame.image()
             if self.prepare is None:
                 height, width, _ = image.shape
-                self.prepare = frame_preparation(self.config, height, width, crops=self.crops, as_arrays=self.as_arrays)
+                self.prepare = frame_preparation(
+                    self.config, height, width, crops=self.crops, numpy_only=self.numpy_only
+                )
             self.last = frame, self.prepare(image)
         before = [self._padding(self.last)] * self.windows.lead if is_first else []
         self.samples.append(self.last)
         return before + (self._complete() if len(self.samples) == self.windows.depth else [])
 
     def _padding(self, sample: tuple[Frame, Any], *, end: float | None = None) -> Position:
-        return make_position([sample] * self.windows.depth, padded=True, end=end, stack=stacker(self.as_arrays))
+        return make_position([sample] * self.windows.depth, padded=True, end=end)
 
     def _complete(self, *, end: float | None = None) -> list[Position]:
         padded = end is not None
-        position = make_position(self.samples, padded=padded, end=end, stack=stacker(self.as_arrays))
+        position = make_position(self.samples, padded=padded, end=end)
         self.samples = []
         self.complete += 1
         return [position]
 
 
-def make_position(
-    samples: list[tuple[Frame, Any]], *, padded: bool, end: float | None, stack: Callable[[list[Any], int], Any]
-) -> Position:
+def make_position(samples: list[tuple[Frame, Any]], *, padded: bool, end: float | None) -> Position:
     """Make a position of the frames of its samples; `end` is that of the stream where it repeats the last frame."""
     frames = [frame for frame, _ in samples]
     return Position(
         key=tuple(frame.number for frame in frames),
-        frames=stack([pixels for _, pixels in samples], 1),
+        frames=np.stack([pixels for _, pixels in samples], 1),
         shown=tuple((frame.time, frame.end) for frame in frames),
         end=frames[-1].end if end is None else end,
         padded=padded,

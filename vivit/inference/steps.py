@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,10 +33,10 @@ class TorchSteps:
             self.embedding = self.model.fold_normalization() if self.shares else ()  # type: ignore[operator]
 
     @torch.inference_mode()
-    def encode(self, frames: list[Tensor]) -> list[Tensor]:
+    def encode(self, frames: list[np.ndarray]) -> list[Tensor]:
         """Map the frames (crops, depth, C, H, W) of positions to features (crops, D) or (crops, s, D), in one pass."""
         crops = frames[0].shape[0]
-        stacked = torch.cat(frames).to(self.device)
+        stacked = torch.from_numpy(np.concatenate(frames)).to(self.device)
         with self._autocast():
             encoded = self.model.encode_positions(stacked, self.embedding, pool=self.readout != "tokens")  # type: ignore[operator]
         return list(encoded.unflatten(0, (-1, crops)))
@@ -54,7 +55,9 @@ class TorchSteps:
         return self._read_together(filled)[: len(windows)]
 
     def _read_together(self, windows: list[list[Tensor]]) -> list[Tensor]:
-        clips = torch.stack([torch.stack(window, dim=1) for window in windows]).to(self.device)  # (N, crops, t, …)
+        clips = torch.stack([torch.stack([*map(torch.as_tensor, window)], dim=1) for window in windows]).to(
+            self.device
+        )  # (N, crops, t, …)
         with self._autocast():
             values = self._read_crops(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         return list(values.float().mean(dim=1).cpu())

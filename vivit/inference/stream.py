@@ -235,8 +235,8 @@ class StreamPlan:
     stride: float
     clock: float | None
     """Frames per second of the clock by which frames are sampled; None: every `stride`-th is."""
-    as_arrays: bool = False
-    """Frames become arrays, for an exported model, and not tensors."""
+    numpy_only: bool = False
+    """Frames are resized by numpy, for an exported model."""
 
 
 def plan_stream(model: AnyModel, source: Source, *, hop: float, is_read: bool) -> StreamPlan:
@@ -246,7 +246,7 @@ def plan_stream(model: AnyModel, source: Source, *, hop: float, is_read: bool) -
     stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
     windows, rounded = windows_for(model, stride=stride, fps=fps, hop=hop)
     clock = None if p.clip_seconds is None else fps
-    return StreamPlan(model.config, windows, rounded, stride, clock, as_arrays=isinstance(model, ExportedModel))
+    return StreamPlan(model.config, windows, rounded, stride, clock, numpy_only=isinstance(model, ExportedModel))
 
 
 def feed(
@@ -276,7 +276,9 @@ def stream_positions(frames: Iterable[Frame], plan: StreamPlan, name: str, *, cr
         if builder is None or frame.connection != connection:
             connection = frame.connection
             sampler = FrameSampler(plan.stride, fps=plan.clock)
-            builder = PositionBuilder(plan.config, plan.windows, crops=crops, sampler=sampler, as_arrays=plan.as_arrays)
+            builder = PositionBuilder(
+                plan.config, plan.windows, crops=crops, sampler=sampler, numpy_only=plan.numpy_only
+            )
         yield from builder.push(frame)
     if builder is None:
         raise VideoError(name, "ended without a frame")

@@ -25,8 +25,6 @@ from .prediction import softmax, split_label_sets
 from .sliding import Readout, SlidingModel, Windows, batch_end, choose_batch, make_windows, restart
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..model.vivit import ViViT
     from .sliding import AnyModel
 
@@ -297,20 +295,20 @@ def compute_rows(
     stop = (rows.stop - 1) * plan.windows.hop + plan.windows.span
     total = plan.windows.total(-(-len(plan.sampled) // plan.windows.depth))
     stop = batch_end(plan.windows, stop, batch=batch, total=total)  # the last rows are from a whole batch too
-    for ids, frames in read_positions(plan, range(first, stop), as_arrays=isinstance(model, ExportedModel)):
+    for ids, frames in read_positions(plan, range(first, stop), numpy_only=isinstance(model, ExportedModel)):
         yield from (row for row in sliding.push(ids, frames) if row[0] < rows.stop)
     yield from (row for row in sliding.flush() if row[0] < rows.stop)
 
 
-def read_positions(plan: Plan, positions: range, *, as_arrays: bool = False) -> Iterator[tuple[tuple[int, ...], Any]]:
+def read_positions(plan: Plan, positions: range, *, numpy_only: bool = False) -> Iterator[tuple[tuple[int, ...], Any]]:
     """Yield the frame numbers and the frames (crops, depth, C, H, W) of positions, decoding each frame once.
 
-    The frames are tensors or arrays; those that no window reads are None.
+    Those that no window reads are None.
     """
     ids = [plan.frame_ids(position) for position in positions if plan.windows.is_read(position)]
     images = plan.video.images(np.unique(np.array(ids)))
-    video, stack = plan.video, stacker(as_arrays)
-    prepare = frame_preparation(plan.config, video.height, video.width, crops=plan.crops, as_arrays=as_arrays)
+    video = plan.video
+    prepare = frame_preparation(plan.config, video.height, video.width, crops=plan.crops, numpy_only=numpy_only)
     number, frame = -1, None
     for position in positions:
         wanted = plan.frame_ids(position)
@@ -324,39 +322,27 @@ def read_positions(plan: Plan, positions: range, *, as_arrays: bool = False) -> 
                     number, image = next(images)
                     frame = prepare(image)
                 frames.append(frame)
-        yield wanted, stack(frames, 1)
+        yield wanted, np.stack(frames, 1)
 
 
 def frame_preparation(
-    config: ModelConfig, height: int, width: int, *, crops: int, as_arrays: bool = False
-) -> Callable[[np.ndarray], Any]:
+    config: ModelConfig, height: int, width: int, *, crops: int, numpy_only: bool = False
+) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that resizes and crops a frame (height, width, 3) as `predict` does: → (crops, C, H, W).
 
-    The result is a tensor or an array, with the same pixels.
+    It resizes with PyTorch, or with numpy to the same pixels where PyTorch may not be installed.
     """
     box = center_box(height, width, image_size=config.image_size)
     resize = partial(resize_for_eval, image_size=config.image_size, crop_fraction=config.preprocessing.crop_fraction)
-    stack = stacker(as_arrays)
 
-    def prepare(image: np.ndarray) -> Any:
-        pixels = np.ascontiguousarray(image).transpose(2, 0, 1)[None]
-        resized = resize(crop(pixels if as_arrays else to_tensor(pixels), box))[0]
+    def prepare(image: np.ndarray) -> np.ndarray:
+        pixels: Any = crop(np.ascontiguousarray(image).transpose(2, 0, 1)[None], box)
+        if not numpy_only:
+            import torch
+
+            pixels = torch.from_numpy(pixels)
+        resized = np.asarray(resize(pixels)[0])
         boxes = eval_boxes(*resized.shape[-2:], image_size=config.image_size, views=crops)
-        return stack([crop(resized, view) for view in boxes], 0)
+        return np.stack([crop(resized, view) for view in boxes])
 
     return prepare
-
-
-def stacker(as_arrays: bool) -> Callable[[list[Any], int], Any]:
-    """Return what stacks arrays, or tensors, along a new axis."""
-    if as_arrays:
-        return np.stack
-    import torch
-
-    return torch.stack
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    import torch
-
-    return torch.from_numpy(pixels)
