@@ -123,7 +123,7 @@ def train_and_stop(config: Config, step: int, number: int = signal.SIGTERM, worl
         assert stopped.value.number == number
 
 
-TIMING = {"clips_per_second", "tflops", "data_wait", "memory_mib", "memory_mib_per_1000_clips"}
+TIMING = {"clips_per_second", "tflops", "data_wait", "memory_mib"}
 
 
 def metrics(run: Path | str) -> list[dict]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from .remote import is_url
 from .sample import Sample, file_state
 from .video.frames import Frames, OpenVideo
 from .views import open_sample, segment_frames
-
-if TYPE_CHECKING:
-    pass
 
 FOLDER = "frames"
 MIN_VIDEO_BYTES, MAX_VIDEO_BYTES = 2**20, 2**28  # no cache if a video may have less; no video may have more

@@ -26,7 +26,6 @@ class Meter:
         self.world = world
         # 6 = 2 operations in a multiply-add x (1 forward + 2 for backward, which does twice the work).
         self.flops_per_clip = 6 * count_cost(config, build, as_computed=True)[-1].multiply_adds
-        self.all_clips, self.first_memory = 0.0, (0.0, 0.0)
         self.restart()
 
     def restart(self) -> None:
@@ -73,7 +72,6 @@ class Meter:
         self.losses.append(loss)
         self.steps += 1
         self.clips += clips
-        self.all_clips += clips
         self.grad_norm += grad_norm
 
     def read(self) -> dict[str, float]:
@@ -89,10 +87,6 @@ class Meter:
             "data_wait": self.waited / seconds,
             **memory(self.world.device),
         }
-        if resident := values.get("memory_mib"):
-            self.first_memory = self.first_memory if self.first_memory[1] else (self.all_clips, resident)
-            clips, first = self.first_memory
-            values["memory_mib_per_1000_clips"] = 1000 * (resident - first) / max(self.all_clips - clips, 1)
         if peak := peak_tflops(self.world.device):
             values["utilisation"] = tflops / peak / self.world.size
         self.restart()
