@@ -1,6 +1,8 @@
 """Write files all or nothing, and lock a folder against other processes."""
 
 import errno
+import hashlib
+import json
 import logging
 import os
 import socket
@@ -47,6 +49,18 @@ def atomic_write(
         with suppress(FileNotFoundError):
             tmp.unlink()
         raise
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
+    """Write a JSON file, all or nothing. Raises OSError."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=indent) + "\n")
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import torch
 
 from vivit.config import Config, DataConfig, ModelConfig, to_dict
 from vivit.data.sample import Sample
-from vivit.engine.run import environment, write_json
+from vivit.engine.run import environment
 from vivit.engine.setup import Data
 from vivit.engine.stages import write_doubtful
+from vivit.files import write_json
 from vivit.report.doubtful import SHOWN, doubtful_examples
 
 from ..data.videos import counter_frames, write_video

@@ -14,7 +14,8 @@ from markupsafe import escape
 from vivit.config import Config, EvalConfig, ModelConfig, OptimConfig, to_dict
 from vivit.data.sample import Sample
 from vivit.engine.evaluation import Evaluation
-from vivit.engine.run import environment, write_json
+from vivit.engine.run import environment
+from vivit.files import write_json
 from vivit.inference.predict import Prediction
 from vivit.model.vivit import ViViT
 from vivit.report.charts import ticks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -21,10 +20,10 @@ from ..data.sample_table import SampleTable, StringColumn
 from ..engine.device import pick_device
 from ..engine.evaluate import load_weights
 from ..engine.progress import progress_bar
-from ..files import exclusive_lock
+from ..files import exclusive_lock, hash_file, write_json
 from ..install_check import installed_version
 from ..text import printable
-from ..weights.save import hash_weights, write_json
+from ..weights.save import hash_weights
 from .jobs import JOBS
 from .journal import Journal
 from .lists import hash_list, path_below, read_list, root_of
@@ -210,9 +209,3 @@ def table_rows(samples: SampleTable, journal: Journal, width: int) -> Iterator[l
 def hash_files(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the hash of the file of thresholds that settings name, for results do not depend on its name."""
     return {"thresholds": hash_file(Path(settings["thresholds"]))} if settings.get("thresholds") else {}
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

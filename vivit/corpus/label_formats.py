@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from ..data.datasets.label_table import read_rows
 from ..data.datasets.registry import official_classes
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from .stamps import Stamps
 
 LABEL_SET = "label"  # the name of a label set that a file does not name
@@ -312,12 +312,6 @@ def unique_id(video: str, path: str, others: dict[str, Any]) -> str:
     if video in others:
         raise DataError(f"{path}: another video has the id {video!r} too; rename one of them")
     return video
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, all or nothing. Raises OSError."""
-    with atomic_write(path) as file:
-        json.dump(value, file, indent=1)
 
 
 def read_json(path: Path, kind: type) -> Any:

@@ -7,7 +7,6 @@ at any moment leaves the previous one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 
+from ..files import hash_file
 from .device import format_size
 from .distributed import World
 from .optim import EMA
@@ -63,7 +63,7 @@ class Checkpoints:
 
     def _publish(self, tmp: Path, final: Path, progress: dict[str, Any]) -> None:
         """Give a written folder its manifest and its name, and drop the oldest ones."""
-        files = {path.name: _checksum(path) for path in sorted(tmp.iterdir())}
+        files = {path.name: hash_file(path) for path in sorted(tmp.iterdir())}
         _write(tmp / MANIFEST, json.dumps({"progress": progress, "files": files}, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(tmp, final)
@@ -131,14 +131,9 @@ def _corruption(path: Path) -> str | None:
     for name, checksum in files.items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _checksum(path / name) != checksum:
+        if hash_file(path / name) != checksum:
             return f"{name} has another checksum than {MANIFEST} says"
     return None
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(state: Any) -> int:

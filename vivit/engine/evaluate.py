@@ -22,6 +22,7 @@ from ..data.sample import Sample
 from ..data.sample_table import encode_labels, list_hash
 from ..data.splits import load_split
 from ..errors import DataError
+from ..files import write_json
 from ..model.modes import preserve_training_mode
 from ..model.token_reduction import reduce_tokens
 from ..model.vivit import ViViT
@@ -33,7 +34,7 @@ from .eval_tables import format_errors, format_evaluation, format_subset
 from .evaluation import Evaluation, nan_to_none
 from .metrics import correct
 from .progress import progress_bar
-from .run import environment, write_json
+from .run import environment
 
 SINGLE_VIEW = EvalConfig(temporal_views=1, spatial_views=1)
 PREDICTIONS = "predictions.npz"

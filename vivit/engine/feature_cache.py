@@ -29,7 +29,7 @@ from ..data.loader import eval_clips
 from ..data.sample import Sample, file_state
 from ..data.transforms import has_direction
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import write_json
 from ..model.encoders import FactorisedEncoder
 from ..model.motion import MotionPool
 from ..model.vivit import ViViT
@@ -321,5 +321,4 @@ def open_cache(folder: Path, key: str, views: int, shapes: Shapes) -> None:
         if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process without a word
             with (folder / f"{array}.npy").open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
-    with atomic_write(folder / "key.json") as file:
-        json.dump({"key": key, "views": views}, file)
+    write_json(folder / "key.json", {"key": key, "views": views})

@@ -15,9 +15,9 @@ from types import FrameType
 
 from ..data.frame_cache import FOLDER
 from ..errors import FolderInUse, WorkerDied
-from ..files import exclusive_lock
+from ..files import exclusive_lock, write_json
 from .distributed import World
-from .run import Run, write_json
+from .run import Run
 
 SKIPPED_FILES = "skipped_files.json"
 OLD_SKIPPED_FILES = "given_up.json"  # the name in runs of earlier versions

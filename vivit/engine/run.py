@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..config import Config, EvalConfig, ParallelConfig, differences, from_dict, replace, to_dict
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from ..install_check import installed_version
 from ..text import printable
 from .distributed import World
@@ -101,14 +101,14 @@ class Run:
 
 
 def check_same_run(config: Config) -> None:
-    """Raise ValueError if the folder holds a run with other, or unknown, settings: resuming would mix two experiments."""
+    """Raise ValueError if the folder holds a run with other or unknown settings: resuming would mix two experiments."""
     folder = Path(config.run)
     if (folder / "config.json").exists():
         check_same_settings(read_config(folder), config)
     elif (folder / "checkpoints").exists():
         raise ValueError(
-            f"{folder} has checkpoints but no config.json, which holds the settings of their training; bring it back, or "
-            "give another folder with --run"
+            f"{folder} has checkpoints but no config.json, which holds the settings of their training; bring it back, "
+            "or give another folder with --run"
         )
 
 
@@ -137,12 +137,6 @@ def same_weights(a: str | None, b: str | None) -> bool:
 def read_config(folder: Path) -> Config:
     """Read the resolved config of a run."""
     return from_dict(Config, json.loads((folder / "config.json").read_text()))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that a reader sees in full or not at all."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1) + "\n")
 
 
 def append_line(path: Path, line: str) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig, from_dict, replace, to_dict
 from ..data.groups import source_groups
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from ..model.vivit import ViViT
 from ..text import printable
 from ..weights.inflate import add_change
@@ -215,8 +215,7 @@ def fit_stages(
         "best": best,
         "stages": table.rows,
     }
-    with atomic_write(Path(config.run) / STAGES) as file:
-        json.dump(stages, file, indent=1)
+    write_json(Path(config.run) / STAGES, stages)
 
 
 @dataclass(frozen=True)

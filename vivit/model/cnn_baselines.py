@@ -16,7 +16,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, from_dict, to_dict
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from ..install_check import check_torchvision
 from .vivit import Head, Normalize
 
@@ -57,8 +57,7 @@ class CNNBaseline(nn.Module):
         about = {"format": FORMAT, "network": type(self).__name__, "model": to_dict(self.config)}
         with atomic_write(folder / "model.safetensors", "wb") as file:
             file.write(safetensors.torch.save(self.state_dict()))
-        with atomic_write(folder / "config.json") as file:
-            file.write(json.dumps(about, indent=2) + "\n")
+        write_json(folder / "config.json", about)
         return folder
 
     @classmethod

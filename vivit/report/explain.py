@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from einops import rearrange
 from markupsafe import Markup
 from PIL import Image
 
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from ..inference.evidence import Evidence
 from ..inference.explain import Clip, Explanation
 from ..model.rollout import overlay
@@ -98,8 +97,7 @@ def write_files(folder: Path, clip: Clip, explanations: Sequence[Explanation]) -
             Image.fromarray(rearrange(strip, "c h w -> h w c").contiguous().numpy()).save(file, "PNG")
     with atomic_write(folder / "maps.npz", "wb") as file:
         np.savez(file, **arrays)
-    with atomic_write(folder / "explanation.json") as file:
-        json.dump([to_dict(clip, one) for one in explanations], file, indent=1)
+    write_json(folder / "explanation.json", [to_dict(clip, one) for one in explanations])
 
 
 def to_dict(clip: Clip, one: Explanation) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from ..engine.device import pick_device
 from ..engine.evaluate import PREDICTIONS, evaluate, load_weights
 from ..engine.evaluation import load_evaluation
 from ..engine.interruption import stop_signals
-from ..engine.run import check_same_run, write_json
+from ..engine.run import check_same_run
 from ..engine.train import train
 from ..errors import DataError, Stopped
+from ..files import write_json
 from ..model.cnn_baselines import CNN_BASELINES
 from ..model.vivit import ViViT
 from ..text import listing, printable

@@ -15,7 +15,8 @@ from ..data.sample_table import list_hash
 from ..data.splits import load_split
 from ..engine.evaluate import PREDICTIONS
 from ..engine.evaluation import Evaluation, load_evaluation
-from ..engine.run import environment, write_json
+from ..engine.run import environment
+from ..files import write_json
 from ..model.cnn_baselines import CNN_BASELINES
 from ..model.cost import count_cost
 from ..model.vivit import ViViT

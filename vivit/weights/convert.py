@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json
 from ..model.vivit import ViViT
 from . import huggingface, scenic
 from .load import from_pretrained
-from .save import save_pretrained, write_json, write_safetensors
+from .save import save_pretrained, write_safetensors
 
 
 def convert(source: str | os.PathLike, dest: str | os.PathLike, *, to: str = "vivit", **overrides: Any) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..config import to_dict
-from ..files import atomic_write
+from ..files import atomic_write, write_json
 from ..model.vivit import ViViT
 
 FORMAT, VERSION = "vivit", 1
@@ -50,9 +49,3 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             safetensors.torch.save_file(contiguous, file.name, {"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def write_json(path: Path, values: object) -> None:
-    """Write an indented JSON file atomically. Raises OSError."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(values, indent=2) + "\n")

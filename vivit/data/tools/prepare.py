@@ -17,7 +17,7 @@ import torch
 
 from ...config import AugmentConfig, DataConfig, ModelConfig
 from ...errors import DataError
-from ...files import atomic_write, exclusive_lock
+from ...files import atomic_write, exclusive_lock, write_json
 from ...text import listing, shorten_list
 from ..dataset import TrainDataset
 from ..datasets.registry import official_classes, read_samples
@@ -127,8 +127,7 @@ def prepare(
             title = f"{place}: none of the {len(jobs)} videos could be written; the list is in {place / 'bad.txt'}"
             raise DataError(listing(title, list(bad.values()), most=3))
         table = write_table(place, kept, names, segments)
-        with atomic_write(place / "classes.json") as file:
-            file.write(json.dumps(classes, indent=1) + "\n")
+        write_json(place / "classes.json", classes)
         report = check(str(table), splits=tuple(split for split, rows in kept.items() if rows), workers=workers)
         return Prepared(
             table=table,

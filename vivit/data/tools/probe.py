@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import VideoError
+from ...files import hash_file
 from ...text import shorten_list
 from ..dataset import time_limit
 from ..datasets.find_videos import escapes_root
@@ -132,7 +132,6 @@ def add_hashes(files: Sequence[FileInfo], base: str, workers: int) -> list[FileI
 def sha256(path: str) -> str:
     """Hash the content of a file; "" if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(path)
     except OSError:
         return ""

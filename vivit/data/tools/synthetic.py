@@ -26,7 +26,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from ...files import atomic_write
+from ...files import atomic_write, write_json
 from .process_pool import cores, map_in_processes
 
 Floats = NDArray[np.floating]
@@ -177,8 +177,7 @@ def write_dataset(root: Path, *, seed: int, train: int, val: int, num_frames: in
         return table
     table.unlink(missing_ok=True)
     (root / "videos").mkdir(parents=True, exist_ok=True)
-    with atomic_write(settings) as file:
-        json.dump(wanted, file)
+    write_json(settings, wanted)
     keys = [(split, index) for split, count in zip(SPLITS, (train, val)) for index in range(count)]
     write = partial(_write_one, root, seed, num_frames)
     if len(keys) < WORTH_PROCESSES:
