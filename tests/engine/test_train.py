@@ -122,8 +122,29 @@ def test_a_folder_with_other_settings_is_refused_with_the_differing_fields(confi
 def test_checkpoints_without_their_settings_are_refused(config, straight):
     shutil.copytree(straight, config.run)
     (Path(config.run) / "config.json").unlink()
-    with pytest.raises(ValueError, match="has checkpoints but no config.json"):
+    with pytest.raises(ValueError, match="has checkpoints and weights but no config.json"):
         train(config)
+
+
+def test_weights_of_something_else_are_not_overwritten(config):
+    weights = Path(config.run) / "weights" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="has weights but no config.json"):
+        train(config)
+    assert weights.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("frame_cache", [0.0, 4.0])
+def test_a_folder_with_the_name_of_the_frame_cache_keeps_its_files(config, straight, frame_cache):
+    mine = [Path(config.run) / "frames" / name for name in ("a.jpg", "video/1.jpg", "b.rgb", ".c.tmp")]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    train(replace(config, data=replace(config.data, frame_cache=frame_cache)))
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    assert sorted((Path(config.run) / "frames").rglob("*")) == sorted([*mine, mine[1].parent])
+    assert_equal_runs(config.run, straight)
 
 
 def test_a_finished_run_says_so_and_changes_nothing_whatever_may_change(config, straight, capsys):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from .views import open_sample, segment_frames
 
 FOLDER = "frames"
 MIN_VIDEO_BYTES, MAX_VIDEO_BYTES = 2**20, 2**28  # no cache if a video may have less; no video may have more
+COMPLETE, PARTIAL = r"[0-9a-f]{32}\.rgb", r"\.[0-9a-f]{32}\.rgb\..+\.tmp"  # names of the files of a cache
 HEADER = np.dtype("<u4")  # three numbers: frames, height, width; then come the pixels
 
 _unwritable: set[Path] = set()  # folders that this process could not write to
@@ -116,6 +119,14 @@ class CachedVideo(Frames):
                 file.seek(3 * HEADER.itemsize + int(index - self._first) * size)
                 pixels = np.frombuffer(file.read(size), dtype=np.uint8)
                 yield int(index), pixels.reshape(self.height, self.width, 3)
+
+
+def remove_frames(folder: Path, names: str = f"{COMPLETE}|{PARTIAL}") -> None:
+    """Remove the files of a cache that have these names, and the folder if nothing else is in it."""
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if re.fullmatch(names, path.name)]:
+            path.unlink()
+        folder.rmdir()
 
 
 def frames_in(path: Path) -> tuple[int, int, int] | None:

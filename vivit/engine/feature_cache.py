@@ -42,6 +42,7 @@ FOLDER = "features"
 VERSION = 1  # of the cached numbers; a cache of another version is not used
 READ, UNREADABLE, NO_TIME = 1, 2, 3  # in the array `done`
 FEWEST = 16  # videos that each process reads even after its time is over
+ARRAYS = ("positions", "motion", "activations", "done")
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 MOST_BYTES = 4 * 2**30  # larger activations are not cached
 
@@ -308,8 +309,9 @@ def find_cache(run: Path, name: str, key: str) -> tuple[Path, int | None]:
 
 def open_cache(folder: Path, key: str, views: int, shapes: Shapes) -> None:
     """Create the arrays of a cache. Raises OSError if there is no room for it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("key.json", *(f"{array}.npy" for array in ARRAYS)):  # the folder may hold files of the user
+        (folder / name).unlink(missing_ok=True)
     needed, free = bytes_of(shapes), shutil.disk_usage(folder).free
     if needed > 0.9 * free:
         raise OSError(

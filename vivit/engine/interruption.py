@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ..data.frame_cache import FOLDER
+from ..data.frame_cache import FOLDER, PARTIAL, remove_frames
 from ..errors import FolderInUse, WorkerDied
 from ..files import exclusive_lock, write_json
 from .distributed import World
@@ -105,8 +105,7 @@ def remove_stale_files(folder: Path) -> None:
         old = path.name in (*(f"{name}.tmp" for name in names), "metrics.tmp")
         if path.is_file() and (old or path.name.startswith(tuple(f".{name}." for name in names))):
             path.unlink()
-    for path in folder.glob(f"{FOLDER}/.*.tmp"):
-        path.unlink()
+    remove_frames(folder / FOLDER, PARTIAL)
 
 
 @contextmanager

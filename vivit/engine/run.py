@@ -105,9 +105,9 @@ def check_same_run(config: Config) -> None:
     folder = Path(config.run)
     if (folder / "config.json").exists():
         check_same_settings(read_config(folder), config)
-    elif (folder / "checkpoints").exists():
+    elif found := [name for name in ("checkpoints", "weights") if (folder / name).exists()]:
         raise ValueError(
-            f"{folder} has checkpoints but no config.json, which holds the settings of their training; bring it back, "
+            f"{folder} has {' and '.join(found)} but no config.json, which holds the settings of a run; bring it back, "
             "or give another folder with --run"
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..config import Config, ModelConfig
 from ..data.dataset import TrainDataset
-from ..data.frame_cache import FOLDER
+from ..data.frame_cache import FOLDER, remove_frames
 from ..data.loader import Batch, open_loader, train_loader
 from ..errors import DataError, WorkerDied
 from ..model.vivit import ViViT
@@ -100,7 +99,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
             with open_loader(loader) as batches:
                 train_steps(training, training.meter.timed(batches), stop)
             finish(training)
-            world.on_main(lambda: shutil.rmtree(run.folder / FOLDER, ignore_errors=True))
+            world.on_main(lambda: remove_frames(run.folder / FOLDER))
     return run.folder
 
 
