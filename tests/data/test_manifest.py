@@ -159,6 +159,23 @@ def test_a_file_that_was_unreadable_and_has_been_replaced_is_trained_on(folder):
     assert len(read_samples("folder", str(folder), "train").readable()[0]) == 3
 
 
+@pytest.mark.parametrize("name", ["labels.jsonl", "labels.tsv", "folder.csv"])
+def test_the_manifest_of_another_table_or_folder_with_its_name_is_not_used(folder, name, caplog):  # noqa: F811
+    """labels.csv and labels.jsonl share a manifest, and so do folder.csv and the folder that it is in."""
+    checked, other = folder / "labels.csv", folder / name
+    if name == "folder.csv":
+        checked, other = other, folder
+    else:
+        row = {"path": "train/cat/1.mp4", "label": "red", "split": "train"}
+        other.write_text(json.dumps(row) if name == "labels.jsonl" else "\t".join(row) + "\n" + "\t".join(row.values()))
+    checked.write_text("path,label,split\ntrain/cat/1.mp4,blue,train\ntrain/dog/3.mp4,green,train\n")
+    quick_check(checked)
+    plain = read_annotations("folder", str(other), "train")[0]
+    assert read_samples("folder", str(other), "train") == plain
+    assert "is not used: it is of another table or folder" in caplog.text
+    assert all(s.index for s in read_samples("folder", str(checked), "train"))
+
+
 def test_a_video_in_a_folder_that_was_empty_is_noticed(folder):  # noqa: F811
     (folder / "train/cat/later").mkdir()
     quick_check(folder)

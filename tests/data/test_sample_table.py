@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vivit.data.manifest import FileInfo, _load, find_in_manifest, parse_manifest, write_manifest
+from vivit.data.manifest import FileInfo, _load, find_in_manifest, parse_manifest, take_fingerprints, write_manifest
 from vivit.data.packet_index import PacketIndex
 from vivit.data.sample import Sample
 from vivit.data.sample_table import SampleTable, class_names, encode_labels, list_hash
@@ -95,7 +95,8 @@ def large(tmp_path_factory):
     )
     path, train = root / "manifest.labels.jsonl", ROWS * 9 // 10
     samples = {"train": [Sample(facts.path, {"label": "0"})], "val": [Sample(facts.path, {"label": "0"})]}
-    how = {"dataset": "folder", "classes": {}, "missing": {}, "stamps": {}, "number": {facts.path: 0}}
+    how = {"dataset": "folder", "classes": {}, "missing": {}, "number": {facts.path: 0}}
+    how["stamps"] = take_fingerprints("folder", str(root / "labels.csv"), [facts.path])
     write_manifest(path, files=[facts], samples=samples, **how)
     header, file, *rows = path.read_text().splitlines()
     with path.open("w") as out:

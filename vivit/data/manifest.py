@@ -312,6 +312,8 @@ def find_in_manifest(
         raise DataError(f"{path} is a manifest of {printable(found.header['dataset'])}, not of {dataset}")
     changed = next(changed_paths(found.header["stamps"], root), None)
     why = f"{printable(changed)} has changed since" if changed else ""
+    if (os.path.basename(root) if os.path.isfile(root) else "") not in found.header["stamps"]:
+        why = "it is of another table or folder"
     oldest = FORMAT if os.path.isfile(root) else WITHOUT_GROUPS  # only a table has groups
     if found.header["manifest"] < oldest:
         why = "it is of an older version"
