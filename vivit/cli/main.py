@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 
 from ..config import suggestion
 from ..errors import ProcessLost, Stopped, VivitError
 from ..install_check import MEND, OTHER_VIVIT, installed_version
-from .terminal import fail
+from .terminal import fail, lasting_output
 
 # Each command is `run(args)` of the module vivit.cli.<command>, with what the help says about it.
 COMMANDS = {
@@ -37,6 +38,8 @@ COMMANDS = {
     "runs": ("[FOLDER]", "results of all runs, and settings that differ"),
     "checks": ("", "versions, devices, decoders, memory and disk"),
 }
+# Commands whose files are worth more than what they print.
+LASTING = ("demo", "train", "eval", "study", "corpus", "features", "export")
 
 
 def main() -> None:
@@ -58,7 +61,8 @@ def main() -> None:
     if command not in COMMANDS:
         fail(f"unknown command {command!r}{suggestion(command, COMMANDS)}")
     try:
-        import_module(f".{command}", __package__).run(args)
+        with lasting_output() if command in LASTING else nullcontext():
+            import_module(f".{command}", __package__).run(args)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
