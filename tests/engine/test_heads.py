@@ -234,12 +234,12 @@ def test_of_equal_accuracies_of_the_last_layers_the_loss_decides(
 
 def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
     model = ModelConfig(classes={"label": ("a", "b")})
-    samples = [Sample(f"{i}.mp4", {"label": "a"}) for i in range(3)]
+    samples = [Sample(f"{i}{name}.mp4", {"label": "a"}) for i, name in enumerate(("", "", "\udcfc"))]  # not UTF-8
     data = stages_module.Data(samples, torch.zeros(3, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
     logits = torch.tensor([[5.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
     count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3), torch.arange(3))
-    rows = list(csv.DictReader((tmp_path / "d.csv").read_text().splitlines()))
-    assert [row["path"] for row in rows] == ["2.mp4", "1.mp4"]
+    rows = list(csv.DictReader((tmp_path / "d.csv").read_text(errors="surrogateescape").splitlines()))
+    assert [row["path"] for row in rows] == ["2\udcfc.mp4", "1.mp4"]
     assert rows[0]["answer"] == "b"
     assert count == 1
     assert float(rows[0]["probability"]) == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-3)
