@@ -48,13 +48,6 @@ class PrepareJob(NamedTuple):
     encoding: EncodingOptions
 
 
-def up_to_date(job: PrepareJob) -> bool:
-    try:
-        return os.path.getmtime(job.dest) >= os.path.getmtime(job.sample.path)
-    except OSError:
-        return False
-
-
 def crash_message(job: PrepareJob) -> str:
     return f"{job.sample.path}: reading it ends the process (a crash in the decoder)"
 
