@@ -24,6 +24,7 @@ from ...text import listing, shorten_list
 from ..dataset import TrainDataset
 from ..datasets.find_videos import escapes_root
 from ..datasets.registry import official_classes, read_samples
+from ..groups import source_groups
 from ..manifest import MALFORMED, base_of
 from ..sample import Sample, file_state
 from ..sample_table import SampleTable, class_names
@@ -121,6 +122,7 @@ def prepare(
     found: defaultdict[str, list[str]] = defaultdict(list)
     samples, _ = read_splits(dataset, root, splits, found)
     samples |= {split: read_samples(dataset, root, split) for split in samples}  # by the manifest, where there is one
+    samples = with_recordings(samples, base_of(root)) if segments else samples
     place, workers = Path(dest), workers or cores()
     with exclusive_lock(place, what="vivit data prepare"):
         names = destinations(samples, base_of(root), segments)
@@ -150,6 +152,16 @@ def prepare(
             missing=list(found.get("missing", ())),
             removed=removed,
         )
+
+
+def with_recordings(samples: Mapping[str, Sequence[Sample]], base: str) -> dict[str, list[Sample]]:
+    """Return samples whose group is their recording, which files of single segments no longer show."""
+    rows = [s for table in samples.values() for s in table]
+    names: dict[int, str] = {}
+    groups = iter(
+        [names.setdefault(n, s.group or utf8(relative(s.path, base))) for n, s in zip(source_groups(rows), rows)]
+    )
+    return {split: [replace(s, group=next(groups)) for s in table] for split, table in samples.items()}
 
 
 def prepare_jobs(
@@ -285,7 +297,7 @@ def utf8(name: str, most: int | None = None) -> str:
 def write_table(place: Path, kept: Mapping[str, Sequence[Sample]], names: Mapping[Key, str], segments: bool) -> Path:
     """Write DEST/labels.csv; its seconds count from the first frame of the new video."""
     label_sets = list(next((rows[0].labels for rows in kept.values() if rows), {}))
-    groups = any(s.group for rows in kept.values() for s in rows)
+    groups = any(s.group for rows in kept.values() for s in rows) and "group" not in map(str.lower, label_sets)
     table = place / "labels.csv"
     with atomic_write(table, newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
