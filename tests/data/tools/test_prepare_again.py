@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vivit.cli import data
 from vivit.data.datasets.registry import read_samples
 from vivit.data.tools import encode
 from vivit.data.tools.check import check
+from vivit.data.tools.encode import EncodingOptions
 from vivit.data.tools.prepare import prepare
 
 from ..videos import counter_frames, write_video
@@ -181,3 +183,55 @@ def test_shards_of_an_earlier_run_go(tmp_path):
         (dest / "shards" / name).write_bytes(b"")
     done = run(root, dest, shard_mib=1)
     assert sorted(os.listdir(dest / "shards")) == ["backup.tar", "index.jsonl", *done.shards]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"short_side": 0}, "short_side is 0; it must be above 0"),
+        ({"short_side": -5}, "short_side is -5; it must be above 0"),
+        ({"max_fps": 0}, "max_fps is 0; it must be above 0"),
+        ({"max_fps": float("nan")}, "max_fps is nan; it must be above 0"),
+        ({"crf": -1}, "crf is -1; it must be 0 to 51"),
+        ({"crf": 52}, "crf is 52; it must be 0 to 51"),
+    ],
+)
+def test_encoding_out_of_bounds_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EncodingOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        *(("prepare", f"{name}=-1") for name in ("--shard-mib", "--workers", "--short-side")),
+        *(("check", f"{name}={value}") for name in ("--workers", "--num-frames") for value in (0, -1)),
+        *(("check", f"--frame-stride={value}") for value in ("0.0", "nan", "inf")),
+    ],
+)
+def test_options_of_the_commands_out_of_bounds_are_refused(tmp_path, capsys, verb, option):
+    places = [str(dataset(tmp_path / "videos", 0)), str(tmp_path / "dest")][: 2 if verb == "prepare" else 1]
+    try:
+        data.run([verb, *places, option])
+        message = ""
+    except (ValueError, SystemExit) as error:
+        message = f"{error}{capsys.readouterr()}"
+    name, value = option.removeprefix("--").split("=")
+    assert f"{name.replace('-', '_')} is {value}; it must be" in message
+    assert not (tmp_path / "dest").exists()
+
+
+def test_the_folder_itself_can_be_given_where_it_holds_shards_too(tmp_path):
+    root, dest = tmp_path / "videos", tmp_path / "dest"
+    for i, label in enumerate("xxyy"):
+        make(root / f"{label}/{i}.mp4", 10 * i)
+    (root / "labels.csv").write_text(
+        "path,label,split\n" + "".join(f"{c}/{i}.mp4,{c},train\n" for i, c in enumerate("xxyy"))
+    )
+    run(root / "labels.csv", dest, shard_mib=1)
+    names = {
+        s.path.removeprefix(f"{dest}/") for split in ("train", "val") for s in read_samples("folder", str(dest), split)
+    }
+    assert names == {"x/0.mp4", "x/1.mp4", "y/2.mp4", "y/3.mp4"}
+    make(dest / "shards/4.mp4", 40)  # a class of this name
+    assert {s.labels["label"] for s in read_samples("folder", str(dest), "train")} == {"x", "y", "shards"}

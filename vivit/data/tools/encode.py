@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation
 
 from ...errors import DataError, VideoError, as_video_error
+from ...settings import check, positive
 from ..clips import GRACE, frame_range
 from ..sample import Sample
 from ..video.decoder import Video
@@ -37,6 +38,10 @@ class EncodingOptions:
     """A higher rate is divided by an integer: of 60 frames a second every other one is kept."""
     crf: int = 20
     """Quality of H.264: lower is better and larger."""
+
+    def __post_init__(self) -> None:
+        positive(self, "short_side", "max_fps")
+        check(0 <= self.crf <= 51, f"crf is {self.crf}; it must be 0 to 51")
 
 
 class PrepareJob(NamedTuple):
