@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from vivit.data.tools import encode
 from vivit.data.tools.check import check
 from vivit.data.tools.encode import EncodingOptions
 from vivit.data.tools.prepare import prepare
+from vivit.data.video.decoder import Video
 
 from ..videos import counter_frames, write_video
 from .test_prepare import SMALL, shown
@@ -235,3 +237,19 @@ def test_the_folder_itself_can_be_given_where_it_holds_shards_too(tmp_path):
     assert names == {"x/0.mp4", "x/1.mp4", "y/2.mp4", "y/3.mp4"}
     make(dest / "shards/4.mp4", 40)  # a class of this name
     assert {s.labels["label"] for s in read_samples("folder", str(dest), "train")} == {"x", "y", "shards"}
+
+
+def test_a_frame_that_does_not_decode_costs_the_video_or_only_the_segments_that_hold_it(tmp_path):
+    path = make(tmp_path / "a.mp4", 0, frames=48)  # a key frame every 12
+    with av.open(str(path)) as container:
+        last = max((p for p in container.demux(video=0) if p.size), key=lambda p: p.pos)
+    content = path.read_bytes()
+    path.write_bytes(content[: last.pos] + bytes(last.size) + content[last.pos + last.size :])
+    assert "of 48 do" in (Video(path).damage() or "")
+    make(tmp_path / "b.mp4", 100)
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,start,end,split\na.mp4,x,0,0.4,train\na.mp4,y,1.4,2,train\nb.mp4,y,,,train\n")
+    done = run(table, tmp_path / "dest")
+    assert ([*first_numbers(tmp_path / "dest")], len(done.bad)) == (["b.mp4"], 1)
+    done = run(table, tmp_path / "parts", segments=True)
+    assert ([*first_numbers(tmp_path / "parts").values()], len(done.bad)) == ([0, 100], 1)
