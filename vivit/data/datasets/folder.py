@@ -16,6 +16,7 @@ from ..groups import source_groups
 from ..reading import show_reading
 from ..sample import Sample
 from ..sample_table import unify
+from ..shards import INDEX as SHARD_INDEX
 from .find_videos import VIDEO_SUFFIXES, find_videos, is_hidden
 from .label_table import read_table, table_samples
 from .split_names import split_name, usual_split
@@ -54,7 +55,7 @@ def folder_splits(root: Path) -> set[str]:
     """
     if root.is_file():
         return set(table_samples(root, read_table(root, (), tuple(folder_classes(root))))[1]) - {""}
-    return set(_splits(root, {name: find_videos(root / name, thorough=True) for name in _subfolders(root)}) or ())
+    return set(_splits(root, _videos_by_folder(root)) or ())
 
 
 def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
@@ -72,8 +73,7 @@ def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_classes(root: Path, split: str) -> list[Sample]:
-    names = show_reading(_subfolders(root), f"folders in {printable(str(root))}")
-    videos = {name: find_videos(root / name, thorough=True) for name in names}
+    videos = _videos_by_folder(root)
     splits = _splits(root, videos)
     if splits is not None:
         if split not in splits:
@@ -100,6 +100,13 @@ def _read_classes(root: Path, split: str) -> list[Sample]:
         for path in (paths if splits is not None else sorted(paths))
     ]
     return samples if splits is not None else _part(samples, split_name(split))
+
+
+def _videos_by_folder(root: Path) -> dict[str, list[str]]:
+    """Find the videos of each folder in `root`; shards that `vivit data prepare` wrote there are no class."""
+    names = show_reading(_subfolders(root), f"folders in {printable(str(root))}")
+    videos = {name: find_videos(root / name, thorough=True) for name in names}
+    return {name: paths for name, paths in videos.items() if paths or not (root / name / SHARD_INDEX).exists()}
 
 
 def _subfolders(folder: Path) -> list[str]:
