@@ -160,6 +160,14 @@ def test_info_prints_the_parts_of_a_preset(vivit):
     assert "115.063 M" in out.splitlines()[-1]
 
 
+def test_info_without_a_name_lists_presets_that_it_takes(vivit):
+    code, out, err = vivit("info")
+    assert (code, err) == (0, "")
+    names = out.splitlines()
+    assert {"ViViT-B/16x2", "ViViT-B/16x2 FE", "ViViT-B/16x2 FSA", "ViViT-B/16x2 FDP"} < set(names)  # as in the README
+    assert all(name in vivit("info", name)[1] for name in names)
+
+
 def test_python_m_vivit_is_the_same_command():
     command = [sys.executable, "-m", "vivit"]
     done, wrong = (

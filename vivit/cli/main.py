@@ -30,7 +30,7 @@ COMMANDS = {
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
     "starts": ("[NAME ...]", "weights to start from: sizes, licences, results"),
     "export": ("WEIGHTS DEST", "a file for onnxruntime and others, with a proof"),
-    "info": ("PRESET", "parameters and multiply-adds of a model"),
+    "info": ("[PRESET]", "parameters and multiply-adds of a model"),
     "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),
     "study": ("STUDY RECIPE", "an analysis of the paper on your own videos"),
     "slurm": ("RECIPE", "the batch script of a run on a cluster"),
