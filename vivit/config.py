@@ -215,7 +215,7 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """Devices and memory."""
     init: str | None = None
-    """Weights to start from: a run, a file, a folder or a hub id. Resuming a run needs no init."""
+    """Weights to start from: a run, a folder, a file, a hub id or a start. Resuming a run needs no init."""
     kernel_init: Literal["central_frame", "filter_inflation", "arp", "random", "central_difference"] = "central_frame"
     """How the patch kernel of an image model becomes that of a tubelet (paper, section 3.4); central_difference adds a
     random kernel on the change between frames to central_frame, so that motion shows from the start."""

@@ -40,7 +40,18 @@ def test_every_help_fits_a_screen_and_is_written_for_people(words, vivit):
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
     assert "usage: vivit" in out
+    usage = out.split("\n\n")[0] + " "
+    arguments = re.findall(r"^  ([A-Z]+)(?: \.\.\.)?(?: {2}|$)", out, flags=re.MULTILINE)
+    assert [name for name in arguments if not re.search(rf"[ \[]{name}[ \]]", usage)] == []
     assert not re.search(r"Raises|Returns|noqa|Args:|\bSTR\b|MISSING", out)
+
+
+def test_every_command_says_the_same_of_its_weights(vivit):
+    helps = [" ".join(vivit(*words, "--help")[1].split()) for words in HELPS]
+    said = {match[0] for text in helps if (match := re.search(r"WEIGHTS A [^.]*[.][^.]*[.]", text))}
+    assert {text.replace("also one of vivit export, ", "") for text in said} == {
+        "WEIGHTS A run, a folder with model.safetensors, a file, a hub id or a start."
+    }
 
 
 @pytest.mark.parametrize("words", [["train", "demo"], ["eval", "x"], ["predict"], ["plan", "demo"], ["study"]])
