@@ -63,6 +63,14 @@ def test_all_settings_are_listed_on_request(words, vivit):
     assert max(map(len, full.splitlines())) <= 80
 
 
+def test_the_list_of_commands_has_two_columns(vivit):
+    lines = [line for line in vivit("--help")[1].splitlines() if line.startswith("  ")]
+    columns = [re.fullmatch(r"  (.*?\S)( {2,})(\S.*)", line) for line in lines]
+    assert len(lines) == len(COMMANDS)
+    assert len({column.start(3) if column else None for column in columns} - {None}) == 1
+    assert all(columns)
+
+
 def test_without_words_there_is_help_and_no_error(vivit):
     for words in ([], ["train"], ["data"], ["weights"]):
         code, out, err = vivit(*words)
