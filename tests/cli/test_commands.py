@@ -185,5 +185,5 @@ def test_a_package_that_is_missing_is_named_with_what_brings_it(vivit, monkeypat
         raise ModuleNotFoundError("No module named 'torch'", name="torch")  # vivit was installed without its packages
 
     monkeypatch.setattr(sys.modules["vivit.cli.main"], "import_module", refuse)
-    expected = "vivit: No module named 'torch'; pip install vivit, without --no-deps, brings all packages it needs\n"
-    assert vivit("predict", "weights", "clip.mp4") == (2, "", expected)
+    mend = "pip install . in a checkout, without --no-deps, brings all packages that vivit needs"
+    assert vivit("predict", "weights", "clip.mp4") == (2, "", f"vivit: No module named 'torch'; {mend}\n")
