@@ -92,6 +92,11 @@ def test_a_recipes_help_shows_the_values_of_its_run(vivit):
     assert "(default: demo/run)" in out
 
 
+def test_the_help_of_finetune_shows_its_main_setting(vivit):
+    assert "--budget TEXT" in vivit("train", "finetune", "--help")[1]
+    assert all("--budget" not in vivit("train", name, "--help")[1] for name in RECIPES if name != "finetune")
+
+
 def test_the_help_of_eval_lists_only_settings_that_it_uses(vivit):
     out = vivit("eval", "x", "--help-all")[1]
     assert "--data.eval-split" in out
