@@ -222,7 +222,8 @@ class Config:
     linear_probe: bool = False
     """Fit the head to the features of init before the first step: the frozen baseline from which training starts."""
     budget: str | None = None
-    """Fit heads to cached features, then train the encoder as far as this time allows: 15m, 3h, auto, none: no end."""
+    """Fit heads to cached features, then train the encoder as far as this time allows: 90s, 15m, 3h, auto or
+    unlimited. auto is 15m on a CPU and unlimited elsewhere; None leaves the stages out."""
     final_weights: Literal["last", "best"] = "last"
     """The weights that the run ends with: the last ones, or those best in validation (linear_probe's among them)."""
     run: str = "runs/default"
