@@ -92,6 +92,16 @@ def test_a_recipes_help_shows_the_values_of_its_run(vivit):
     assert "(default: demo/run)" in out
 
 
+@pytest.mark.parametrize("words", [["study", "architecture"], ["slurm"], ["plan"]])
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_without_a_recipe_the_settings_of_a_run_have_no_defaults(words, flag, vivit):
+    """Every recipe has its own; the command has defaults all the same."""
+    out = " ".join(vivit(*words, flag)[1].split())
+    assert "(default: " in out
+    assert not re.search(r"--(optim|model)\.[^()]*\(default", out)
+    assert "runs/default" not in out
+
+
 def test_the_help_of_finetune_shows_its_main_setting(vivit):
     assert "--budget TEXT" in vivit("train", "finetune", "--help")[1]
     assert all("--budget" not in vivit("train", name, "--help")[1] for name in RECIPES if name != "finetune")
