@@ -16,7 +16,7 @@ from vivit import cli
 from vivit.cli import demo as demo_module
 from vivit.config import replace
 
-from .tree import BLOCK, tree
+from .tree import BLOCK, PAGES, tree
 
 pytestmark = pytest.mark.slow
 
@@ -90,8 +90,10 @@ def test_make_knows_the_targets_that_readme_and_contributing_name():
         assert result.returncode == 0, result.stderr
 
 
-def test_the_tree_has_the_first_line_of_every_docstring():
-    assert BLOCK.findall(README) == [tree()], "run python -m tests.repo.tree"
+@pytest.mark.parametrize(("page", "files"), PAGES.items())
+def test_the_tree_has_the_first_line_of_every_docstring(page, files):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert BLOCK.findall(text) == [tree(files=files)], "run python -m tests.repo.tree"
 
 
 def test_the_demo_prints_its_five_steps_and_writes_its_report(tmp_path, monkeypatch, capsys):
