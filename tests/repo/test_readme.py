@@ -54,7 +54,8 @@ def run(command, monkeypatch):
 def test_the_commands_for_ones_own_videos_run_in_their_order(home, monkeypatch, capsys):
     own = [command for command in commands() if "my_videos" in command or "runs/finetune" in command]
     assert [command.split()[1] for command in own] == ["data", "train", "predict"]
-    assert f"--init {HUB_ID}" in own[1]
+    assert "--init vit-base" in own[1]
+    assert f"`vit-base` is `{HUB_ID}`" in README
     for command in own:
         run(command, monkeypatch)
     assert "some_video.mp4" in capsys.readouterr().out
@@ -69,7 +70,7 @@ def test_a_downloaded_folder_starts_the_training_offline(home, monkeypatch):
     shutil.move(home / "hub" / HUB_ID, home / "vit-base")
     [start] = re.findall(r"`(--init \./[^`]*)`", README)
     [train] = [command for command in commands() if command.startswith("vivit train")]
-    run(train.replace(f"--init {HUB_ID}", start), monkeypatch)
+    run(train.replace("--init vit-base", start), monkeypatch)
     assert (home / "runs" / "finetune" / "weights").is_dir()
 
 
