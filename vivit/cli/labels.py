@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from ..text import printable
-from .parse import parse, pick_verb
+from .parse import WithWeights, parse, pick_verb
 
 if TYPE_CHECKING:
     from ..model.vivit import ViViT
@@ -39,7 +39,7 @@ class Edit:
     out: str = ""
     """The table of labels; by default labels.csv in the folder."""
     weights: str = ""
-    """A model that suggests a label for each video: a run folder, a file or a hub id."""
+    """A model that suggests a label for each video: a run, a folder, a file, a hub id or a start."""
     port: int = 8765
     """Port on 127.0.0.1; 0 for a free one."""
     workers: int | None = None
@@ -79,11 +79,9 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Next:
+class Next(WithWeights):
     """Choose the videos whose labels would help most, and write a table to fill in, with the model's suggestions."""
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     list: Positional[str]
     """The unlabelled videos: a folder, or a table with a column path."""
     labelled: str = ""
@@ -105,14 +103,12 @@ class Next:
 
 
 @dataclass(frozen=True)
-class Doubtful:
+class Doubtful(WithWeights):
     """List all labelled videos, the one whose label looks most wrong first.
 
     A linear head on the features of the model, fitted without the video, says how likely its label is.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     root: Positional[str]
     """The folder of the dataset, or a table of labels."""
     dataset: str = "folder"

@@ -15,7 +15,7 @@ from .terminal import fail, lasting_output
 
 # Each command is `run(args)` of the module vivit.cli.<command>, with what the help says about it.
 COMMANDS = {
-    "demo": ("", "synthetic videos, training, test: 3 minutes"),
+    "demo": ("", "make videos, train, test: 1 to 3 minutes"),
     "data": ("check|prepare|show", "check videos and labels, speed up loading, draw"),
     "train": ("RECIPE", "train a model, or resume an interrupted run"),
     "eval": ("WEIGHTS", "test weights: temporal views x spatial crops"),
@@ -25,13 +25,13 @@ COMMANDS = {
     "timeline": ("WEIGHTS VIDEO ...", "scores over time of long videos"),
     "features": ("WEIGHTS VIDEO ...", "features of videos as arrays, for other models"),
     "stream": ("WEIGHTS SOURCE ...", "scores of a camera, pipe or address as it comes"),
-    "serve": ("WEIGHTS", "a server with a page, for this machine or others"),
-    "corpus": ("predict|timeline|features ...", "long lists of videos, resumable"),
-    "labels": ("edit|import|export ...", "label videos, by hand or in other tools"),
+    "serve": ("WEIGHTS", "a server with a page: this machine or others"),
+    "corpus": ("predict|timeline|...", "long lists of videos, resumable"),
+    "labels": ("edit|import|...", "label videos, by hand or in other tools"),
     "weights": ("report|convert|verify", "inspect, convert and verify weights"),
     "starts": ("[NAME ...]", "weights to start from: sizes, licences, results"),
     "export": ("WEIGHTS DEST", "a file for onnxruntime and others, with a proof"),
-    "info": ("PRESET", "parameters and multiply-adds of a model"),
+    "info": ("[PRESET]", "parameters and multiply-adds of a model"),
     "plan": ("RECIPE|PRESET", "memory, speed and days of a run on GPUs"),
     "study": ("STUDY RECIPE", "an analysis of the paper on your own videos"),
     "slurm": ("RECIPE", "the batch script of a run on a cluster"),
@@ -72,7 +72,7 @@ def main() -> None:
     except ProcessLost as error:
         fail(str(error), code=75)  # EX_TEMPFAIL: the same command may succeed
     except ModuleNotFoundError as error:  # of a package that is no extra: those have messages of their own
-        fail(f"{error}; pip install vivit, without --no-deps, brings all packages it needs")
+        fail(f"{error}; pip install . in a checkout, without --no-deps, brings all packages that vivit needs")
     except (VivitError, ValueError, OSError, ImportError, FloatingPointError) as error:
         fail(str(error))
 
@@ -80,8 +80,9 @@ def main() -> None:
 def usage() -> str:
     """Return the help of `vivit`, one line per command."""
     lines = ["usage: vivit COMMAND [options]", "", "Video classification with pure transformers: the ViViT family.", ""]
-    for command, (arguments, summary) in COMMANDS.items():
-        lines.append(f"  {command + ' ' + arguments:30}{summary}")
+    names = [f"{command} {arguments}" for command, (arguments, _) in COMMANDS.items()]
+    width = max(map(len, names)) + 2
+    lines += [f"  {name:{width}}{summary}" for name, (_, summary) in zip(names, COMMANDS.values(), strict=True)]
     return "\n".join(
         [
             *lines,
