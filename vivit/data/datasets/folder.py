@@ -47,13 +47,13 @@ def read_folder(root: Path, split: str, missing: Sequence[str] = (), labels: Seq
     return samples
 
 
-def folder_splits(root: Path) -> set[str]:
+def folder_splits(root: Path, labels: Sequence[str] = ()) -> set[str]:
     """Return the names of the splits of a folder or table; none where `read_folder` divides the videos itself.
 
     Raises DataError as `read_folder` does.
     """
     if root.is_file():
-        return set(table_samples(root, read_table(root, (), tuple(folder_classes(root))))[1]) - {""}
+        return set(table_samples(root, read_table(root, labels, tuple(folder_classes(root))))[1]) - {""}
     return set(_splits(root, {name: find_videos(root / name, thorough=True) for name in _subfolders(root)}) or ())
 
 

@@ -58,7 +58,7 @@ NOT_LABELS = {
 }
 HOW_TO_LABEL = (
     "Where the label is the name of the video's folder, give that folder's parent instead of a table; where it is part "
-    "of the file's name, add a column with it (docs/guides/data.md shows how)"
+    "of the file's name, add a column with it (docs/guides/datasets.md shows how)"
 )
 
 
