@@ -146,7 +146,7 @@ def test_a_second_check_opens_only_what_has_changed(folder, monkeypatch):
     assert sorted(opened) == ["train/cat/2.mp4", "train/dog/3.mp4", "val/cat/new.mp4"]
     assert report.opened == 3
     assert len(report.files) == 6
-    assert quick_check(folder).opened == 0
+    assert quick_check(folder).opened == 1  # the empty file: a cause of an error may have gone
 
 
 def test_with_a_manifest_no_file_is_read_through_or_asked_for(folder, monkeypatch):
