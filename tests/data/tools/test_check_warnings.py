@@ -64,6 +64,23 @@ def test_what_is_passed_over_is_counted_by_suffix(folder):  # noqa: F811
     ]
 
 
+def test_videos_directly_in_a_split_folder_are_said(tmp_path):
+    inside = [f"{c}/{i}" for c in "ab" for i in range(3)]
+    write_videos(tmp_path, {"train": [*inside, "x", "y"], "val": inside, "test": [*inside, "z"]}, frames=3)
+    report = quick_check(tmp_path)
+    assert report.videos == {"train": 6, "val": 6}
+    assert report.found["passed over"] == [
+        "1 videos directly in the folder test, in no class",
+        "2 videos directly in the folder train, in no class",
+    ]
+
+
+def test_videos_that_another_split_holds_out_are_not_passed_over(tmp_path):
+    write_videos(tmp_path, {"train": ["deep/1", *"23456"], "b": list("12345")}, frames=3)
+    for splits in (("val",), ("train",), ("train", "val")):
+        assert "passed over" not in quick_check(tmp_path, splits=splits).found
+
+
 def test_a_table_says_which_columns_are_labels(folder):  # noqa: F811
     table = folder / "labels.csv"
     table.write_text("path,label,camera,split\ntrain/cat/1.mp4,a,3,train\nval/cat/4.mp4,a,3,val\n")

@@ -57,6 +57,20 @@ def folder_splits(root: Path, labels: Sequence[str] = ()) -> set[str]:
     return set(_splits(root, {name: find_videos(root / name, thorough=True) for name in _subfolders(root)}) or ())
 
 
+def unused_videos(root: Path, videos: Sequence[str]) -> list[str]:
+    """Return those of the sorted `videos` of a folder, below it, that are in no class or split. Raises DataError."""
+    by_folder: defaultdict[str, list[str]] = defaultdict(list)
+    for path in videos:
+        folder, separator, inside = path.partition("/")
+        if separator:
+            by_folder[folder].append(inside)
+    splits = _splits(root, by_folder)
+    if splits is None:
+        return [path for path in videos if "/" not in path]
+    used = {path for rows in splits.values() for _, path in rows}
+    return [path for path in videos if path not in used]
+
+
 def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
     """Read classes.json, {"label": ["a", "b", …]}, in the folder or next to the table; {} without one."""
     file = (root.parent if root.is_file() else root) / "classes.json"
