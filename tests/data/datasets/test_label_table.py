@@ -122,6 +122,14 @@ def test_escapes_of_json_that_are_no_text_are_named(tmp_path):
     message.encode()
 
 
+def test_a_folder_without_images_is_named_as_such(tmp_path):
+    root = table(tmp_path, "path,label\nsub,x\nlink,x\n", "sub/notes.txt")
+    (tmp_path / "link").symlink_to("nowhere")
+    lines = problems(root).splitlines()[1:]
+    assert lines[0].strip() == f"labels.csv:2: {tmp_path}/sub is a folder without images"
+    assert lines[1].strip() == f"labels.csv:3: {tmp_path}/link cannot be opened (No such file or directory)"
+
+
 # Which columns are labels
 
 

@@ -52,6 +52,13 @@ def test_a_sound_data_set_is_counted_by_split_and_class(folder):
     assert ["dog", "1", "1"] in rows
 
 
+def test_no_split_and_shards_are_refused(folder):
+    with pytest.raises(DataError, match="no split is given; --splits takes"):
+        quick_check(folder, splits=())
+    with pytest.raises(DataError, match="shards have no annotations"):
+        quick_check(folder, dataset="shards")
+
+
 def test_every_file_that_cannot_be_used_is_named(folder):
     (folder / "train/cat/1.mp4").write_bytes(b"")
     (folder / "val/dog/5.mp4").write_bytes(b"hello")

@@ -75,7 +75,7 @@ def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
     """Read classes.json, {"label": ["a", "b", …]}, in the folder or next to the table; {} without one."""
     file = (root.parent if root.is_file() else root) / "classes.json"
     try:
-        classes = json.loads(file.read_text(encoding="utf-8"))
+        classes = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

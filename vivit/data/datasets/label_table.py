@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,9 +193,14 @@ class _Finder:
             found = inside and self._find(inside)
             if inside and found:
                 is_file = self._list(os.path.dirname(found))[os.path.basename(found)]
-                with suppress(OSError):  # a folder that cannot be listed, a pipe, a broken link
+                try:
                     if is_file or has_images(os.path.join(self.root, found)):
                         return found, is_file
+                    fault = "is a folder without images"
+                except OSError as error:  # a folder that cannot be listed, a pipe, a broken link
+                    fault = f"cannot be opened ({error.strerror})"
+                wrong.append(f"{os.path.join(self.root, found)} {fault}")
+                return path, True
         inside = self._inside(path) and self._inside(path.replace("\\", "/"))
         if inside:
             wrong.append(f"no file {os.path.join(self.root, inside)}, and no folder of images{self._hint(inside)}")

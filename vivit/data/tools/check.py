@@ -127,6 +127,8 @@ def read_splits(
     dataset: str, root: str, splits: Sequence[str], found: dict[str, list[str]], labels: Sequence[str] = ()
 ) -> tuple[dict[str, SampleTable], dict[str, list[str]]]:
     """Read the samples and missing rows of each split; all problems of the annotations go to `found`."""
+    if not splits:
+        raise DataError("no split is given; --splits takes one or more names, such as train val")
     samples: dict[str, SampleTable] = {}
     missing: dict[str, list[str]] = {}
     for split in splits:
