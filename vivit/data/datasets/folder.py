@@ -48,21 +48,35 @@ def read_folder(root: Path, split: str, missing: Sequence[str] = (), labels: Seq
     return samples
 
 
-def folder_splits(root: Path) -> set[str]:
+def folder_splits(root: Path, labels: Sequence[str] = ()) -> set[str]:
     """Return the names of the splits of a folder or table; none where `read_folder` divides the videos itself.
 
     Raises DataError as `read_folder` does.
     """
     if root.is_file():
-        return set(table_samples(root, read_table(root, (), tuple(folder_classes(root))))[1]) - {""}
+        return set(table_samples(root, read_table(root, labels, tuple(folder_classes(root))))[1]) - {""}
     return set(_splits(root, _videos_by_folder(root)) or ())
+
+
+def unused_videos(root: Path, videos: Sequence[str]) -> list[str]:
+    """Return those of the sorted `videos` of a folder, below it, that are in no class or split. Raises DataError."""
+    by_folder: defaultdict[str, list[str]] = defaultdict(list)
+    for path in videos:
+        folder, separator, inside = path.partition("/")
+        if separator:
+            by_folder[folder].append(inside)
+    splits = _splits(root, by_folder)
+    if splits is None:
+        return [path for path in videos if "/" not in path]
+    used = {path for rows in splits.values() for _, path in rows}
+    return [path for path in videos if path not in used]
 
 
 def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
     """Read classes.json, {"label": ["a", "b", …]}, in the folder or next to the table; {} without one."""
     file = (root.parent if root.is_file() else root) / "classes.json"
     try:
-        classes = json.loads(file.read_text(encoding="utf-8"))
+        classes = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
