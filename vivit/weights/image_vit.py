@@ -168,16 +168,18 @@ def finish_image(source: Checkpoint, size: tuple[int, int] | None = None) -> Non
 
 
 def fold_layer_scale(mapped: dict[str, MappedTensor]) -> None:
-    """Fold LayerScale into the linear layer before it, in place: γ · (W x + b) = (γW) x + γb."""
+    """Fold LayerScale into the linear layer before it, in place and in float32: γ · (W x + b) = (γW) x + γb."""
     for name in [name for name in mapped if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
         gamma = mapped.pop(name)
         linear = name.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
-        for leaf, scale in (("weight", gamma.tensor[:, None]), ("bias", gamma.tensor)):
+        scales = gamma.tensor.float()
+        for leaf, scale in (("weight", scales[:, None]), ("bias", scales)):
             if f"{linear}.{leaf}" not in mapped:
                 raise ValueError(f"{linear}.{leaf} is not in the file")
             entry = mapped[f"{linear}.{leaf}"]
             sources = entry.sources + gamma.sources
-            mapped[f"{linear}.{leaf}"] = MappedTensor(entry.tensor * scale, sources, reason="LayerScale folded in")
+            folded = entry.tensor.float() * scale
+            mapped[f"{linear}.{leaf}"] = MappedTensor(folded, sources, reason="LayerScale folded in")
 
 
 def sort_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None:
@@ -218,8 +220,9 @@ def sort_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None
     x = entry.tensor.reshape(1, n, width)
     if "encoder.register_tokens" in mapped and first == usual + count["reg_token"]:
         tokens = mapped["encoder.register_tokens"]
+        with_positions = tokens.tensor.float() + x[:, usual:first].float()
         mapped["encoder.register_tokens"] = MappedTensor(
-            tokens.tensor + x[:, usual:first], tokens.sources + entry.sources, reason="with their positions"
+            with_positions, tokens.sources + entry.sources, reason="with their positions"
         )
     own = x[:, :1] if first else x.new_zeros(1, 1, width)
     parts = [own, x[:, first:]] if cls else [x[:, first:]]
