@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import reprlib
 import types
 import typing
@@ -103,6 +104,22 @@ def _check_names(cls: type, values: Mapping[str, Any], where: str = "") -> None:
     for key in values:
         if key not in names:
             raise ValueError(f"unknown setting {where + key!r}{suggestion(key, names)}")
+
+
+def make_plain(config: Any) -> None:
+    """Turn paths into text, values of NumPy into Python's and lists into tuples, in place: as JSON gives them back."""
+    for f in dataclasses.fields(config):
+        object.__setattr__(config, f.name, _plain(getattr(config, f.name)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    if type(value).__module__ == "numpy":  # which is not imported here
+        return _plain(value.tolist())
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def check(condition: bool, message: str) -> None:
