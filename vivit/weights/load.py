@@ -16,6 +16,7 @@ from ..presets import preset
 from . import clip, dinov3, formats, huggingface, image_vit, scenic, video_mae, videoprism, vjepa2
 from .adapt import adapt
 from .assemble import Checkpoint, MappedTensor, build_model, join
+from .classes import Classes, label_sets
 from .config_from_weights import check_sizes, infer_config
 from .inflate import KernelInit, TemporalInit, inflate
 from .save import FORMAT, VERSION, save_pretrained
@@ -47,8 +48,6 @@ READERS: tuple[tuple[Callable[[Tensors], bool], Callable[[str, Tensors, JsonFile
     (huggingface.is_huggingface, huggingface.parse_huggingface),
     (image_vit.is_image_vit, image_vit.parse_image_vit),
 )
-
-Classes = Mapping[str, Sequence[str]] | Sequence[str] | int
 
 
 def create(
@@ -85,7 +84,7 @@ def create(
     FileNotFoundError.
     """
     config = preset(config_or_preset) if isinstance(config_or_preset, str) else config_or_preset
-    config = replace(config, **overrides | _class_names(classes))
+    config = replace(config, **overrides | label_sets(classes))
     checkpoint = None if init is None else load_checkpoint(init)
     is_image = checkpoint is not None and _is_image(checkpoint, config)
     if not config.classes and classes is None and (checkpoint is None or is_image):
@@ -132,7 +131,7 @@ def from_pretrained(source: str | os.PathLike, *, classes: Classes | None = None
             f"{checkpoint.path}: this {checkpoint.format} is no ViViT: {', '.join(checkpoint.inexact)}. "
             "vivit.create(preset, init=…) starts from it"
         )
-    changes = {name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()} | _class_names(classes)
+    changes = {name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()} | label_sets(classes)
     for name in changes:
         if name not in vars(ModelConfig()):
             raise ValueError(f"unknown setting {name!r}{suggestion(name, vars(ModelConfig()))}")
@@ -231,21 +230,6 @@ def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     while tensors and (found := [p for p in prefixes if all(name.startswith(p) for name in tensors)]):
         tensors = {name.removeprefix(found[0]): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _class_names(classes: Classes | None) -> dict[str, Any]:
-    """Return {"classes": label sets by name} as ModelConfig has them, {} for None. Raises ValueError."""
-    if classes is None:
-        return {}
-    if isinstance(classes, Mapping):
-        return {"classes": {name: tuple(names) for name, names in classes.items()}}
-    if isinstance(classes, int):
-        if classes < 1:
-            raise ValueError(f"classes is {classes}; a number of classes is 1 or more")
-        return {"classes": {"label": tuple(map(str, range(classes)))}}
-    if isinstance(classes, str):
-        raise ValueError(f"classes is {classes!r}; pass a list of class names, [{classes!r}]")
-    return {"classes": {"label": tuple(classes)}}
 
 
 def _trained_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfig:
