@@ -178,8 +178,7 @@ class ModelConfig:
         divides(self.image_size[1], self.tubelet_size[2], "image width", "tubelet width")
 
     def _check_sizes(self) -> None:
-        if isinstance(self.image_size, int):  # one side of a square, as in timm
-            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        object.__setattr__(self, "image_size", frame_size(self.image_size))
         for name, axes in {"image_size": "(H, W)", "tubelet_size": "(frames, H, W)"}.items():
             sizes = getattr(self, name)
             ok = isinstance(sizes, tuple) and len(sizes) == axes.count(",") + 1 and all(type(n) is int for n in sizes)
@@ -293,3 +292,8 @@ def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
 def joint_name(label_sets: Iterable[str]) -> str:
     """Return the name, in results and logs, of several label sets together: "action" for verb and noun, else "all"."""
     return JOINT_NAMES.get(frozenset(label_sets), ALL)
+
+
+def frame_size(size: Any) -> Any:
+    """Return (side, side) for one side of a square, as timm takes it; anything else as it is."""
+    return (size, size) if isinstance(size, int) else size

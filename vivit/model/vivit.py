@@ -106,18 +106,18 @@ class ViViT(nn.Module):
         dtype = self.head.weight.dtype
         return self.normalization(video, torch.promote_types(dtype, torch.float32)).to(dtype)
 
-    def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | None = None) -> Self:
-        """Change the clip length and the frame size (H, W) in place by interpolating the positions; return the model.
+    def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | int | None = None) -> Self:
+        """Change the clip length and the frame size in place by interpolating the positions; return the model.
 
-        Positions that change are new parameters: create an optimizer afterwards. All other parameters stay the same
-        objects, and `training` and `requires_grad` stay as they are. Tokenizer and encoder are new modules, so their
-        hooks and what `compile` made of them are gone. Raises ValueError for sizes that the tubelets do not divide, and
-        for a model with wrapped layers (LoRA).
+        `image_size` is (H, W), or one side of a square. Positions that change are new parameters: create an optimizer
+        afterwards. All other parameters stay the same objects, and `training` and `requires_grad` stay as they are.
+        Tokenizer and encoder are new modules, so their hooks and what `compile` made of them are gone. Raises
+        ValueError for sizes that the tubelets do not divide, and for a model with wrapped layers (LoRA).
         """
         config = replace(
             self.config,
             num_frames=self.config.num_frames if num_frames is None else num_frames,
-            image_size=self.config.image_size if image_size is None else tuple(image_size),
+            image_size=self.config.image_size if image_size is None else image_size,
         )
         old, trainable = self.state_dict(keep_vars=True), {n: p.requires_grad for n, p in self.named_parameters()}
         encoder = copy_sharing_weights(self.encoder)  # where this fails, the model stays as it is
@@ -141,7 +141,7 @@ class ViViT(nn.Module):
 
     # vivit.weights imports this module, so these two methods import it when they are called.
 
-    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write model.safetensors and config.json into `folder`, for `vivit.from_pretrained`. Raises OSError."""
         from ..weights.save import save_pretrained
 

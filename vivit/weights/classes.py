@@ -26,8 +26,7 @@ def label_sets(classes: Classes | None) -> dict[str, Any]:
 
 def _label_set(label_set: str, names: object) -> tuple[str, ...]:
     """Return the class names of a label set as text; whole numbers become text, as in a table of videos."""
-    single = isinstance(names, str | Mapping) or not isinstance(names, Iterable)
-    if single or not isinstance(label_set, str):
+    if isinstance(names, str | Mapping) or not isinstance(names, Iterable) or not isinstance(label_set, str):
         raise ValueError(
             f"classes maps {label_set!r} to {reprlib.repr(names)}; a dict maps the name of a label set to a list of "
             "class names. Of names by number pass classes=list(id2label.values())"

@@ -50,7 +50,7 @@ class CheckpointFiles:
     notes: list[str] = field(default_factory=list)
 
 
-def read_files(source: str | os.PathLike) -> CheckpointFiles:
+def read_files(source: str | os.PathLike[str]) -> CheckpointFiles:
     """Read the tensors of a folder or a file or, if no such path exists, of a hub id, owner/name, or of a known start.
 
     safetensors and current PyTorch files are mapped: their tensors take memory only when they are read. Raises
@@ -66,7 +66,16 @@ def read_files(source: str | os.PathLike) -> CheckpointFiles:
     return CheckpointFiles(str(source), read_file(path, notes), configs, notes)
 
 
-def local_path(source: str | os.PathLike) -> Path:
+def check_source(source: object) -> None:
+    """Raise ValueError for what is no path and no name, without printing it: a state dict has many numbers."""
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(
+            f"weights are given as a {type(source).__name__}; pass the path of a file or folder, or a hub id. A state "
+            "dict goes into a model by model.load_state_dict"
+        )
+
+
+def local_path(source: str | os.PathLike[str]) -> Path:
     """Return the path of a file or folder or, of a hub id or short name, of the folder of its download.
 
     Raises FileNotFoundError.

@@ -111,6 +111,7 @@ def zero_shot(
 
 def load_text_tower(source: str | os.PathLike) -> TextTower:
     """Load the text tower of a video-text model, in evaluation mode. Raises WeightsError and FileNotFoundError."""
+    formats.check_source(source)
     with weights_errors(source):
         files = formats.read_files(source)
         if not any(name.startswith(("text_model.", "params/text_encoder/")) for name in files.tensors):
