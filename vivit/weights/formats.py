@@ -22,6 +22,7 @@ from torch import Tensor
 from ..config import suggestion
 from ..errors import WeightsError
 from . import scenic
+from .save import FORMAT
 from .starts import STARTS, files_of, hub_id
 
 WEIGHT_FILES = (
@@ -30,6 +31,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+OUR_KERNEL = "tokenizer.proj.weight"  # in every file of our own weights, perhaps after a prefix
 NO_WEIGHTS = (".json", ".md", ".txt", ".model")  # .model: a SentencePiece tokenizer
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 EXPORTED = (".onnx", ".xml", ".pt2")  # what `vivit export` writes
@@ -60,10 +62,14 @@ def read_files(source: str | os.PathLike[str]) -> CheckpointFiles:
     if path.is_dir():
         path = find_run_weights(path)
         return CheckpointFiles(str(source), _read_folder(path, notes), _read_configs(path), notes)
-    configs = _read_configs(path.parent) if path.suffix in (".safetensors", ".bin") else {}
-    if path.name not in WEIGHT_FILES and "model_type" not in configs.get("config.json", {}):
+    _refuse_shard(path)
+    tensors = read_file(path, notes)
+    ours = any(name.endswith(OUR_KERNEL) for name in tensors)
+    configs = _read_configs(path.parent) if ours or path.suffix in (".safetensors", ".bin") else {}
+    config = configs.get("config.json", {})
+    if path.name not in WEIGHT_FILES and "model_type" not in config and not (ours and config.get("format") == FORMAT):
         configs = {}  # of something else in the same folder
-    return CheckpointFiles(str(source), read_file(path, notes), configs, notes)
+    return CheckpointFiles(str(source), tensors, configs, notes)
 
 
 def check_source(source: object) -> None:
@@ -200,6 +206,15 @@ def _read_folder(folder: Path, notes: list[str]) -> dict[str, Tensor]:
     if absent := sorted(index.keys() - tensors.keys()):
         raise WeightsError(f"{folder}: {path.name} names tensors that are in no file: {', '.join(absent[:5])}")
     return tensors
+
+
+def _refuse_shard(path: Path) -> None:
+    """Raise WeightsError for one of several files that together are the weights of their folder."""
+    for index in (path.with_name(name) for name in WEIGHT_FILES if name.endswith(".json")):
+        listed = _read_json(index).get("weight_map") if index.is_file() else None
+        files = list(listed.values()) if isinstance(listed, dict) else []
+        if 0 < files.count(path.name) < len(files):
+            raise WeightsError(f"{path}: one of the files that {index.name} lists; give their folder, {path.parent}")
 
 
 def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:

@@ -193,7 +193,7 @@ def _parse(path: str, tensors: Tensors, configs: JsonFiles) -> Checkpoint:
     for matches, read in READERS:
         if matches(tensors):
             return read(path, tensors, configs)
-    if "tokenizer.proj.weight" in tensors:
+    if any(name.endswith(formats.OUR_KERNEL) for name in tensors):
         raise WeightsError(f"{path}: our own weights without their config.json; keep the two in one folder")
     raise WeightsError(
         f"{path}: neither a ViViT (ours, scenic, Hugging Face), nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
@@ -222,8 +222,15 @@ def _parse_own(path: str, tensors: dict[str, Tensor], config: Mapping[str, Any])
         raise WeightsError(f"{path}: config.json has version {config.get('version')!r}; this release reads {VERSION}")
     if not isinstance(config.get("model"), Mapping):
         raise WeightsError(f"{path}: config.json has no 'model', the settings of the model")
-    mapped = {name: MappedTensor(tensor, (name,)) for name, tensor in tensors.items()}
-    return Checkpoint(path, "ViViT", mapped, config=vars(from_dict(ModelConfig, config["model"])))
+    kernels = [name for name in tensors if name.endswith(formats.OUR_KERNEL)]
+    prefix = kernels[0].removesuffix(formats.OUR_KERNEL) if len(kernels) == 1 else ""
+    mapped = {  # _orig_mod: a compiled part
+        name.removeprefix(prefix).replace("_orig_mod.", ""): MappedTensor(tensor, (name,))
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    others = {name: f"not under {prefix}" for name in tensors if not name.startswith(prefix)}
+    return Checkpoint(path, "ViViT", mapped, others, vars(from_dict(ModelConfig, config["model"])))
 
 
 def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -259,7 +266,9 @@ def _trained_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelCo
         config = replace(ModelConfig(), **checkpoint.config) if own else infer_config(checkpoint, given)
         check_sizes(checkpoint.tensors, config)
         if own and config.classes and "head.weight" not in checkpoint.tensors:
-            raise WeightsError(f"{checkpoint.path}: config.json has classes, but there is no head; save it again")
+            heads = sorted(name for name in checkpoint.names if "head." in name)
+            found = f".weight, but {join(heads, 3)}: merge replaced layers and" if heads else ";"
+            raise WeightsError(f"{checkpoint.path}: config.json has classes, but there is no head{found} save it again")
         if checkpoint.sine_positions:
             t, h, w = config.grid
             positions = video_mae.sinusoidal_positions(t * h * w, config.embed_dim)
