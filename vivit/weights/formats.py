@@ -130,6 +130,8 @@ def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
         )
     with path.open("rb") as file:
         start = file.read(16)
+    if start == b"version https://":
+        raise WeightsError(f"{path}: a pointer of Git LFS to the file, not the file; run git lfs pull")
     notes = [] if notes is None else notes
     if zipfile.is_zipfile(path):
         return _read_npz(path) if _is_numpy_archive(path) else _read_torch(path, notes, mapped=True)

@@ -34,7 +34,7 @@ IGNORED: dict[str, str] = {
 }
 
 EXTRA_TOKENS = {
-    "dist_token": "distillation token: a ViViT has none",
+    "dist_token": "a distillation token: a ViViT has none",
     "reg_token": "register tokens: a ViViT has none without a class token",
 }
 
@@ -202,7 +202,7 @@ def sort_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None
                 source.ignored |= dict.fromkeys(entry.sources, "there are no register tokens")
             continue
         source.ignored |= dict.fromkeys(entry.sources, why)
-        source.inexact.append(f"it has {why.partition(':')[0]}s")
+        source.inexact.append(f"it has {why.partition(':')[0]}")
     if "encoder.pos_embed" not in mapped:
         return
     entry, kernel = mapped["encoder.pos_embed"], mapped["tokenizer.proj.weight"].tensor
