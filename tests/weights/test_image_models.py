@@ -113,9 +113,7 @@ def test_hugging_face_deit_starts_a_model_as_a_vit_without_the_token_would(tmp_p
     video = torch.randn(2, 2, 3, 32, 32)
     with torch.no_grad():
         assert_equal(model.features(video), vit(video[:, 1]).last_hidden_state[:, 0])
-    with pytest.raises(
-        ValueError, match="it has a distillation token, it averages|it averages .*it has a distillation token\\."
-    ):
+    with pytest.raises(ValueError, match="it has a distillation token"):
         vivit.from_pretrained(tmp_path)
 
 

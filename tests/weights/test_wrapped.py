@@ -57,6 +57,8 @@ def test_one_of_several_files_is_refused_with_the_folder_to_give(model, tmp_path
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     same(model, tmp_path)
+    with pytest.raises(WeightsError, match="index.json: holds no tensors; give the folder"):
+        vivit.from_pretrained(tmp_path / "model.safetensors.index.json")
     for file in names:
         with pytest.raises(WeightsError, match=r"one of the files that model\.safetensors\.index\.json lists; give"):
             vivit.from_pretrained(tmp_path / file)

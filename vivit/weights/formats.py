@@ -62,6 +62,8 @@ def read_files(source: str | os.PathLike[str]) -> CheckpointFiles:
     if path.is_dir():
         path = find_run_weights(path)
         return CheckpointFiles(str(source), _read_folder(path, notes), _read_configs(path), notes)
+    if path.suffix == ".json":
+        raise WeightsError(f"{path}: holds no tensors; give the folder of the weights, {path.parent}")
     _refuse_shard(path)
     tensors = read_file(path, notes)
     ours = any(name.endswith(OUR_KERNEL) for name in tensors)
