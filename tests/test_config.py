@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vivit.config import (
@@ -53,6 +54,17 @@ def test_a_config_with_every_kind_of_value_is_equal_after_a_trip_through_json():
     )
     assert through_json(config) == config
     assert asdict(through_json(config)) == asdict(config)
+
+
+def test_paths_and_numbers_of_numpy_are_the_same_settings_as_text_and_numbers():
+    given = Config(data=DataConfig(Path("mv")), init=Path("init"), run=Path("runs/a"), seed=np.int64(3))
+    given = replace(given, optim=OptimConfig(lr=np.float32(0.25)))
+    plain = Config(data=DataConfig("mv"), init="init", run="runs/a", seed=3, optim=OptimConfig(lr=0.25))
+    assert given == plain
+    assert through_json(given) == plain
+    assert type(given.data.root) is str
+    assert ModelConfig(image_size=[np.int64(64), 32]).image_size == (64, 32)
+    assert ModelConfig(image_size=64).image_size == (64, 64)
 
 
 def test_the_config_of_a_run_of_an_earlier_version_loads_with_the_new_names():
@@ -145,12 +157,17 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(wrong, message):
         ({"tokenizer": "uniform_frames", "sampled_frames": 33}, "got 33"),
         ({"tokenizer": "uniform_frames", "sampled_frames": 8}, "use tubelet_size=(1, 16, 16), got (2, 16, 16)"),
         ({"sampled_frames": 8}, "belongs to tokenizer='uniform_frames'"),
-        ({"tubelet_size": (0, 16, 16)}, "sizes above 0"),
+        ({"tubelet_size": (0, 16, 16)}, "tubelet_size is (0, 16, 16); it is (frames, H, W), whole numbers above 0"),
+        ({"tubelet_size": 16}, "tubelet_size is 16; it is (frames, H, W), whole numbers above 0"),
+        ({"image_size": (64,)}, "image_size is (64,); it is (H, W), whole numbers above 0"),
+        ({"num_frames": 8.0}, "num_frames is 8.0; it is a whole number"),
         ({"depth": 0}, "depth is 0; it must be above 0"),
         ({"temporal_depth": -1}, "temporal_depth is -1"),
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be in [0, 1)"),
         ({"classes": {"verb": ("run", "sit", "run")}}, "'verb' has 'run' more than once"),
         ({"classes": {"verb": ()}}, "'verb' has no class"),
+        ({"classes": {0: "run", 1: "jump"}}, "classes maps 0 to 'run'; it maps the name of each label set to a list"),
+        ({"classes": {"verb": (0, 1)}}, "classes maps 'verb' to (0, 1); it maps"),
         ({"classes": {"all": ("a", "b")}}, "'all' is the name of all label sets together"),
     ],
 )

@@ -14,7 +14,7 @@ from .model_config import ENCODERS as ENCODERS
 from .model_config import EncoderName as EncoderName
 from .model_config import ModelConfig as ModelConfig
 from .model_config import Preprocessing as Preprocessing
-from .settings import check, one_of, positive, short_repr
+from .settings import check, make_plain, one_of, positive, short_repr
 from .settings import differences as differences
 from .settings import from_dict as from_dict
 from .settings import replace as replace
@@ -51,6 +51,7 @@ class DataConfig:
     number of videos (and 256 MiB) is decoded once, others for each clip. No use from some thousand videos on."""
 
     def __post_init__(self):
+        make_plain(self)
         check(self.frame_cache >= 0, f"frame_cache is {self.frame_cache}; it is GiB, 0 or more")
         check(self.workers is None or self.workers >= 0, f"workers is {self.workers}; it is 0 or more, or None")
 
@@ -91,6 +92,7 @@ class AugmentConfig:
         return self.mixup > 0 or self.cutmix > 0
 
     def __post_init__(self):
+        make_plain(self)
         low, high = self.scale_jitter
         check(0 < low <= high, f"scale_jitter is {self.scale_jitter}; it is (low, high) with 0 < low <= high")
         for name in ("flip", "color_jitter", "grayscale", "random_erasing"):
@@ -136,6 +138,7 @@ class OptimConfig:
     """Label smoothing: probability mass that the target spreads evenly over all classes."""
 
     def __post_init__(self):
+        make_plain(self)
         one_of(self, "name")
         positive(self, "lr", "batch_size", "grad_clip")
         check(0 <= self.epochs < float("inf"), f"epochs is {self.epochs}; it is a number, 0 or more")
@@ -169,6 +172,7 @@ class EvalConfig:
     tubelet by at most this on average, on the scale 0..1."""
 
     def __post_init__(self):
+        make_plain(self)
         one_of(self, "spatial_views")
         positive(self, "temporal_views", "batch_views")
         check(self.merge_tokens >= 0, f"merge_tokens is {self.merge_tokens}; it is 0 (off) or more tokens a layer")
@@ -194,6 +198,7 @@ class ParallelConfig:
     """Seconds to wait for a process that is late, before the run ends and names it; more than data.storage_timeout."""
 
     def __post_init__(self):
+        make_plain(self)
         one_of(self, "strategy")
         positive(self, "micro_batch", "timeout")
 
@@ -248,6 +253,7 @@ class Config:
     """A module with the functions init, log and finish of wandb: wandb, trackio, swanlab."""
 
     def __post_init__(self):
+        make_plain(self)
         one_of(self, "device", "precision", "final_weights", "kernel_init")
         positive(self, "eval_every", "save_every", "log_every", "keep_checkpoints")
         check(self.seed >= 0, f"seed is {self.seed}; it is 0 or more")

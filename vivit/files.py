@@ -25,7 +25,7 @@ _held: set[int] = set()  # file descriptors of the locks of this process
 
 @contextmanager
 def atomic_write(
-    path: str | os.PathLike, mode: str = "w", *, sync: bool = True, **open_arguments: Any
+    path: str | os.PathLike[str], mode: str = "w", *, sync: bool = True, **open_arguments: Any
 ) -> Iterator[IO[Any]]:
     """Open a temporary file in the folder of `path`; rename it to `path` when the block ends without an error.
 
@@ -57,14 +57,14 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
         file.write(json.dumps(value, indent=indent) + "\n")
 
 
-def hash_file(path: str | os.PathLike) -> str:
+def hash_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def exclusive_lock(folder: str | os.PathLike, *, what: str) -> Iterator[None]:
+def exclusive_lock(folder: str | os.PathLike[str], *, what: str) -> Iterator[None]:
     """Let only one process at a time work in `folder`, which is created if needed; `what` it does goes into messages.
 
     Raises FolderInUse, which says who holds the lock and since when. The operating system releases the lock when the

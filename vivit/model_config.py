@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .settings import check, divides, one_of, positive, short_repr
+from .settings import check, divides, make_plain, one_of, positive, short_repr
 
 EncoderName = Literal[
     "spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
@@ -35,6 +36,7 @@ class Preprocessing:
     """Standard deviation of each color channel, on the scale 0..1: pixels become (x / 255 - mean) / std."""
 
     def __post_init__(self):
+        make_plain(self)
         positive(self, "frame_stride", "clip_seconds")
         check(0 < self.crop_fraction <= 1, f"crop_fraction is {self.crop_fraction}; it must be in (0, 1]")
         check(min(self.std) > 0, f"std is {self.std}; every channel needs a value above 0")
@@ -124,17 +126,14 @@ class ModelConfig:
     """How a video becomes the input of the model."""
 
     def __post_init__(self):
+        make_plain(self)
+        self._check_sizes()
         if self.encoder not in ENCODERS:  # an encoder of one's own need not be in the annotation
             one_of(self, "encoder")
         one_of(self, "tokenizer", "pool", "attention_order", "activation", "positions", "interpolation")
         positive(self, "num_frames", "embed_dim", "depth", "num_heads", "mlp_ratio", "sampled_frames")
         positive(self, "attn_logit_cap", "attention_pool_ratio", "pool_norm_eps")
-        check(min(*self.tubelet_size, *self.image_size) > 0, "tubelet_size and image_size take sizes above 0")
-        for name, labels in self.classes.items():
-            repeated = [label for label, times in Counter(labels).items() if times > 1]
-            check(len(labels) > 0, f"classes: label set {name!r} has no class")
-            check(not repeated, f"classes: label set {name!r} has {', '.join(map(repr, repeated))} more than once")
-        check(ALL not in self.classes, f"classes: {ALL!r} is the name of all label sets together; take another")
+        self._check_classes()
         for name in ("drop_path", "dropout"):
             check(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         check(self.temporal_depth >= 0, f"temporal_depth is {self.temporal_depth}; it is 0 or more")
@@ -177,6 +176,26 @@ class ModelConfig:
         divides(self.num_frames, self.tubelet_size[0], "num_frames", "tubelet depth")
         divides(self.image_size[0], self.tubelet_size[1], "image height", "tubelet height")
         divides(self.image_size[1], self.tubelet_size[2], "image width", "tubelet width")
+
+    def _check_sizes(self) -> None:
+        object.__setattr__(self, "image_size", frame_size(self.image_size))
+        for name, axes in {"image_size": "(H, W)", "tubelet_size": "(frames, H, W)"}.items():
+            sizes = getattr(self, name)
+            ok = isinstance(sizes, tuple) and len(sizes) == axes.count(",") + 1 and all(type(n) is int for n in sizes)
+            check(ok and min(sizes) > 0, f"{name} is {sizes!r}; it is {axes}, whole numbers above 0")
+        check(type(self.num_frames) is int, f"num_frames is {self.num_frames!r}; it is a whole number")
+
+    def _check_classes(self) -> None:
+        for name, labels in self.classes.items():
+            check(
+                isinstance(name, str) and isinstance(labels, tuple) and all(isinstance(x, str) for x in labels),
+                f"classes maps {name!r} to {reprlib.repr(labels)}; it maps the name of each label set to a list of "
+                'class names, as {"label": ["run", "jump"]}',
+            )
+            repeated = [label for label, times in Counter(labels).items() if times > 1]
+            check(len(labels) > 0, f"classes: label set {name!r} has no class")
+            check(not repeated, f"classes: label set {name!r} has {', '.join(map(repr, repeated))} more than once")
+        check(ALL not in self.classes, f"classes: {ALL!r} is the name of all label sets together; take another")
 
     def _check_tokens_over_time(self) -> None:
         """Check the fields of a Model 2 whose layers over time see all places of the frames."""
@@ -273,3 +292,8 @@ def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
 def joint_name(label_sets: Iterable[str]) -> str:
     """Return the name, in results and logs, of several label sets together: "action" for verb and noun, else "all"."""
     return JOINT_NAMES.get(frozenset(label_sets), ALL)
+
+
+def frame_size(size: Any) -> Any:
+    """Return (side, side) for one side of a square, as timm takes it; anything else as it is."""
+    return (size, size) if isinstance(size, int) else size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import reprlib
 import types
 import typing
@@ -44,10 +45,14 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     the wrong type; `where` is the prefix of its name in the message.
     """
     old_names = OLD_NAMES.get(cls.__name__, {})
-    values = {old_names.get(key, key): value for key, value in values.items()}
+    return cls(**read_fields(cls, {old_names.get(key, key): value for key, value in values.items()}, where))
+
+
+def read_fields(cls: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return values of fields of a config, plain and of the type of their field. Raises ValueError."""
     _check_names(cls, values, where)
     hints = typing.get_type_hints(cls)
-    return cls(**{key: _restore(hints[key], value, f"{where}{key}.") for key, value in values.items()})
+    return {key: _restore(hints[key], _plain(value), f"{where}{key}.") for key, value in values.items()}
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
@@ -67,6 +72,8 @@ def _restore(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _restore(next(a for a in args if a is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         _check_type(isinstance(value, Mapping), where, value, "an object of settings")
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
@@ -103,6 +110,22 @@ def _check_names(cls: type, values: Mapping[str, Any], where: str = "") -> None:
     for key in values:
         if key not in names:
             raise ValueError(f"unknown setting {where + key!r}{suggestion(key, names)}")
+
+
+def make_plain(config: Any) -> None:
+    """Turn paths into text, values of NumPy into Python's and lists into tuples, in place: as JSON gives them back."""
+    for f in dataclasses.fields(config):
+        object.__setattr__(config, f.name, _plain(getattr(config, f.name)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    if type(value).__module__ == "numpy":  # which is not imported here
+        return _plain(value.tolist())
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def check(condition: bool, message: str) -> None:

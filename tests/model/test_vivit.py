@@ -192,6 +192,37 @@ def test_resized_models_take_other_lengths_and_sizes_and_keep_what_does_not_depe
         made.resize(num_frames=7)
 
 
+@every_encoder
+def test_an_optimizer_from_before_a_resize_trains_all_but_resized_positions(encoder):
+    made = tiny.model(encoder).train()
+    made.encoder.eval().requires_grad_(False)
+    made.get_parameter(
+        "encoder.norm.weight" if encoder != "factorised_encoder" else "encoder.spatial.norm.weight"
+    ).requires_grad_(True)
+    before = dict(made.named_parameters())
+    frozen = {name for name, p in before.items() if not p.requires_grad}
+    assert made.resize(num_frames=6) is made
+    assert all(p is before[name] for name, p in made.named_parameters())  # the size is the same
+    made.resize(num_frames=10)
+    after = dict(made.named_parameters())
+    assert {name for name, p in after.items() if p is not before[name]} == {
+        "encoder.temporal.pos_embed" if encoder == "factorised_encoder" else "encoder.pos_embed"
+    }
+    assert {name for name, p in after.items() if not p.requires_grad} == frozen
+    assert made.training
+    assert not any(module.training for module in made.encoder.modules())
+    optimizer = torch.optim.SGD(before.values(), lr=1.0)
+    kernel = made.tokenizer.proj.weight.clone()
+    made(tiny.video(made)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(made.tokenizer.proj.weight, kernel)
+
+
+def test_a_resize_to_no_frames_is_refused():
+    with pytest.raises(ValueError, match="num_frames is 0; it must be above 0"):
+        tiny.model().resize(num_frames=0)
+
+
 def test_a_model_that_cannot_be_resized_stays_as_it_is():
     made = tiny.model()
     made.encoder.spatial.blocks[0].attn.qkv = nn.Sequential(made.encoder.spatial.blocks[0].attn.qkv)  # as LoRA wraps

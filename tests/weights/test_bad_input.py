@@ -152,6 +152,13 @@ def test_plain_files_of_other_kinds_are_refused(tmp_path):
     fails(tmp_path / "state.pt", "no state dict at the top, in 'model' or in 'state_dict'; it holds epoch, loss")
 
 
+def test_a_pointer_of_git_lfs_is_named(folder):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    (folder / "model.safetensors").write_text(pointer)
+    with pytest.raises(ValueError, match="model.safetensors: a pointer of Git LFS to the file, .* git lfs pull"):
+        vivit.from_pretrained(folder)
+
+
 def test_folders_without_weights_are_refused_with_what_they_hold(tmp_path):
     (tmp_path / "empty").mkdir()
     fails_by_both_doors(tmp_path / "empty", "no model.safetensors in this folder; it holds nothing", FileNotFoundError)

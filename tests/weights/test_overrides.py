@@ -8,8 +8,10 @@ import torch
 import vivit
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import WeightsError
+from vivit.weights.load import config_for_init
 
 from ..model import tiny
+from .models import CONFIGS
 
 UNIFORM = {"tokenizer": "uniform_frames", "sampled_frames": 3, "tubelet_size": (1, 8, 8)}
 JOINT = {"pool": "mean", "pool_space": False}
@@ -117,3 +119,46 @@ def test_a_preset_may_have_fields_of_another_encoder(tmp_path):
     model = vivit.create(trained.config, init=tmp_path, temporal_depth=3, attention_order="space_time").eval()
     video = tiny.video(trained)
     assert torch.equal(model(video), trained(video))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"preprocessing": {"mean": (0.5, 0.5, 0.5)}}, "preprocessing is a dict; pass vivit.config.Preprocessing"),
+        ({"image_size": "64"}, "image_size is '64'; it must be a list"),
+        ({"image_size": (64, 64, 3)}, r"image_size is '\(64, 64, 3\)'; it must be a list of 2"),
+        ({"num_frames": "8"}, "num_frames is '8'; it must be an integer"),
+        ({"tubelet_size": 16}, "tubelet_size is '16'; it must be a list"),
+    ],
+)
+def test_a_wrong_argument_is_no_fault_of_the_file(wrong, message, tmp_path):
+    vivit.create(CONFIGS["model 2"]).save_pretrained(tmp_path)
+    for call in (
+        lambda: vivit.from_pretrained(tmp_path, **wrong),
+        lambda: vivit.create(CONFIGS["model 2"], init=tmp_path, **wrong),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert not isinstance(caught.value, WeightsError)
+
+
+def test_one_side_is_a_square_for_every_door(tmp_path):
+    vivit.create(CONFIGS["model 2"], image_size=64).save_pretrained(tmp_path)
+    assert vivit.from_pretrained(tmp_path).config.image_size == (64, 64)
+    assert vivit.from_pretrained(tmp_path, image_size=32).resize(image_size=48).config.image_size == (48, 48)
+
+
+@pytest.mark.parametrize(
+    "source", [{"head.weight": torch.ones(400, 768)}, None, 3, b"weights"], ids=["state dict", "None", "3", "bytes"]
+)
+def test_a_source_that_is_no_path_is_named_by_its_type_and_not_printed(source):
+    for call in (
+        lambda: vivit.from_pretrained(source),
+        lambda: vivit.zero_shot(source, ["a", "b"]),
+        lambda: config_for_init(source, CONFIGS["model 2"]),
+    ):
+        with pytest.raises(
+            ValueError, match=f"weights are given as a {type(source).__name__}; pass the path"
+        ) as caught:
+            call()
+        assert len(str(caught.value)) < 200

@@ -73,3 +73,9 @@ def test_formats_that_have_no_such_model_refuse_to_hold_it(changes, to, tmp_path
     name, value = next(iter(changes.items()))
     with pytest.raises(ValueError, match=f"no {name}={value!r}"):
         WRITERS[to](model, tmp_path / "out")
+
+
+def test_registers_without_a_class_token_are_refused_in_plain_words(tmp_path):
+    theirs = randomise(VisionTransformer(**SMALL, reg_tokens=3, class_token=False, global_pool="avg"))
+    with pytest.raises(ValueError, match=r"this image ViT \(timm names\) is no ViViT: it has register tokens\. "):
+        vivit.from_pretrained(save(theirs, tmp_path / "w"), num_heads=4)

@@ -68,7 +68,7 @@ class Row:
 
 def export(
     source: str,
-    dest: str | os.PathLike,
+    dest: str | os.PathLike[str],
     *,
     format: Format = "onnx",
     videos: Sequence[str] = (),

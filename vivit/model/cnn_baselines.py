@@ -51,7 +51,7 @@ class CNNBaseline(nn.Module):
         """Compute the input of the head. Nothing in these networks is random: `seeds` are ignored."""
         return self.network(self.normalization(video).transpose(1, 2))
 
-    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write model.safetensors and config.json into `folder`, for `load` of the same class. Raises OSError."""
         folder = Path(folder)
         about = {"format": FORMAT, "network": type(self).__name__, "model": to_dict(self.config)}
@@ -61,7 +61,7 @@ class CNNBaseline(nn.Module):
         return folder
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Read what `save_pretrained` wrote. Raises ValueError for another kind of model."""
         about = json.loads((Path(folder) / "config.json").read_text())
         if (about["format"], about.get("network")) != (FORMAT, cls.__name__):

@@ -106,21 +106,25 @@ class ViViT(nn.Module):
         dtype = self.head.weight.dtype
         return self.normalization(video, torch.promote_types(dtype, torch.float32)).to(dtype)
 
-    def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | None = None) -> Self:
-        """Change the clip length and the frame size (H, W) in place by interpolating the positions; return the model.
+    def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | int | None = None) -> Self:
+        """Change the clip length and the frame size in place by interpolating the positions; return the model.
 
-        Raises ValueError for sizes that the tubelets do not divide, and for a model with wrapped layers (LoRA).
+        `image_size` is (H, W), or one side of a square. Positions that change are new parameters: create an optimizer
+        afterwards. All other parameters stay the same objects, and `training` and `requires_grad` stay as they are.
+        Tokenizer and encoder are new modules, so their hooks and what `compile` made of them are gone. Raises
+        ValueError for sizes that the tubelets do not divide, and for a model with wrapped layers (LoRA).
         """
         config = replace(
             self.config,
-            num_frames=num_frames or self.config.num_frames,
-            image_size=tuple(image_size or self.config.image_size),
+            num_frames=self.config.num_frames if num_frames is None else num_frames,
+            image_size=self.config.image_size if image_size is None else image_size,
         )
-        trainable = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
+        old, trainable = self.state_dict(keep_vars=True), {n: p.requires_grad for n, p in self.named_parameters()}
         encoder = copy_sharing_weights(self.encoder)  # where this fails, the model stays as it is
         encoder.resize(config.grid)  # type: ignore[operator]
-        state = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("encoder.")}
-        state |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        state = {name: tensor for name, tensor in old.items() if not name.startswith("encoder.")}
+        for name, tensor in encoder.state_dict(prefix="encoder.", keep_vars=True).items():
+            state[name] = old[name] if name in old and torch.equal(old[name], tensor) else tensor
         with torch.device("meta"):  # the same modules for the new grid, which get these tensors
             resized = type(self)(config)
         if others := sorted(state.keys() ^ resized.state_dict().keys()):
@@ -129,13 +133,15 @@ class ViViT(nn.Module):
         fill_tables(resized, self.head.weight.device)
         for name, parameter in resized.named_parameters():
             parameter.requires_grad_(trainable.get(name, True))
-        resized.train(self.training)
+        modes = {name: module.training for name, module in self.named_modules()}
+        for name, module in resized.named_modules():
+            module.training = modes.get(name, self.training)
         self.tokenizer, self.encoder, self.config = resized.tokenizer, resized.encoder, config
         return self
 
     # vivit.weights imports this module, so these two methods import it when they are called.
 
-    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write model.safetensors and config.json into `folder`, for `vivit.from_pretrained`. Raises OSError."""
         from ..weights.save import save_pretrained
 

@@ -14,7 +14,9 @@ from .load import from_pretrained
 from .save import save_pretrained, write_safetensors
 
 
-def convert(source: str | os.PathLike, dest: str | os.PathLike, *, to: str = "vivit", **overrides: Any) -> Path:
+def convert(
+    source: str | os.PathLike[str], dest: str | os.PathLike[str], *, to: str = "vivit", **overrides: Any
+) -> Path:
     """Read `source` (anything `from_pretrained` reads, with its overrides) and write it to `dest`, bit for bit.
 
     to: "vivit" or "huggingface", which are folders, or "scenic", a Flax msgpack file. Raises ValueError if the format

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..config import suggestion
 from ..errors import WeightsError
 from . import scenic
+from .save import FORMAT
 from .starts import STARTS, files_of, hub_id
 
 WEIGHT_FILES = (
@@ -30,6 +31,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+OUR_KERNEL = "tokenizer.proj.weight"  # in every file of our own weights, perhaps after a prefix
 NO_WEIGHTS = (".json", ".md", ".txt", ".model")  # .model: a SentencePiece tokenizer
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 EXPORTED = (".onnx", ".xml", ".pt2")  # what `vivit export` writes
@@ -50,7 +52,7 @@ class CheckpointFiles:
     notes: list[str] = field(default_factory=list)
 
 
-def read_files(source: str | os.PathLike) -> CheckpointFiles:
+def read_files(source: str | os.PathLike[str]) -> CheckpointFiles:
     """Read the tensors of a folder or a file or, if no such path exists, of a hub id, owner/name, or of a known start.
 
     safetensors and current PyTorch files are mapped: their tensors take memory only when they are read. Raises
@@ -60,13 +62,28 @@ def read_files(source: str | os.PathLike) -> CheckpointFiles:
     if path.is_dir():
         path = find_run_weights(path)
         return CheckpointFiles(str(source), _read_folder(path, notes), _read_configs(path), notes)
-    configs = _read_configs(path.parent) if path.suffix in (".safetensors", ".bin") else {}
-    if path.name not in WEIGHT_FILES and "model_type" not in configs.get("config.json", {}):
+    if path.suffix == ".json":
+        raise WeightsError(f"{path}: holds no tensors; give the folder of the weights, {path.parent}")
+    _refuse_shard(path)
+    tensors = read_file(path, notes)
+    ours = any(name.endswith(OUR_KERNEL) for name in tensors)
+    configs = _read_configs(path.parent) if ours or path.suffix in (".safetensors", ".bin") else {}
+    config = configs.get("config.json", {})
+    if path.name not in WEIGHT_FILES and "model_type" not in config and not (ours and config.get("format") == FORMAT):
         configs = {}  # of something else in the same folder
-    return CheckpointFiles(str(source), read_file(path, notes), configs, notes)
+    return CheckpointFiles(str(source), tensors, configs, notes)
 
 
-def local_path(source: str | os.PathLike) -> Path:
+def check_source(source: object) -> None:
+    """Raise ValueError for what is no path and no name, without printing it: a state dict has many numbers."""
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(
+            f"weights are given as a {type(source).__name__}; pass the path of a file or folder, or a hub id. A state "
+            "dict goes into a model by model.load_state_dict"
+        )
+
+
+def local_path(source: str | os.PathLike[str]) -> Path:
     """Return the path of a file or folder or, of a hub id or short name, of the folder of its download.
 
     Raises FileNotFoundError.
@@ -115,6 +132,8 @@ def read_file(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
         )
     with path.open("rb") as file:
         start = file.read(16)
+    if start == b"version https://":
+        raise WeightsError(f"{path}: a pointer of Git LFS to the file, not the file; run git lfs pull")
     notes = [] if notes is None else notes
     if zipfile.is_zipfile(path):
         return _read_npz(path) if _is_numpy_archive(path) else _read_torch(path, notes, mapped=True)
@@ -191,6 +210,15 @@ def _read_folder(folder: Path, notes: list[str]) -> dict[str, Tensor]:
     if absent := sorted(index.keys() - tensors.keys()):
         raise WeightsError(f"{folder}: {path.name} names tensors that are in no file: {', '.join(absent[:5])}")
     return tensors
+
+
+def _refuse_shard(path: Path) -> None:
+    """Raise WeightsError for one of several files that together are the weights of their folder."""
+    for index in (path.with_name(name) for name in WEIGHT_FILES if name.endswith(".json")):
+        listed = _read_json(index).get("weight_map") if index.is_file() else None
+        files = list(listed.values()) if isinstance(listed, dict) else []
+        if 0 < files.count(path.name) < len(files):
+            raise WeightsError(f"{path}: one of the files that {index.name} lists; give their folder, {path.parent}")
 
 
 def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:

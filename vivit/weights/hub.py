@@ -6,10 +6,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
-from ..config import ModelConfig
+from ..config import ModelConfig, to_dict
 from ..model.vivit import ViViT
 from .save import save_pretrained
 
@@ -37,7 +36,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder)
         text = model_card(model, repo_id, results=results, recipe=recipe, license=license)
-        Path(folder, "README.md").write_text(text)
+        Path(folder, "README.md").write_text(text, encoding="utf-8")
         handler = Path(__file__).parents[1] / "serve" / "endpoint_handler.py"
         shutil.copy(handler, Path(folder, "handler.py"))
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -65,7 +64,7 @@ def model_card(
         "Model": f"A {config.encoder} ViViT on {shape}, {size:.1f} million parameters.\n\n"
         f"{_table(_architecture(config))}",
         "Classes": "\n\n".join(_classes(name, names) for name, names in config.classes.items()) or "None.",
-        "Preprocessing": _table(asdict(config.preprocessing)),
+        "Preprocessing": _table(to_dict(config.preprocessing)),
         "Results": _table(results) if results else "Not measured.",
         "Recipe": recipe or "Not given.",
     }
@@ -74,7 +73,7 @@ def model_card(
 
 
 def _architecture(config: ModelConfig) -> dict[str, object]:
-    return {name: value for name, value in vars(config).items() if name not in ("classes", "preprocessing")}
+    return {name: value for name, value in to_dict(config).items() if name not in ("classes", "preprocessing")}
 
 
 def _classes(name: str, names: tuple[str, ...]) -> str:

@@ -34,7 +34,7 @@ IGNORED: dict[str, str] = {
 }
 
 EXTRA_TOKENS = {
-    "dist_token": "distillation token: a ViViT has none",
+    "dist_token": "a distillation token: a ViViT has none",
     "reg_token": "register tokens: a ViViT has none without a class token",
 }
 
@@ -168,16 +168,18 @@ def finish_image(source: Checkpoint, size: tuple[int, int] | None = None) -> Non
 
 
 def fold_layer_scale(mapped: dict[str, MappedTensor]) -> None:
-    """Fold LayerScale into the linear layer before it, in place: γ · (W x + b) = (γW) x + γb."""
+    """Fold LayerScale into the linear layer before it, in place and in float32: γ · (W x + b) = (γW) x + γb."""
     for name in [name for name in mapped if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
         gamma = mapped.pop(name)
         linear = name.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
-        for leaf, scale in (("weight", gamma.tensor[:, None]), ("bias", gamma.tensor)):
+        scales = gamma.tensor.float()
+        for leaf, scale in (("weight", scales[:, None]), ("bias", scales)):
             if f"{linear}.{leaf}" not in mapped:
                 raise ValueError(f"{linear}.{leaf} is not in the file")
             entry = mapped[f"{linear}.{leaf}"]
             sources = entry.sources + gamma.sources
-            mapped[f"{linear}.{leaf}"] = MappedTensor(entry.tensor * scale, sources, reason="LayerScale folded in")
+            folded = entry.tensor.float() * scale
+            mapped[f"{linear}.{leaf}"] = MappedTensor(folded, sources, reason="LayerScale folded in")
 
 
 def sort_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None:
@@ -200,7 +202,7 @@ def sort_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None
                 source.ignored |= dict.fromkeys(entry.sources, "there are no register tokens")
             continue
         source.ignored |= dict.fromkeys(entry.sources, why)
-        source.inexact.append(f"it has {why.partition(':')[0]}s")
+        source.inexact.append(f"it has {why.partition(':')[0]}")
     if "encoder.pos_embed" not in mapped:
         return
     entry, kernel = mapped["encoder.pos_embed"], mapped["tokenizer.proj.weight"].tensor
@@ -218,8 +220,9 @@ def sort_tokens(source: Checkpoint, size: tuple[int, int] | None = None) -> None
     x = entry.tensor.reshape(1, n, width)
     if "encoder.register_tokens" in mapped and first == usual + count["reg_token"]:
         tokens = mapped["encoder.register_tokens"]
+        with_positions = tokens.tensor.float() + x[:, usual:first].float()
         mapped["encoder.register_tokens"] = MappedTensor(
-            tokens.tensor + x[:, usual:first], tokens.sources + entry.sources, reason="with their positions"
+            with_positions, tokens.sources + entry.sources, reason="with their positions"
         )
     own = x[:, :1] if first else x.new_zeros(1, 1, width)
     parts = [own, x[:, first:]] if cls else [x[:, first:]]

@@ -95,13 +95,9 @@ def inflate(
 ) -> tuple[dict[str, MappedTensor], dict[str, str]]:
     """Return (tensors of the video model, name prefixes of its other parameters with the reason) from an image model.
 
-    `trained` is the config of the image model, `config` that of the video model. Raises ValueError for options that the
-    model does not have.
+    `trained` is the config of the image model, `config` that of the video model. `check_options` returns what
+    `temporal_init` may be.
     """
-    allowed = typing.get_args(KernelInit)
-    if kernel_init not in allowed:
-        raise ValueError(f"kernel_init is {kernel_init!r}{suggestion(kernel_init, allowed)}")
-    temporal = _temporal_init(config, temporal_init)
     tensors: dict[str, MappedTensor] = {}
     missing = {"head.": "the classes of the video data"}
     if kernel_init == "random":
@@ -137,12 +133,12 @@ def inflate(
 
     if is_factorised and config.temporal_depth:
         missing["encoder.temporal."] = NO_TIME
-        if temporal == "image":
+        if temporal_init == "image":
             tensors |= _temporal_encoder(image, trained, config)
     elif config.encoder == "factorised_self_attention":
         for i in range(config.depth):
             missing |= dict.fromkeys((f"encoder.blocks.{i}.attn_time.", f"encoder.blocks.{i}.norm_time."), NO_TIME)
-            tensors |= _temporal_attention(image, f"encoder.blocks.{i}.", temporal, official=official)
+            tensors |= _temporal_attention(image, f"encoder.blocks.{i}.", temporal_init, official=official)
     return tensors, missing
 
 
@@ -186,7 +182,11 @@ def copy_prefix(mapped: Mapping[str, MappedTensor], old: str, new: str) -> dict[
     }
 
 
-def _temporal_init(config: ModelConfig, wanted: TemporalInit | None) -> TemporalInit | None:
+def check_options(config: ModelConfig, kernel_init: str, wanted: TemporalInit | None) -> TemporalInit | None:
+    """Return `temporal_init` with its default. Raises ValueError for an option that a model of `config` has not."""
+    kernels = typing.get_args(KernelInit)
+    if kernel_init not in kernels:
+        raise ValueError(f"kernel_init is {kernel_init!r}{suggestion(kernel_init, kernels)}")
     allowed: dict[str, tuple[TemporalInit, ...]] = {  # the default first
         "factorised_encoder": ("random", "image"),
         "factorised_self_attention": ("zero", "image", "random"),

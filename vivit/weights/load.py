@@ -9,15 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import ModelConfig, from_dict, replace, suggestion
+from ..config import ModelConfig, from_dict, replace
 from ..errors import WeightsError
 from ..model.vivit import ViViT
+from ..model_config import frame_size
 from ..presets import preset
+from ..settings import read_fields
 from . import clip, dinov3, formats, huggingface, image_vit, scenic, video_mae, videoprism, vjepa2
 from .adapt import adapt
 from .assemble import Checkpoint, MappedTensor, build_model, join
+from .classes import Classes, label_sets
 from .config_from_weights import check_sizes, infer_config
-from .inflate import KernelInit, TemporalInit, inflate
+from .inflate import KernelInit, TemporalInit, check_options, inflate
 from .save import FORMAT, VERSION, save_pretrained
 
 __all__ = ["create", "describe_loading", "from_pretrained", "load_checkpoint", "save_pretrained"]
@@ -48,14 +51,12 @@ READERS: tuple[tuple[Callable[[Tensors], bool], Callable[[str, Tensors, JsonFile
     (image_vit.is_image_vit, image_vit.parse_image_vit),
 )
 
-Classes = Mapping[str, Sequence[str]] | Sequence[str] | int
-
 
 def create(
     config_or_preset: str | ModelConfig,
     *,
     classes: Classes | None = None,
-    init: str | os.PathLike | None = None,
+    init: str | os.PathLike[str] | None = None,
     kernel_init: KernelInit = "central_frame",
     temporal_init: TemporalInit | None = None,
     official: bool = False,
@@ -85,7 +86,8 @@ def create(
     FileNotFoundError.
     """
     config = preset(config_or_preset) if isinstance(config_or_preset, str) else config_or_preset
-    config = replace(config, **overrides | _class_names(classes))
+    given = _settings(overrides, classes)
+    config = replace(config, **given)
     checkpoint = None if init is None else load_checkpoint(init)
     is_image = checkpoint is not None and _is_image(checkpoint, config)
     if not config.classes and classes is None and (checkpoint is None or is_image):
@@ -106,15 +108,16 @@ def create(
         with weights_errors(checkpoint.path):
             return adapt(checkpoint, trained, config)
     _check_same_image_model(checkpoint, trained, config)
+    temporal = check_options(config, kernel_init, temporal_init)
     with weights_errors(checkpoint.path):
         tensors, newly_initialized = inflate(
-            checkpoint.tensors, trained, config, kernel_init=kernel_init, temporal_init=temporal_init, official=official
+            checkpoint.tensors, trained, config, kernel_init=kernel_init, temporal_init=temporal, official=official
         )
         ignored = _unused_tensors(checkpoint, tensors)
         return build_model(config, checkpoint, tensors, newly_initialized=newly_initialized, ignored=ignored)
 
 
-def from_pretrained(source: str | os.PathLike, *, classes: Classes | None = None, **overrides: Any) -> ViViT:
+def from_pretrained(source: str | os.PathLike[str], *, classes: Classes | None = None, **overrides: Any) -> ViViT:
     """Load a trained model of any supported format from a folder (also of a run), a file or a hub id, in eval mode.
 
     `overrides` are fields of ModelConfig. They provide what the file does not say (an error names a missing one) or
@@ -126,16 +129,13 @@ def from_pretrained(source: str | os.PathLike, *, classes: Classes | None = None
     `model.load_report` says what happened to every tensor. Raises ValueError (WeightsError for a wrong file) and
     FileNotFoundError.
     """
+    changes = _settings(overrides, classes)
     checkpoint = load_checkpoint(source)
     if checkpoint.inexact:
         raise WeightsError(
             f"{checkpoint.path}: this {checkpoint.format} is no ViViT: {', '.join(checkpoint.inexact)}. "
             "vivit.create(preset, init=…) starts from it"
         )
-    changes = {name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()} | _class_names(classes)
-    for name in changes:
-        if name not in vars(ModelConfig()):
-            raise ValueError(f"unknown setting {name!r}{suggestion(name, vars(ModelConfig()))}")
     trained = _trained_config(checkpoint, changes)
     config = replace(trained, **changes)
     _refuse_changes(checkpoint, trained, config)
@@ -143,7 +143,7 @@ def from_pretrained(source: str | os.PathLike, *, classes: Classes | None = None
         return adapt(checkpoint, trained, config).eval()
 
 
-def config_for_init(init: str | os.PathLike, config: ModelConfig) -> ModelConfig:
+def config_for_init(init: str | os.PathLike[str], config: ModelConfig) -> ModelConfig:
     """Return `config` with the architecture of the weights `init`, for `create(…, init=init)`.
 
     From a video model it takes everything but the classes. From an image model it takes width, depth, heads (of width
@@ -163,7 +163,7 @@ def config_for_init(init: str | os.PathLike, config: ModelConfig) -> ModelConfig
     return replace(config, tubelet_size=(t, h, w), image_size=image_size, **same)
 
 
-def describe_loading(source: str | os.PathLike, *, preset: str | None = None, **options: Any) -> str:
+def describe_loading(source: str | os.PathLike[str], *, preset: str | None = None, **options: Any) -> str:
     """Return the load report of `from_pretrained(source)` or, with a `preset`, of `create(preset, init=source)`."""
     if preset is None:
         return str(from_pretrained(source, **options).load_report)
@@ -171,11 +171,12 @@ def describe_loading(source: str | os.PathLike, *, preset: str | None = None, **
     return str(create(preset, init=source, **options).load_report)
 
 
-def load_checkpoint(source: str | os.PathLike) -> Checkpoint:
+def load_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Read the checkpoint in a run folder, a folder, a file or a hub id, with the names of our parameters.
 
     Raises WeightsError and FileNotFoundError.
     """
+    formats.check_source(source)
     with weights_errors(source):
         files = formats.read_files(source)
         tensors = _without_wrappers(files.tensors)
@@ -192,7 +193,7 @@ def _parse(path: str, tensors: Tensors, configs: JsonFiles) -> Checkpoint:
     for matches, read in READERS:
         if matches(tensors):
             return read(path, tensors, configs)
-    if "tokenizer.proj.weight" in tensors:
+    if any(name.endswith(formats.OUR_KERNEL) for name in tensors):
         raise WeightsError(f"{path}: our own weights without their config.json; keep the two in one folder")
     raise WeightsError(
         f"{path}: neither a ViViT (ours, scenic, Hugging Face), nor an image ViT (timm, Hugging Face, DeiT, DINOv2, "
@@ -201,7 +202,7 @@ def _parse(path: str, tensors: Tensors, configs: JsonFiles) -> Checkpoint:
 
 
 @contextmanager
-def weights_errors(source: str | os.PathLike) -> Iterator[None]:
+def weights_errors(source: str | os.PathLike[str]) -> Iterator[None]:
     """Turn errors about the contents of `source` into a WeightsError that names it."""
     path = str(source)
     try:
@@ -221,8 +222,15 @@ def _parse_own(path: str, tensors: dict[str, Tensor], config: Mapping[str, Any])
         raise WeightsError(f"{path}: config.json has version {config.get('version')!r}; this release reads {VERSION}")
     if not isinstance(config.get("model"), Mapping):
         raise WeightsError(f"{path}: config.json has no 'model', the settings of the model")
-    mapped = {name: MappedTensor(tensor, (name,)) for name, tensor in tensors.items()}
-    return Checkpoint(path, "ViViT", mapped, config=vars(from_dict(ModelConfig, config["model"])))
+    kernels = [name for name in tensors if name.endswith(formats.OUR_KERNEL)]
+    prefix = kernels[0].removesuffix(formats.OUR_KERNEL) if len(kernels) == 1 else ""
+    mapped = {  # _orig_mod: a compiled part
+        name.removeprefix(prefix).replace("_orig_mod.", ""): MappedTensor(tensor, (name,))
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    others = {name: f"not under {prefix}" for name in tensors if not name.startswith(prefix)}
+    return Checkpoint(path, "ViViT", mapped, others, vars(from_dict(ModelConfig, config["model"])))
 
 
 def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -233,19 +241,14 @@ def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _class_names(classes: Classes | None) -> dict[str, Any]:
-    """Return {"classes": label sets by name} as ModelConfig has them, {} for None. Raises ValueError."""
-    if classes is None:
-        return {}
-    if isinstance(classes, Mapping):
-        return {"classes": {name: tuple(names) for name, names in classes.items()}}
-    if isinstance(classes, int):
-        if classes < 1:
-            raise ValueError(f"classes is {classes}; a number of classes is 1 or more")
-        return {"classes": {"label": tuple(map(str, range(classes)))}}
-    if isinstance(classes, str):
-        raise ValueError(f"classes is {classes!r}; pass a list of class names, [{classes!r}]")
-    return {"classes": {"label": tuple(classes)}}
+def _settings(overrides: Mapping[str, Any], classes: Classes | None) -> dict[str, Any]:
+    """Return the arguments that are fields of ModelConfig, in the types of the fields. Raises ValueError."""
+    given = dict(overrides) | label_sets(classes)
+    if "image_size" in given:
+        given["image_size"] = frame_size(given["image_size"])
+    if isinstance(given.get("preprocessing"), Mapping):
+        raise ValueError("preprocessing is a dict; pass vivit.config.Preprocessing(mean=…, std=…, …)")
+    return read_fields(ModelConfig, given)
 
 
 def _trained_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfig:
@@ -263,7 +266,9 @@ def _trained_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelCo
         config = replace(ModelConfig(), **checkpoint.config) if own else infer_config(checkpoint, given)
         check_sizes(checkpoint.tensors, config)
         if own and config.classes and "head.weight" not in checkpoint.tensors:
-            raise WeightsError(f"{checkpoint.path}: config.json has classes, but there is no head; save it again")
+            heads = sorted(name for name in checkpoint.names if "head." in name)
+            found = f".weight, but {join(heads, 3)}: merge replaced layers and" if heads else ";"
+            raise WeightsError(f"{checkpoint.path}: config.json has classes, but there is no head{found} save it again")
         if checkpoint.sine_positions:
             t, h, w = config.grid
             positions = video_mae.sinusoidal_positions(t * h * w, config.embed_dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..config import to_dict
+from ..config import ModelConfig, from_dict, to_dict
 from ..files import atomic_write, write_json
 from ..model.vivit import ViViT
 
@@ -28,17 +29,42 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_pretrained(model: ViViT, folder: str | os.PathLike) -> Path:
+def save_pretrained(model: ViViT, folder: str | os.PathLike[str]) -> Path:
     """Write model.safetensors and config.json (architecture, class names, preprocessing) into `folder`.
 
     Each file is written under a temporary name and then renamed, so an interruption leaves the old file complete.
-    Raises OSError.
+    Raises ValueError, before it writes, for a model that `from_pretrained` would not load, and OSError.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), to_dict(model.config)
+    from_dict(ModelConfig, json.loads(json.dumps(config)))
+    state = {name.replace("_orig_mod.", ""): x.detach().cpu() for name, x in model.state_dict().items()}  # of compile
+    check_loadable(state, model.config)
     # The weights first: after an interruption in between, the old config.json does not fit them, which is an error.
-    write_safetensors(folder / "model.safetensors", {k: v.detach().cpu() for k, v in model.state_dict().items()})
-    write_json(folder / "config.json", {"format": FORMAT, "version": VERSION, "model": to_dict(model.config)})
+    write_safetensors(folder / "model.safetensors", state)
+    write_json(folder / "config.json", {"format": FORMAT, "version": VERSION, "model": config})
     return folder
+
+
+def check_loadable(state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raise ValueError if `state` does not hold the parameters of a ViViT of `config`."""
+    with torch.device("meta"):
+        expected = ViViT(config).state_dict()
+    keep = "; to keep this model as it is, torch.save(model.state_dict(), …)"
+    if others := sorted(state.keys() - expected.keys()):
+        raise ValueError(
+            f"{others[0]} is no parameter of this ViViT, so from_pretrained could not load it: a layer was added or "
+            "replaced. Before you save, remove it, merge it (LoRA) or remove its parametrizations (weight_norm)" + keep
+        )
+    if missing := sorted(expected.keys() - state.keys()):
+        raise ValueError(f"{missing[0]} is missing in this model, so from_pretrained could not load it{keep}")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)}, not {tuple(expected[name].shape)} as model.config says. Change "
+                f"classes by create(…, init=…, classes=…) or from_pretrained(…, classes=…), sizes by model.resize{keep}"
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} holds {str(tensor.dtype).removeprefix('torch.')} numbers, no weights{keep}")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

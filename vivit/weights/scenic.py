@@ -26,7 +26,7 @@ from .assemble import Checkpoint, MappedTensor, apply_rules, fuse_qkv
 EXT_ARRAY, EXT_COMPLEX, EXT_SCALAR = 1, 2, 3  # flax.serialization's extension codes
 
 
-def read_msgpack(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_msgpack(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the parameters of a Flax msgpack checkpoint: 'Transformer/encoderblock_0/…/kernel' → array.
 
     Parameters are under optimizer/target (releases of 2021) or under params. Raises WeightsError for anything else.
@@ -48,7 +48,7 @@ def read_msgpack(path: str | os.PathLike) -> dict[str, np.ndarray]:
     raise WeightsError(f"{path}: no parameters under optimizer/target or params; it holds {found}")
 
 
-def read_msgpack_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+def read_msgpack_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Call `read_msgpack`; return tensors that share the memory of the arrays."""
     return {name: as_tensor(array) for name, array in read_msgpack(path).items()}
 
@@ -299,7 +299,7 @@ def _official_layout(ours: str, x: Tensor, num_heads: int, axes: int | None) -> 
     return np.ascontiguousarray(rearrange(x.detach().cpu().float(), f"{layout} -> {official}", **sizes).numpy())
 
 
-def write_msgpack(path: str | os.PathLike, params: Mapping[str, np.ndarray]) -> None:
+def write_msgpack(path: str | os.PathLike[str], params: Mapping[str, np.ndarray]) -> None:
     """Write parameters under 'params', as in newer checkpoints of the official code. Raises OSError."""
     tree: dict[str, Any] = {}
     for name, array in params.items():

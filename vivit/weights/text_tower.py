@@ -76,7 +76,7 @@ Tokenize = Callable[[str], list[int]]
 
 
 def zero_shot(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     classes: Sequence[str],
     *,
     template: str = TEMPLATE,
@@ -109,8 +109,9 @@ def zero_shot(
     return model
 
 
-def load_text_tower(source: str | os.PathLike) -> TextTower:
+def load_text_tower(source: str | os.PathLike[str]) -> TextTower:
     """Load the text tower of a video-text model, in evaluation mode. Raises WeightsError and FileNotFoundError."""
+    formats.check_source(source)
     with weights_errors(source):
         files = formats.read_files(source)
         if not any(name.startswith(("text_model.", "params/text_encoder/")) for name in files.tensors):
@@ -198,7 +199,7 @@ def tokenize(texts: Sequence[str], encode: Tokenize, config: TextConfig) -> tupl
     return ids, is_token
 
 
-def load_tokenizer(source: str | os.PathLike) -> Tokenize:
+def load_tokenizer(source: str | os.PathLike[str]) -> Tokenize:
     """Return the tokenizer next to the weights: tokenizer.json, or a SentencePiece model (.model).
 
     Raises FileNotFoundError, WeightsError for a broken file and ImportError without the extra `text`.

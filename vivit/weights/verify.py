@@ -159,7 +159,7 @@ RELEASES = (
 )
 
 
-def verify(source: str | os.PathLike, clip: str | os.PathLike | None = None, **overrides: Any) -> str:
+def verify(source: str | os.PathLike[str], clip: str | os.PathLike[str] | None = None, **overrides: Any) -> str:
     """Check a released checkpoint; return what was checked, as text.
 
     `clip` is a .npy file of frames (T, H, W, 3), uint8 or, for VideoPrism, float32. Raises ValueError if the values are
@@ -223,7 +223,7 @@ def find_release(config: ModelConfig) -> Release | None:
     return None
 
 
-def read_clip(path: str | os.PathLike, config: ModelConfig) -> Tensor:
+def read_clip(path: str | os.PathLike[str], config: ModelConfig) -> Tensor:
     """Read uint8 frames (T, C, H, W): resize the short side to 256 (for 224) bilinearly as PIL does, center-crop.
 
     Floats of a model without `pool_space` are taken as they are.

@@ -18,11 +18,13 @@ from . import huggingface
 from .assemble import Checkpoint, MappedTensor, fuse_qkv, map_names
 from .image_vit import IMAGENET
 
-BLOCK = r"videomae\.encoder\.layer\.(\d+)\."
+MODEL = r"(?:videomae\.)?"
+BLOCK = MODEL + r"encoder\.layer\.(\d+)\."
+KERNEL, CLS_TOKEN = "embeddings.patch_embeddings.projection.weight", "embeddings.cls_token"
 
 HUGGINGFACE: dict[str, str] = {
-    r"videomae\.embeddings\.patch_embeddings\.projection\.(weight|bias)": r"tokenizer.proj.\1",
-    r"(?:videomae\.layernorm|fc_norm)\.(weight|bias)": r"encoder.norm.\1",
+    MODEL + r"embeddings\.patch_embeddings\.projection\.(weight|bias)": r"tokenizer.proj.\1",
+    rf"(?:{MODEL}layernorm|fc_norm)\.(weight|bias)": r"encoder.norm.\1",
     r"classifier\.(weight|bias)": r"head.\1",
     BLOCK + r"attention\.attention\.([qv])_bias": r"encoder.blocks.\1.attn.\2.bias",
     **huggingface.block_rules(BLOCK),
@@ -52,7 +54,8 @@ def is_original(tensors: Mapping[str, Tensor]) -> bool:
 
 def is_video_mae(tensors: Mapping[str, Tensor]) -> bool:
     """Tell whether the names are those of VideoMAE, of transformers or original."""
-    return is_original(tensors) or any(name.startswith("videomae.") for name in tensors)
+    bare = KERNEL in tensors and tensors[KERNEL].ndim == 5 and CLS_TOKEN not in tensors  # a ViViT has a class token
+    return is_original(tensors) or bare or any(name.startswith("videomae.") for name in tensors)
 
 
 def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str, Mapping[str, Any]]) -> Checkpoint:
@@ -62,7 +65,7 @@ def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str,
         mae = Checkpoint(path, "Hugging Face VideoMAE", mapped, ignored)
         mae.config, mae.notes = huggingface.read_configs(path, "videomae", configs)
         check_huggingface(configs.get("config.json", {}), mapped, tensors)
-        if "videomae.layernorm.weight" not in tensors:
+        if not has_last_norm(tensors):
             mae.config["pool_norm_eps"] = 1e-5  # of fc_norm, whatever layer_norm_eps is
         is_mae = True
     else:
@@ -76,7 +79,7 @@ def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str,
         )
     fuse_qkv(mapped)
     has_cls = "encoder.cls_token" in mapped
-    plain_norm = not {"norm.weight", "encoder.norm.weight", "videomae.layernorm.weight"}.isdisjoint(tensors)
+    plain_norm = has_last_norm(tensors)
     if is_mae and plain_norm and not has_cls and "head.weight" in mapped:
         mae.inexact.append("its head sees the first token only")
     if has_cls and "fc_norm.weight" in tensors:
@@ -103,6 +106,13 @@ def parse_video_mae(path: str, tensors: dict[str, Tensor], configs: Mapping[str,
     return mae
 
 
+def has_last_norm(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether a norm of all tokens, before the mean, ends the model."""
+    return not {"norm.weight", "encoder.norm.weight", "videomae.layernorm.weight", "layernorm.weight"}.isdisjoint(
+        tensors
+    )
+
+
 def check_huggingface(
     theirs: Mapping[str, Any], mapped: Mapping[str, MappedTensor], tensors: Mapping[str, Tensor]
 ) -> None:
@@ -113,7 +123,7 @@ def check_huggingface(
     huggingface.check_config("videomae", theirs, mapped)
     if keys := [entry.sources[0] for name, entry in mapped.items() if name.endswith(".attn.k.bias")]:
         raise ValueError(f"{keys[0]} is in the file; a VideoMAE has no biases of keys")
-    last, after_mean = (name in tensors for name in ("videomae.layernorm.weight", "fc_norm.weight"))
+    last, after_mean = has_last_norm(tensors), "fc_norm.weight" in tensors
     mean = bool(theirs.get("use_mean_pooling", True)) if theirs else not last
     if mean == last or (after_mean and not mean):
         has = "fc_norm" if after_mean else "videomae.layernorm" if last else "no videomae.layernorm"
