@@ -18,7 +18,8 @@ from ..engine.evaluation import load_evaluation
 from ..engine.runs import RunSummary, differing, find_runs, read_metrics, shown, summarise
 from ..report.charts import Interval, interval_chart, thin_out
 from ..report.html import escape, plural, write_html
-from .statistics import correct_videos, main_label_set, over_seeds
+from .statistics import answers as answers_of
+from .statistics import main_label_set, over_seeds
 
 COLUMNS = 60  # parts of a curve, each drawn by its lowest and highest value
 SIGN_FLIPS = 10_000
@@ -82,7 +83,7 @@ def group_runs(runs: Sequence[RunSummary]) -> list[Group]:
             if (run.folder / PREDICTIONS).is_file():
                 evaluation = load_evaluation(run.folder / PREDICTIONS)
                 label_set = main_label_set(evaluation)
-                answers.append(correct_videos(evaluation, label_set))
+                answers.append({video: hit for video, (_, hit) in answers_of(evaluation, label_set).items()})
         groups.append(Group(title or several[0].folder.name, several, answers, label_set))
     return groups
 
