@@ -139,5 +139,16 @@ def show_settings(configs: Sequence[Config | None], names: Sequence[str]) -> lis
 
 
 def shorten_values(texts: Sequence[str], longest: int = 24) -> list[str]:
-    """Cut long values of a setting."""
-    return [text if len(text) <= longest else text[: longest - 1] + "…" for text in texts]
+    """Cut long values of a setting at the start, at the end or down to what differs: where they stay different."""
+    start = len(os.path.commonprefix(texts))
+    for part in (slice(1 - longest, None), slice(longest - 1), slice(start, start + longest - 2)):
+        short = [text if len(text) <= longest else cut(text, part) for text in texts]
+        if len({*short}) == len({*texts}):
+            return short
+    return [*texts]
+
+
+def cut(text: str, part: slice) -> str:
+    """Return a part of a text, with a mark where something is left out."""
+    start, end, _ = part.indices(len(text))
+    return "…" * (start > 0) + text[part] + "…" * (end < len(text))
