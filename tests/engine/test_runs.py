@@ -8,7 +8,7 @@ import pytest
 
 from vivit.cli.runs import run as run_runs
 from vivit.config import Config, DataConfig, OptimConfig, ParallelConfig, to_dict
-from vivit.engine.runs import find_runs, format_runs, shorten_values, summarise
+from vivit.engine.runs import find_runs, format_runs, summarise
 
 LINES = (
     {"step": 5, "epoch": 0.5, "loss": 2.5, "lr": 0.1},
@@ -56,32 +56,6 @@ def test_only_settings_that_differ_are_shown_and_never_the_folder(tmp_path):
     header, a, b = format_runs(tmp_path).splitlines()
     assert header.split()[-2:] == ["optim.lr", "parallel.strategy"]
     assert (a.split()[-2:], b.split()[-2:]) == (["0.1", "ddp"], ["0.2", "fsdp"])
-
-
-@pytest.mark.parametrize(
-    ("values", "shown"),
-    [
-        (["0.1", "0.02"], ["0.1", "0.02"]),
-        (
-            ["experiments/video_classification/clean/labels.csv", "experiments/video_classification/noisy/labels.csv"],
-            ["…cation/clean/labels.csv", "…cation/noisy/labels.csv"],
-        ),
-        (["/disk1/a/long/way/to/labels.csv", "syn/labels.csv"], ["…/long/way/to/labels.csv", "syn/labels.csv"]),
-        (
-            ["/disk1/a/long/way/to/labels.csv", "/disk2/a/long/way/to/labels.csv"],
-            ["/disk1/a/long/way/to/la…", "/disk2/a/long/way/to/la…"],
-        ),
-        (
-            [f"{'a' * 40}/{x}/{'b' * 40}" for x in ("one", "two")],
-            [f"…{x}/{'b' * 18}…" for x in ("one", "two")],
-        ),
-        (["a" * 30 + "b", "a" * 30 + "b"], ["…" + "a" * 22 + "b"] * 2),
-        ([f"{x * 40}1{x * 40}" for x in "ab"] + ["b" * 81], None),  # only the whole values differ
-    ],
-)
-def test_long_settings_are_cut_where_they_stay_different(values, shown):
-    assert shorten_values(values) == (values if shown is None else shown)
-    assert shown is None or max(map(len, shown)) <= 24
 
 
 def test_data_of_two_folders_with_long_names_look_different_in_the_table(tmp_path):

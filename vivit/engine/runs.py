@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, differences, from_dict
-from ..text import format_table
+from ..text import format_table, shorten_texts
+
+LONGEST_SETTING = 24  # characters in a table
 
 
 @dataclass(frozen=True)
@@ -133,22 +135,6 @@ def show_settings(configs: Sequence[Config | None], names: Sequence[str]) -> lis
     columns = []
     for name in names:
         values = {i: str(reduce(getattr, name.split("."), config)) for i, config in enumerate(configs) if config}
-        short = dict(zip(values, shorten_values([*values.values()])))
+        short = dict(zip(values, shorten_texts([*values.values()], LONGEST_SETTING)))
         columns.append([short.get(i, "unreadable") for i in range(len(configs))])
     return [[column[i] for column in columns] for i in range(len(configs))]
-
-
-def shorten_values(texts: Sequence[str], longest: int = 24) -> list[str]:
-    """Cut long values of a setting at the start, at the end or down to what differs: where they stay different."""
-    start = len(os.path.commonprefix(texts))
-    for part in (slice(1 - longest, None), slice(longest - 1), slice(start, start + longest - 2)):
-        short = [text if len(text) <= longest else cut(text, part) for text in texts]
-        if len({*short}) == len({*texts}):
-            return short
-    return [*texts]
-
-
-def cut(text: str, part: slice) -> str:
-    """Return a part of a text, with a mark where something is left out."""
-    start, end, _ = part.indices(len(text))
-    return "…" * (start > 0) + text[part] + "…" * (end < len(text))
