@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vivit.text import format_markdown, format_table, printable, shorten_list
+from vivit.text import format_markdown, format_table, printable, shorten_list, shorten_texts
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,32 @@ def test_a_long_list_is_shortened_and_says_by_how_much():
     assert shorten_list(["a", "b"], most=2) == ["a", "b"]
     assert shorten_list(["a", "b", "c"], most=1) == ["a", "… and 2 more"]
     assert shorten_list(["a", "b", "c"], most=1, indent="  ") == ["  a", "  … and 2 more"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [
+        (["0.1", "0.02"], ["0.1", "0.02"]),
+        (
+            ["experiments/video_classification/clean/labels.csv", "experiments/video_classification/noisy/labels.csv"],
+            ["…cation/clean/labels.csv", "…cation/noisy/labels.csv"],
+        ),
+        (["/disk1/a/long/way/to/labels.csv", "syn/labels.csv"], ["/disk1/a/long/way/to/la…", "syn/labels.csv"]),
+        (
+            ["/disk1/a/long/way/to/labels.csv", "/disk2/a/long/way/to/labels.csv"],
+            ["/disk1/a/long/way/to/la…", "/disk2/a/long/way/to/la…"],
+        ),
+        (
+            [f"{'a' * 40}/{x}/{'b' * 40}" for x in ("one", "two")],
+            [f"…{x}/{'b' * 18}…" for x in ("one", "two")],
+        ),
+        (["a" * 30 + "b", "a" * 30 + "b"], ["a" * 23 + "…"] * 2),
+        ([f"{x * 40}1{x * 40}" for x in "ab"] + ["b" * 81], None),  # only the whole texts differ
+    ],
+)
+def test_long_texts_are_cut_where_they_stay_different(texts, shown):
+    assert shorten_texts(texts, 24) == (texts if shown is None else shown)
+    assert shown is None or max(map(len, shown)) <= 24
 
 
 def test_the_columns_of_a_table_end_where_the_widest_cell_does():

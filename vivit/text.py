@@ -1,5 +1,6 @@
 """Make names from outside safe to print; shorten lists; format tables."""
 
+import os
 import unicodedata
 from collections.abc import Sequence
 
@@ -31,6 +32,22 @@ def shorten_list(items: Sequence[str], most: int = 20, *, indent: str = "") -> l
     """Return the first `most` items, and a last one that says how many more there are; each after `indent`."""
     more = [f"… and {len(items) - most} more"] if len(items) > most else []
     return [indent + item for item in (*items[:most], *more)]
+
+
+def shorten_texts(texts: Sequence[str], longest: int) -> list[str]:
+    """Cut long texts at the end, at the start or down to what differs, where texts that differ still do, or nowhere."""
+    start = len(os.path.commonprefix(texts))
+    for part in (slice(longest - 1), slice(1 - longest, None), slice(start, start + longest - 2)):
+        short = [text if len(text) <= longest else _cut(text, part) for text in texts]
+        if len({*short}) == len({*texts}):
+            return short
+    return [*texts]
+
+
+def _cut(text: str, part: slice) -> str:
+    """Return a part of a text, with a mark where something is left out."""
+    start, end, _ = part.indices(len(text))
+    return "…" * (start > 0) + text[part] + "…" * (end < len(text))
 
 
 def listing(title: str, problems: Sequence[str], most: int = 20) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from vivit.config import EvalConfig
 from vivit.data.sample import Sample
-from vivit.engine.compare import compare, difference, identities, mcnemar
+from vivit.engine.compare import compare, difference, match_videos, mcnemar
 from vivit.engine.evaluation import Evaluation
 from vivit.engine.metrics import correct as right_answers
 
@@ -156,17 +156,70 @@ def test_videos_are_paired_by_identity_wherever_they_lie_and_in_whatever_order()
         assert replace(got.differences[name], low=0, high=0, b_ahead=0) == replace(d, low=0, high=0, b_ahead=0)
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders_and_parts_by_their_times():
-    samples = [Sample("x/red/1.mp4"), Sample("x/blue/1.mp4"), Sample("x/blue/1.mp4", start=1.0)]
-    assert identities(samples, []) == [
-        [("red", "1", None, None), ("blue", "1", None, None), ("blue", "1", 1.0, None)],
-        [],
-    ]
-    shard = [Sample("s/val-000.tar#red/1.mp4"), Sample("s/val-000.tar#blue/1.mp4"), samples[2]]
-    assert identities(samples, shard)[1] == identities(samples)[0]
-    assert identities(samples[:1])[0] == [("1", None, None)]
-    assert identities([Sample("v1.1"), Sample("v1.2")])[0] == [("v1.1", None, None), ("v1.2", None, None)]
-    assert len({*identities([Sample("a.mp4"), Sample("a.mp4")])[0]}) == 1
+def matched(a: str, b: str) -> dict[str, str]:
+    """Match paths, given as words."""
+    pairs = match_videos(*([(path, None, None) for path in side.split()] for side in (a, b)))
+    return {one: other for (one, *_), (other, *_) in pairs.items()}
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("fold/val/red/0.mp4 fold/val/blue/0.mp4", "fold/test/red/0.mp4 fold/test/blue/0.mp4"),
+        ("fold/red/val/0.mp4 fold/blue/val/0.mp4", "fold/red/test/0.mp4 fold/blue/test/0.mp4"),
+        ("fold/validation/0.mp4", "elsewhere/Testing/0.mp4"),
+        ("clips_val/0.mp4", "clips-test/0.mp4"),
+        ("k/val_256/0.mp4", "k/train_256/0.mp4"),
+        ("x/p1/0.mp4 x/p2/1.mp4", "x/p3/0.mp4 x/p4/1.mp4"),  # not one folder instead of another
+        ("x/red/0.mp4 x/blue/1.mp4", "x/red/1.mp4 x/blue/0.mp4"),
+        ("s/val-000000.tar#val/red/0.mp4", "s/test-000000.tar#test/red/0.mp4"),
+    ],
+)
+def test_videos_of_one_name_in_other_folders_of_the_data_are_other_videos(a, b):
+    assert matched(a, b) == {}
+    assert matched(b, a) == {}
+    for moved in (a, a.replace(".mp4", ".webm")):
+        videos = moved.split()
+        new = [f"/new/place/{path}" for path in videos]
+        assert matched(a, " ".join(reversed(new))) == dict(zip(a.split(), new))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("data/val/red/0.mp4 data/val/blue/0.mp4", "/disk/data/val/red/0.mp4 /disk/data/val/blue/0.mp4"),
+        ("old/val/0.mp4 old/val/red/1.mp4", "new/val/0.mp4 new/val/red/1.mp4"),
+        ("/home/dev/vivit/x/0.mp4", "/tmp/test/x/0.mp4"),
+        ("k/val/0.mp4", "k/val_256/0.mp4"),
+        ("epic/P01/videos/P01_01.MP4 epic/P02/videos/P02_01.MP4", "epic/P01/rgb/P01_01 epic/P02/rgb/P02_01"),
+        ("x/red/0.mp4 x/blue/0.mp4", "s/val-000000.tar#red/0.mp4 s/val-000001.tar#blue/0.mp4"),
+        ("/disk1/k/red/0.mp4 /disk2/k/blue/1.mp4", "prepared/videos/0.mp4 prepared/videos/1.mp4"),
+        ("v1.1 v1.2", "moved/v1.1 moved/v1.2"),
+        ("./x/0.mp4", "x/0.mp4"),
+    ],
+)
+def test_moved_copied_and_packed_videos_match(a, b):
+    expected = dict(zip(a.split(), b.split()))
+    assert matched(a, b) == expected
+    assert matched(b, a) == {new: old for old, new in expected.items()}
+
+
+def test_equal_paths_match_first_and_parts_by_their_times():
+    assert matched("x/val/0.mp4 x/val/1.mp4", "y/val/0.mp4 x/val/1.mp4") == {"x/val/1.mp4": "x/val/1.mp4"}
+    parts = [("x/1.mp4", None, None), ("x/1.mp4", 1.0, None), ("x/1.mp4", None, None)]
+    assert match_videos(parts, [("y/1.mp4", 1.0, None)]) == {parts[1]: ("y/1.mp4", 1.0, None)}
+    assert len(match_videos(parts, parts)) == 2
+    assert match_videos(parts, []) == match_videos([], []) == {}
+
+
+def test_the_videos_of_two_splits_are_not_compared_and_moved_ones_are_named():
+    a, b = evaluation(seed=1, folder="fold/val"), evaluation(seed=2, folder="fold/test")
+    with pytest.raises(ValueError, match=r"no video was measured in both .*fold/val/close/0.mp4, fold/test/close/0"):
+        compare(a, b)
+    moved = evaluation(seed=2, folder="new/val")
+    line = "matched by the ends of these: fold/val/close/0.mp4 in A is new/val/close/0.mp4 in B"
+    assert line in str(compare(a, moved))
+    assert "matched" not in str(compare(a, a))
 
 
 def test_classes_in_another_order_are_the_same_labels():

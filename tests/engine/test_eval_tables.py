@@ -34,6 +34,12 @@ def test_the_worst_classes_and_most_frequent_confusions_stand_side_by_side():
     assert format_errors(made([0, 1], torch.eye(2), ("a", "b"))) == ""
 
 
+def test_classes_with_one_long_beginning_look_different():
+    names = tuple(f"pretending to put something {place} something" for place in ("into", "next to", "onto"))
+    result = made([0, 0, 1, 1, 2], torch.eye(3)[[1, 0, 0, 2, 2]], names)
+    assert all(f" {place} something" in format_errors(result) for place in ("into", "next to", "onto"))
+
+
 def test_the_printed_numbers_are_those_of_the_results():
     torch.manual_seed(0)
     result = made([0, 0, 1, 2, 2, 2], torch.randn(6, 8), tuple("abcdefgh"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vivit.cli.runs import run as run_runs
-from vivit.config import Config, OptimConfig, ParallelConfig, to_dict
+from vivit.config import Config, DataConfig, OptimConfig, ParallelConfig, to_dict
 from vivit.engine.runs import find_runs, format_runs, summarise
 
 LINES = (
@@ -56,6 +56,14 @@ def test_only_settings_that_differ_are_shown_and_never_the_folder(tmp_path):
     header, a, b = format_runs(tmp_path).splitlines()
     assert header.split()[-2:] == ["optim.lr", "parallel.strategy"]
     assert (a.split()[-2:], b.split()[-2:]) == (["0.1", "ddp"], ["0.2", "fsdp"])
+
+
+def test_data_of_two_folders_with_long_names_look_different_in_the_table(tmp_path):
+    for name in ("clean", "noisy"):
+        root = f"experiments/video_classification/{name}/labels.csv"
+        write_run(tmp_path / name, Config(data=DataConfig(root=root)))
+    _, *rows = format_runs(tmp_path).splitlines()
+    assert [row.split("  ")[-1] for row in rows] == ["…cation/clean/labels.csv", "…cation/noisy/labels.csv"]
 
 
 def test_a_single_run_has_no_settings_to_compare(tmp_path):

@@ -23,11 +23,12 @@ from vivit.studies import runner as runner_module
 from vivit.studies import study as study_module
 from vivit.studies.definitions import architecture, regularisation, tokenisation
 from vivit.studies.runner import StudyRun, run_all, run_in_parallel
-from vivit.studies.statistics import compare, over_seeds, student_quantile
-from vivit.studies.study import study
-from vivit.studies.table import format_difference, format_mean
+from vivit.studies.statistics import compare, over_seeds
+from vivit.studies.study import study, with_data_classes
+from vivit.studies.table import format_difference, format_mean, format_results
 
 from ..engine import tiny
+from ..engine.test_compare import evaluation
 from ..engine.tiny import assert_equal_runs, tiny_config, write_table
 
 KINETICS = {"action": tuple(str(i) for i in range(400))}
@@ -115,19 +116,6 @@ def test_settings_that_do_not_go_together_leave_one_row_out():
     assert rows["model_4"].config is None
     assert "num_heads" in rows["model_4"].why_not
     assert rows["model_1"].config is not None
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 4, 9, 10, 11, 19, 200])
-def test_the_quantiles_of_student_are_right(degrees):
-    assert student_quantile(degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), abs=1e-3)
-
-
-def test_the_mean_of_seeds_has_students_interval():
-    values = [0.5, 0.55, 0.61, 0.48]
-    found = over_seeds(values)
-    low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx((np.mean(values), low, high), abs=1e-4)
-    assert over_seeds([0.5]) == {"mean": 0.5, "low": None, "high": None}
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
@@ -247,6 +235,22 @@ def test_processes_of_their_own_do_the_same_and_name_the_run_that_fails(config):
 
 def replace_run(job, run):
     return StudyRun(job.title, replace(job.config, run=run))
+
+
+def test_rows_that_cannot_be_compared_say_why(config):
+    config = with_data_classes(config)
+    plan = regularisation(config)
+    first, other = [row for row in plan.rows if row.config][:2]
+    runs = {(row.name, 0): study_module.study_run(plan, row, 0, config.run) for row in (first, other)}
+    for run, folder in zip(runs.values(), ("fold/val", "fold/test")):
+        run.folder.mkdir(parents=True)
+        evaluation(folder=folder).save(run.folder / "predictions.npz")
+    found = study_module.collect(plan, runs, dict.fromkeys(row.name for row in plan.rows), config)
+    facts = {row["name"]: row for row in found["rows"]}
+    assert "to_first" not in facts[other.name]
+    assert "fold/val/close/0.mp4, fold/test/close/0.mp4" in facts[other.name]["not_compared"]["to_first"]
+    text = format_results({**found, "title": "", "seeds": [0], "data": {"splits": {}}, "protocol": ""})
+    assert f"{other.title}: not compared with the first, no video was measured in all" in text
 
 
 def test_a_folder_with_other_settings_is_not_mixed_in(config):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.datasets.split_names import named_splits
 from ..data.sample import Sample
 from ..model_config import joint_name
 from ..text import format_table, listing, printable
@@ -19,6 +22,9 @@ from .eval_tables import describe_protocol
 from .evaluate import PREDICTIONS
 from .evaluation import Evaluation, load_evaluation
 from .metrics import correct, finite
+
+Video = tuple[str, float | None, float | None]  # path, start and end in seconds
+Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Comparison:
     """The number of videos in both; all else is measured on these."""
     files: int
     """The number of files that hold these videos. Files are resampled, as segments of one file are correlated."""
+    first_video: tuple[str, str]
+    """The path of the first of these videos, in A and in B."""
     only_in: tuple[int, int]
     not_finite: tuple[int, int]
     """How many common videos have logits that are not finite, in A and in B; they count as wrong."""
@@ -80,6 +88,9 @@ class Comparison:
             lines.append("warning: the protocols differ, not only the models; --single-view compares the same view")
         files = f", parts of {self.files} files" if self.files < self.videos else ""
         lines += [f"{self.videos} videos in both{files}; {self.only_in[0]} only in A, {self.only_in[1]} only in B"]
+        if self.first_video[0] != self.first_video[1]:
+            a, b = map(printable, self.first_video)
+            lines.append(f"their paths differ; matched by the ends of these: {a} in A is {b} in B")
         lines += [
             f"{x}: {n} videos with logits that are not finite count as wrong"
             for x, n in zip("AB", self.not_finite)
@@ -111,10 +122,9 @@ def compare(
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; it must be at least 1, for a stable interval some thousands")
     first, second = (e if isinstance(e, Evaluation) else load_predictions(e) for e in (a, b))
-    keys = identities(first.samples, second.samples)
-    row_of = [{key: i for i, key in reversed([*enumerate(side)])} for side in keys]
-    common = [key for key in row_of[0] if key in row_of[1]]
-    rows = [torch.tensor([side[key] for key in common], dtype=torch.int64) for side in row_of]
+    row_of = [{video_of(s): i for i, s in reversed([*enumerate(e.samples)])} for e in (first, second)]
+    common = match_videos(map(video_of, first.samples), map(video_of, second.samples))
+    rows = [torch.tensor([*map(side.get, videos)]) for side, videos in zip(row_of, (common, common.values()))]
     check_labels(first, second, *(row.tolist() for row in rows))
 
     logits = [(e.single if single_view else e.multi)[row] for e, row in zip((first, second), rows)]
@@ -127,6 +137,7 @@ def compare(
         protocols=(describe_views(first, single_view), describe_views(second, single_view)),
         videos=len(common),
         files=int(files.max()) + 1,
+        first_video=next((one[0], other[0]) for one, other in common.items()),
         only_in=(len(row_of[0]) - len(common), len(row_of[1]) - len(common)),
         not_finite=(int((~finite(logits[0])).sum()), int((~finite(logits[1])).sum())),
         differences={
@@ -165,25 +176,54 @@ def load_predictions(source: str | Path) -> Evaluation:
     return load_evaluation(path)
 
 
-def identities(*lists: Sequence[Sample]) -> list[list[tuple]]:
-    """Return keys by which videos match across lists, whatever the folder and, if possible, the encoding.
+def video_of(sample: Sample) -> Video:
+    """Name the video of a sample, for `match_videos`."""
+    return sample.path, sample.start, sample.end
 
-    A key is the shortest end of the path that still tells the videos of every list apart, without the suffix where
-    that suffices, and the start and end of the segment.
+
+def match_videos(a: Iterable[Video], b: Iterable[Video]) -> dict[Video, Video]:
+    """Return the videos of A that B has too, in the order of A, with their names in B.
+
+    Equal paths match. Without any, the videos of one side have moved, or were encoded again. Then paths match by their
+    ends: by those that match most videos and tell the videos of each side apart, and of these by the longest.
     """
-    longest = max((len(Path(s.path).parts) for samples in lists for s in samples), default=1)
-
-    def keys(samples: Sequence[Sample], parts: int, suffix: bool) -> list[tuple]:
-        paths = [Path(s.path.replace(".tar#", ".tar/")) for s in samples]  # a shard counts as a folder
-        paths = paths if suffix else [path.with_suffix("") for path in paths]
-        return [(*path.parts[-parts:], s.start, s.end) for path, s in zip(paths, samples)]
-
-    found = full = [keys(samples, longest, suffix=True) for samples in lists]
-    for suffix, parts in product((False, True), range(1, longest + 1)):
-        found = [keys(samples, parts, suffix) for samples in lists]
-        if [len({*side}) for side in found] == [len({*side}) for side in full]:
+    sides = dict.fromkeys(a), dict.fromkeys(b)
+    found = {video: video for video in sides[0] if video in sides[1]}
+    if found:
+        return found
+    # A shard counts as its folder.
+    paths = {video: re.sub(r"[^/]*\.tar#", "", video[0]) for side in sides for video in side}
+    with_suffix = {video: Path(path).parts for video, path in paths.items()}
+    without = {video: Path(os.path.splitext(path)[0]).parts for video, path in paths.items()}
+    longest = max(map(len, without.values()), default=0)
+    for parts, length in product((with_suffix, without), range(longest, 0, -1)):
+        if len(found) == min(map(len, sides)):
             break
+        ends = [{(parts[video][-length:], *video[1:]): video for video in side} for side in sides]
+        if [*map(len, ends)] != [*map(len, sides)]:
+            continue
+        pairs = {video: ends[1][end] for end, video in ends[0].items() if end in ends[1]}
+        if len(pairs) > len(found) and have_moved([(parts[one], parts[other]) for one, other in pairs.items()]):
+            found = pairs
     return found
+
+
+def have_moved(pairs: Iterable[tuple[Parts, Parts]]) -> bool:
+    """Tell whether paths differ as those of moved videos: on one side at least, the same folders differ in all pairs.
+
+    Folders of different splits are no move: val/0.mp4 is not test/0.mp4.
+    """
+    moves = {differing_folders(a[:-1], b[:-1]) for a, b in pairs}
+    splits = [[named_splits(folders[-1]) if folders else set() for folders in move] for move in moves]
+    return any(len({*side}) == 1 for side in zip(*moves)) and all(a & b or not (a and b) for a, b in splits)
+
+
+def differing_folders(a: Parts, b: Parts) -> tuple[Parts, Parts]:
+    """Return the folders of two paths without those at the end, and then at the start, that they have in common."""
+    end = len(os.path.commonprefix([a[::-1], b[::-1]]))
+    a, b = a[: len(a) - end], b[: len(b) - end]
+    start = len(os.path.commonprefix([a, b]))
+    return a[start:], b[start:]
 
 
 def check_labels(a: Evaluation, b: Evaluation, rows_a: Sequence[int], rows_b: Sequence[int]) -> None:

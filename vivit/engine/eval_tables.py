@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from ..config import EvalConfig
-from ..text import format_table, listing, printable
+from ..text import format_table, listing, printable, shorten_texts
 from .metrics import most_confused, worst_classes
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def format_errors(result: Evaluation, most: int = 5) -> str:
     blocks = []
     for label_set, names in result.classes.items():
         counts, videos = result.confusion(label_set), result.videos_of_classes(label_set)
-        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(printable, names)]
-        worst = [
-            f"{short[i]:24}  {counts[i, i] / videos[i]:6.1%} of {videos[i]}"
-            for i in worst_classes(counts, most, videos)
-        ]
-        confused = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in most_confused(counts, most)]
+        worst, confused = worst_classes(counts, most, videos), most_confused(counts, most)
+        shown = [*dict.fromkeys([*worst, *(i for *pair, _ in confused for i in pair)])]
+        short = dict(zip(shown, shorten_texts([printable(names[i]) for i in shown], 24)))
+        left = [f"{short[i]:24}  {counts[i, i] / videos[i]:6.1%} of {videos[i]}" for i in worst]
+        right = [f"{n:4} x  {short[i]} -> {short[j]}" for i, j, n in confused]
         if worst:
-            left, right = [f"{label_set}: worst classes", *worst], ["   taken for another", *confused]
-            blocks.append(format_table([*zip_longest(left, right, fillvalue="")], align="<", min_widths=(40,)))
+            heading = f"{label_set}: worst classes", "   taken for another"
+            rows = [heading, *zip_longest(left, right, fillvalue="")]
+            blocks.append(format_table(rows, align="<", min_widths=(40,)))
     return "\n\n".join(blocks)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, differences, from_dict
-from ..text import format_table
+from ..text import format_table, shorten_texts
+
+LONGEST_SETTING = 24  # characters in a table
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ def format_runs(folder: str | Path = "runs", /) -> str:
         )
     label_sets = list(dict.fromkeys(name for run in runs for name in run.best))
     settings = differing([run.config for run in runs if run.config])
+    cells = show_settings([run.config for run in runs], settings)
     rows = [["run", "step", *(f"{name} top-1" for name in label_sets), "loss", "last start", *settings]]
-    for run in runs:
+    for run, values in zip(runs, cells):
         steps = "?" if run.steps is None else str(run.steps)
         rows.append(
             [
@@ -115,7 +118,7 @@ def format_runs(folder: str | Path = "runs", /) -> str:
                 *(f"{run.best[name]:.1%}" if name in run.best else "-" for name in label_sets),
                 "-" if run.loss is None else f"{run.loss:.4f}",
                 run.started or "-",
-                *(shown(run.config, name) for name in settings),
+                *values,
             ]
         )
     return format_table(rows, align="<")
@@ -127,9 +130,11 @@ def differing(configs: Sequence[Config]) -> list[str]:
     return [name for name in dict.fromkeys(line.split(":")[0] for line in lines) if name != "run"]
 
 
-def shown(config: Config | None, name: str, longest: int = 24) -> str:
-    """Return the value of the field 'optim.lr', cut to a length."""
-    if config is None:
-        return "unreadable"
-    text = str(reduce(getattr, name.split("."), config))
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def show_settings(configs: Sequence[Config | None], names: Sequence[str]) -> list[list[str]]:
+    """Return a row for each config with the values of the fields `names`, such as "optim.lr", shortened by columns."""
+    columns = []
+    for name in names:
+        values = {i: str(reduce(getattr, name.split("."), config)) for i, config in enumerate(configs) if config}
+        short = dict(zip(values, shorten_texts([*values.values()], LONGEST_SETTING)))
+        columns.append([short.get(i, "unreadable") for i in range(len(configs))])
+    return [[column[i] for column in columns] for i in range(len(configs))]

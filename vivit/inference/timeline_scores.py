@@ -21,7 +21,7 @@ from ..engine.temporal_metrics import (
     mean_edit_score,
 )
 from ..errors import DataError
-from ..text import printable, shorten_list
+from ..text import printable, shorten_list, shorten_texts
 from .segments import Segment, SegmentParams, label_sets, segments
 from .timeline import Timeline
 
@@ -184,11 +184,11 @@ def format_scores(scores: Mapping[str, Any], most: int = 20) -> str:
     lines.append("".join(f"{name:>10}" for name in shown))
     lines.append("".join(f"{_percent(value):>10}" for value in shown.values()))
     worst = sorted(scores["classes"].items(), key=lambda item: item[1]["ap@50"])[:most]
-    width = max([len("class"), *(min(len(printable(name)), 40) for name, _ in worst)])
+    names = shorten_texts([printable(name) for name, _ in worst], 40)
+    width = max(map(len, ["class", *names]))
     lines.append(f"{'class':{width}}  {'AP@0.5':>7}  {'found':>6}  {'truth':>6}")
-    for name, row in worst:
-        short = printable(name) if len(printable(name)) <= 40 else f"{printable(name)[:39]}…"
-        lines.append(f"{short:{width}}  {_percent(row['ap@50']):>7}  {row['predicted']:>6}  {row['truth']:>6}")
+    for name, (_, row) in zip(names, worst):
+        lines.append(f"{name:{width}}  {_percent(row['ap@50']):>7}  {row['predicted']:>6}  {row['truth']:>6}")
     if len(scores["classes"]) > most:
         lines.append(f"… and {len(scores['classes']) - most} classes of higher precision")
     return "\n".join(lines)

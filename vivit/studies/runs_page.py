@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,37 @@ import numpy as np
 from markupsafe import Markup
 
 from ..data.reading import show_reading
+from ..engine.eval_tables import describe_protocol
 from ..engine.evaluate import PREDICTIONS
 from ..engine.evaluation import load_evaluation
-from ..engine.runs import RunSummary, differing, find_runs, read_metrics, shown, summarise
+from ..engine.runs import RunSummary, differing, find_runs, read_metrics, show_settings, summarise
+from ..model_config import joint_name
 from ..report.charts import Interval, interval_chart, thin_out
 from ..report.html import escape, plural, write_html
-from .statistics import correct_videos, main_label_set, over_seeds
+from ..text import shorten_list
+from .statistics import Answers, align, answers, main_label_set, over_seeds
 
 COLUMNS = 60  # parts of a curve, each drawn by its lowest and highest value
 SIGN_FLIPS = 10_000
 MOST_FLIPPED = 12  # videos of a difference on the page
-Answers = dict[tuple[str, float | None, float | None], bool]
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in nothing but the seed."""
 
-    title: str
+    settings: dict[str, str]
+    """Those in which groups differ, as they are shown."""
     runs: list[RunSummary]
     answers: list[Answers]
-    """Whether each test video (path, start, end) is right, for every run that was tested."""
-    label_set: str
-    """Of the answers."""
+    """For every run that was tested."""
+    measures: list[str]
+    """The label set and the views of these answers; more than one if the runs were tested in different ways."""
+
+    @property
+    def title(self) -> str:
+        """Return the settings in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.settings.items()) or self.runs[0].folder.name
 
 
 def write_runs_page(folder: str | Path, page: Path) -> Path:
@@ -49,17 +57,18 @@ def write_runs_page(folder: str | Path, page: Path) -> Path:
     if not readable:
         raise ValueError(f"{folder}: no run with a readable config.json here or below; name the folder of your runs")
     groups = group_runs(readable)
-    differences = compare_groups(groups)
-    settings = [name for name in differing([run.config for run in readable if run.config]) if name != "seed"]
+    differences, not_compared = compare_groups(groups)
+    notes = [f"{len(found) - len(readable)} with an unreadable config left out"] if len(readable) < len(found) else []
+    notes += [f"not compared: {note}" for note in shorten_list(not_compared, 5)]
     return write_html(
         page,
         "runs.html",
         title=f"Runs of {Path(folder).resolve().name}",
         summary=f"{plural(len(found), 'run')} in {plural(len(groups), 'group')}",
-        when=f"{len(found) - len(readable)} with an unreadable config left out" if len(readable) < len(found) else "",
-        chart=chart(groups),
-        head=[*settings, "runs", "top-1", "95 % over seeds", "from"],
-        rows=[row(group, settings) for group in groups],
+        when="; ".join(notes),
+        chart=charts(groups),
+        head=[*groups[0].settings, "runs", "top-1", "95 % over seeds", "from"],
+        rows=[row(group) for group in groups],
         curves=[{"title": group.title, "svg": curves(group.runs)} for group in groups],
         reference=groups[0].title,
         difference_head=["points", "p", "p, Holm", "difference"],
@@ -75,47 +84,58 @@ def group_runs(runs: Sequence[RunSummary]) -> list[Group]:
         assert run.config
         by_key.setdefault(repr(replace(run.config, seed=0, run="")), []).append(run)
     groups = []
-    for several in by_key.values():
-        title = ", ".join(f"{name} {shown(several[0].config, name)}" for name in settings)
-        answers, label_set = [], ""
+    rows = show_settings([several[0].config for several in by_key.values()], settings)
+    for several, values in zip(by_key.values(), rows):
+        tested, measures = [], []
         for run in several:
             if (run.folder / PREDICTIONS).is_file():
                 evaluation = load_evaluation(run.folder / PREDICTIONS)
                 label_set = main_label_set(evaluation)
-                answers.append(correct_videos(evaluation, label_set))
-        groups.append(Group(title or several[0].folder.name, several, answers, label_set))
+                tested.append(answers(evaluation, label_set))
+                measures.append(f"{label_set}, {describe_protocol(evaluation.protocol)}")
+        groups.append(Group(dict(zip(settings, values)), several, tested, [*dict.fromkeys(measures)]))
     return groups
 
 
-def top1(group: Group) -> tuple[list[float], str]:
-    """Return the top-1 of each run of a group and where it is from: the test, else the best validation."""
-    if group.answers and len(group.answers) == len(group.runs):
-        return [float(np.mean([*one.values()])) for one in group.answers], f"test {group.label_set}"
-    values = [(run.best, next(iter(run.best))) for run in group.runs if run.best]
-    return [best[name] for best, name in values], f"validation {values[0][1]}" if values else ""
+def top1(group: Group) -> tuple[dict[Path, float], str]:
+    """Return the top-1 of the runs of a group and where it is from: the test, else the best validation."""
+    if len(group.answers) == len(group.runs) and len(group.measures) == 1:
+        shares = [float(np.mean([hit for _, hit in one.values()])) for one in group.answers]
+        return dict(zip([run.folder for run in group.runs], shares)), f"test {group.measures[0]}"
+    names = [best_label_set(run.best) for run in group.runs if run.best]
+    values = {run.folder: run.best[names[0]] for run in group.runs if names[:1] and names[0] in run.best}
+    return values, f"validation {names[0]}" if names else ""
 
 
-def chart(groups: Sequence[Group]) -> Markup | str:
-    """Draw the mean of each group with its interval over seeds; "" if no run has a result."""
-    rows = []
+def best_label_set(best: Mapping[str, float]) -> str:
+    """Return the label set that a table shows first, of the results of a validation: all together, if it is there."""
+    joint = [name for name in best if len(best) > 2 and name == joint_name({*best} - {name})]
+    return joint[0] if joint else next(iter(best))
+
+
+def charts(groups: Sequence[Group]) -> Markup:
+    """Draw the mean of each group with its interval over seeds, one chart for each kind of result."""
+    rows: dict[str, list[Interval]] = {}
     for group in groups:
-        values, _ = top1(group)
+        values, source = top1(group)
         if values:
-            stats = over_seeds(values)
-            names = [run.folder.name for run in group.runs]
+            stats = over_seeds([*values.values()])
             assert stats["mean"] is not None
-            rows.append(Interval(group.title, stats["mean"], stats["low"], stats["high"], dict(zip(names, values))))
-    return interval_chart("Top-1, mean and 95 % interval over seeds", rows) if rows else ""
+            points = {folder.name: value for folder, value in values.items()}
+            one = Interval(group.title, stats["mean"], stats["low"], stats["high"], points)
+            rows.setdefault(source, []).append(one)
+    title = "top-1, mean and 95 % interval over seeds"
+    return Markup().join(interval_chart(f"{source}: {title}", several) for source, several in rows.items())
 
 
-def row(group: Group, settings: Sequence[str]) -> dict[str, Any]:
+def row(group: Group) -> dict[str, Any]:
     """Return a row of the table of groups."""
     values, source = top1(group)
-    stats = over_seeds(values) if values else {"mean": None, "low": None, "high": None}
+    stats = over_seeds([*values.values()]) if values else {"mean": None, "low": None, "high": None}
     interval = "" if stats["low"] is None else f"{stats['low']:.1%} to {stats['high']:.1%}"
     mean = "" if stats["mean"] is None else f"{stats['mean']:.1%}"
-    cells = [shown(group.runs[0].config, name) for name in settings]
-    return {"cells": [*cells, len(group.runs), mean, interval, source], "names": [r.folder.name for r in group.runs]}
+    cells = [*group.settings.values(), len(group.runs), mean, interval, source]
+    return {"cells": cells, "names": [run.folder.name for run in group.runs]}
 
 
 def curves(runs: Sequence[RunSummary]) -> Markup:
@@ -156,24 +176,29 @@ class PairedDifference:
     worse: list[str]
 
 
-def compare_groups(groups: Sequence[Group]) -> list[PairedDifference]:
-    """Compare each tested group with the first one, if that was tested."""
+def compare_groups(groups: Sequence[Group]) -> tuple[list[PairedDifference], list[str]]:
+    """Compare each tested group with the first one, if that was tested; also return which cannot be, and why."""
     first, *others = groups
-    found = []
+    found, not_compared = [], []
     for group in others:
-        every = [*first.answers, *group.answers]
         if not first.answers or not group.answers:
             continue
-        videos = [video for video in every[0] if all(video in one for one in every)]
-        if not videos:
+        if first.measures != group.measures or len(first.measures) > 1:
+            how = [" and ".join(one.measures) for one in (group, first)]
+            not_compared.append(f"{group.title} ({how[0]}; the first group: {how[1]})")
             continue
-        sides = [np.array([[one[v] for v in videos] for one in g.answers], float).mean(axis=0) for g in (first, group)]
+        try:
+            videos, right = align([*first.answers, *group.answers])
+        except ValueError as error:
+            not_compared.append(f"{group.title} ({error})")
+            continue
+        sides = [one.mean(axis=0) for one in np.split(right.astype(float), [len(first.answers)])]
         change = sides[1] - sides[0]
         files, which = np.unique([path for path, _, _ in videos], return_inverse=True)
         p = sign_flip_p(np.bincount(which, weights=change, minlength=len(files)))
         flips = [[v[0] for v, a, b in zip(videos, *pair) if a < 0.5 < b] for pair in (sides, sides[::-1])]
         found.append(PairedDifference(group.title, float(change.mean()), p, p, *flips))
-    return [replace(one, adjusted=p) for one, p in zip(found, holm([one.p for one in found]))]
+    return [replace(one, adjusted=p) for one, p in zip(found, holm([one.p for one in found]))], not_compared
 
 
 def sign_flip_p(changes: np.ndarray) -> float:

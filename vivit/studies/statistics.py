@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.compare import difference
+from ..engine.compare import Video, difference, match_videos, video_of
 from ..engine.evaluation import Evaluation
 from ..engine.metrics import correct, joint_name
 
+Answers = dict[Video, tuple[tuple[str, ...], bool]]
 RESAMPLES = 10_000
 # The 97.5 % quantile of Student's t, by degrees of freedom.
 QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -42,21 +43,19 @@ def main_label_set(evaluation: Evaluation) -> str:
     return joint_name(names) if len(names) > 1 else names[0]
 
 
-def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set: str) -> dict[str, Any] | None:
-    """Compute b - a in top-1, all views, over the seeds that both have; None without a common seed or video.
+def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set: str) -> dict[str, Any]:
+    """Compute b - a in top-1, all views, over the seeds that both have.
 
     low, high: 95 % over other seeds, paired: the same seed, order and augmentation. videos_low, videos_high: 95 % over
-    other test videos, by a bootstrap over the videos that all of them could read.
+    other test videos, by a bootstrap over the videos that all of them could read. Raises ValueError without a common
+    seed or video, or if the labels of a video differ.
     """
     seeds = [seed for seed in a if seed in b]
     if not seeds:
-        return None
-    sides = [[correct_videos(side[seed], label_set) for seed in seeds] for side in (a, b)]
-    common = [video for video in sides[0][0] if all(video in one for side in sides for one in side)]
-    if not common:
-        return None
-    right_a, right_b = (np.array([[one[video] for video in common] for one in side]) for side in sides)
-    files = np.unique([path for path, _, _ in common], return_inverse=True)[1]
+        raise ValueError(f"no seed in both: {', '.join(map(str, a))} and {', '.join(map(str, b))}")
+    videos, right = align([answers(side[seed], label_set) for side in (a, b) for seed in seeds])
+    right_a, right_b = right[: len(seeds)], right[len(seeds) :]
+    files = np.unique([path for path, _, _ in videos], return_inverse=True)[1]
     found = difference(
         right_a.ravel(),
         right_b.ravel(),
@@ -68,7 +67,27 @@ def compare(a: Mapping[int, Evaluation], b: Mapping[int, Evaluation], label_set:
     return {**over_seeds(per_seed), "videos_low": found.low, "videos_high": found.high, "seeds": len(seeds)}
 
 
-def correct_videos(evaluation: Evaluation, label_set: str) -> dict[tuple[str, float | None, float | None], bool]:
-    """Tell for each video (path, start, end) whether its answer from all views is correct."""
+def answers(evaluation: Evaluation, label_set: str) -> Answers:
+    """Return, for each video, its labels and whether the answer from all views is correct."""
     found = correct(evaluation.multi, evaluation.labels, evaluation.classes)[label_set].tolist()
-    return {(s.path, s.start, s.end): hit for s, hit in zip(evaluation.samples, found)}
+    names = [label_set] if label_set in evaluation.classes else sorted(evaluation.classes)
+    return {video_of(s): (tuple(s.labels[n] for n in names), hit) for s, hit in zip(evaluation.samples, found)}
+
+
+def align(tests: Sequence[Answers]) -> tuple[list[Video], np.ndarray]:
+    """Return the videos that all tests have, as the first one names them, and the (tests, videos) bool answers.
+
+    Raises ValueError if no video is in all, or if the labels of one differ.
+    """
+    first = tests[0]
+    names = [match_videos(first, test) for test in tests]
+    videos = [video for video in first if all(video in there for there in names)]
+    if not videos:
+        shown = ", ".join(dict.fromkeys(next(iter(test), ("no video",))[0] for test in tests))
+        raise ValueError(f"no video was measured in all (the first ones: {shown})")
+    rows = [[test[there[video]] for video in videos] for test, there in zip(tests, names)]
+    for row in rows:
+        for video, (expected, _), (labels, _) in zip(videos, rows[0], row):
+            if labels != expected:
+                raise ValueError(f"{video[0]} is labelled {', '.join(expected)} in one, {', '.join(labels)} in another")
+    return videos, np.array([[hit for _, hit in row] for row in rows])

@@ -153,6 +153,7 @@ def collect(
             "paper": row.paper,
             "why_not": row.why_not,
             "problems": problems[row.name],
+            "not_compared": {},
             **cost(row, plan, config),
             "speed": speeds[row.name],
             "accuracy": {seed: e.accuracy for seed, e in found.items()},
@@ -165,10 +166,13 @@ def collect(
             if found
             else {},
         }
-        if found and reference and row.name != reference:
-            facts["to_first"] = compare(tests[reference], found, label_set)
-        if found and plan.steps and before:
-            facts["to_previous"] = compare(tests[before], found, label_set)
+        to = {"to_first": reference if row.name != reference else None, "to_previous": before if plan.steps else None}
+        for against, other in to.items():
+            if found and other:
+                try:
+                    facts[against] = compare(tests[other], found, label_set)
+                except ValueError as error:
+                    facts["not_compared"][against] = str(error)
         before = row.name if found else before
         rows.append(facts)
     return {

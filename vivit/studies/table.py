@@ -17,6 +17,7 @@ def format_results(results: Mapping[str, Any]) -> str:
     accuracies = [["", *(f"{name} top-1" for name in sets), *costs]]
     differences = [["difference in points", "to", "mean", "95 % over seeds", "over videos"]]
     notes = []
+    others = {"to_first": "the first", "to_previous": "the one above"}
     for row in results["rows"]:
         accuracies.append(
             [
@@ -25,9 +26,11 @@ def format_results(results: Mapping[str, Any]) -> str:
                 *cost_cells(row),
             ]
         )
-        for against, found in (("the first", row.get("to_first")), ("the one above", row.get("to_previous"))):
-            if found:
-                differences.append([row["title"], against, *format_difference(found)])
+        for against, other in others.items():
+            if row.get(against):
+                differences.append([row["title"], other, *format_difference(row[against])])
+            if against in row["not_compared"]:
+                notes.append(f"{row['title']}: not compared with {other}, {row['not_compared'][against]}")
         notes += [f"{row['title']}: left out, {row['why_not']}"] if row["why_not"] else []
         notes += [f"{row['title']}, seed {seed} FAILED: {problem}" for seed, problem in row["problems"].items()]
     splits = ", ".join(f"{name} {facts['videos']}" for name, facts in results["data"]["splits"].items())

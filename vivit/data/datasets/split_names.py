@@ -21,6 +21,11 @@ def usual_split(name: str) -> str | None:
     return next((split for split, spellings in SPLITS.items() if word in spellings), None)
 
 
+def named_splits(name: str) -> set[str]:
+    """Return the splits that words of a name stand for: "val" for val, val_256 and clips-validation."""
+    return {split for word in re.split(r"[^a-z]+", name.lower()) if (split := usual_split(word))}
+
+
 def split_name(split: str) -> str:
     """Return "train", "val" or "test" for any usual spelling of one of them. Raises DataError for another name."""
     name = usual_split(split)
