@@ -189,7 +189,7 @@ def test_videos_of_one_name_in_other_folders_of_the_data_are_other_videos(a, b):
     [
         ("data/val/red/0.mp4 data/val/blue/0.mp4", "/disk/data/val/red/0.mp4 /disk/data/val/blue/0.mp4"),
         ("old/val/0.mp4 old/val/red/1.mp4", "new/val/0.mp4 new/val/red/1.mp4"),
-        ("/home/dev/vivit/x/0.mp4", "/tmp/test/x/0.mp4"),
+        ("/moved/dev/vivit/x/0.mp4", "/tmp/test/x/0.mp4"),
         ("k/val/0.mp4", "k/val_256/0.mp4"),
         ("epic/P01/videos/P01_01.MP4 epic/P02/videos/P02_01.MP4", "epic/P01/rgb/P01_01 epic/P02/rgb/P02_01"),
         ("x/red/0.mp4 x/blue/0.mp4", "s/val-000000.tar#red/0.mp4 s/val-000001.tar#blue/0.mp4"),

@@ -92,7 +92,7 @@ def test_results_of_other_labels_views_or_videos_are_not_compared_and_named(tmp_
     write_run(runs / "c", lr=0.3, right=[1] * 40, videos=videos, views=1)
     write_run(runs / "d", lr=0.4, right=[1] * 40, videos=[f"data/test/{i}.mp4" for i in range(40)])
     write_run(runs / "e", lr=0.5, right=half, videos=videos, label="a")
-    write_run(runs / "f", lr=0.6, right=[1] * 40, videos=[f"/home/x/data/val/{i}.mp4" for i in range(40)])
+    write_run(runs / "f", lr=0.6, right=[1] * 40, videos=[f"/moved/x/data/val/{i}.mp4" for i in range(40)])
     found, not_compared = compare_groups(group_runs([summarise(path) for path in find_runs(runs)]))
     assert [(one.title, one.points) for one in found] == [("optim.lr 0.6", 0.5)]
     assert found[0].better == videos[::2]
