@@ -43,7 +43,7 @@ def evaluate(
     """
     config = _config(weights) if data is None else data
     model = weights if isinstance(weights, ViViT) else from_pretrained(weights).to(pick_device())
-    choose_attention(model.head.weight.device)
+    choose_attention(model.head.weight.device, precision)
     settings = config if isinstance(config, Config) else Config()
     if isinstance(config, Config):
         config = config.data

@@ -18,7 +18,10 @@ from torch.nn.attention import (
 )
 
 from ..model.modes import copy_sharing_weights
+from ..settings import check, suggestion
 from ..torch_private import chosen_attention_kernel, cpu_supports
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -39,8 +42,9 @@ def uses_bfloat16(device: torch.device, precision: str = "auto") -> bool:
     """Whether to compute in bfloat16; auto does on CUDA devices that have units for it.
 
     The same in training, evaluation and prediction, so that their results agree. A CPU computes in float32 unless
-    bfloat16 is asked for, so that a run does not depend on the processor.
+    bfloat16 is asked for, so that a run does not depend on the processor. Raises ValueError for another precision.
     """
+    check(precision in PRECISIONS, f"precision is {precision!r}{suggestion(str(precision), PRECISIONS)}")
     return precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and has_bfloat16_units(device))
 
 
