@@ -18,8 +18,10 @@ from torch.nn.attention import (
 )
 
 from ..model.modes import copy_sharing_weights
+from ..model.vivit import ViViT
 from ..settings import check, suggestion
 from ..torch_private import chosen_attention_kernel, cpu_supports
+from ..weights.load import from_pretrained
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -36,6 +38,13 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"unknown device {name!r}; allowed: auto, cpu, cuda, mps") from error
+
+
+def load_to_device(source: str | os.PathLike[str], device: str = "auto") -> ViViT:
+    """Load weights by name onto a device (see `pick_device`) and choose the attention kernel for it."""
+    where = pick_device(device)
+    choose_attention(where)
+    return from_pretrained(source).to(where)
 
 
 def uses_bfloat16(device: torch.device, precision: str = "auto") -> bool:
