@@ -81,7 +81,9 @@ def test_auto_means_one_precision_in_training_evaluation_and_prediction(monkeypa
 @pytest.mark.parametrize("precision", ["bf16", "half", "fp16", None, torch.bfloat16])
 def test_an_unknown_precision_is_refused_with_what_is_allowed(read, precision, file):
     source = [vivit.Sample(str(file), {"label": "a"})] if read is vivit.evaluate else file
-    with pytest.raises(ValueError, match=r"precision is .*; (did you mean 'bfloat16'|allowed: auto, bfloat16, float32)"):
+    with pytest.raises(
+        ValueError, match=r"precision is .*; (did you mean 'bfloat16'|allowed: auto, bfloat16, float32)"
+    ):
         read(tiny.model(), source, precision=precision)
 
 
