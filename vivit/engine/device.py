@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -86,6 +86,18 @@ def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor]
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
     """bfloat16 autocast, or float32 as it is."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bfloat16(device, precision))
+
+
+@contextmanager
+def preserve_determinism() -> Iterator[None]:
+    """Restore at the end what `deterministic` changes in this process."""
+    on, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(on, warn_only=warns)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def deterministic(on: bool) -> None:
