@@ -128,6 +128,12 @@ def test_evaluate_takes_compiled_models_and_those_on_fewer_tokens(kind, videos):
         vivit.evaluate(given)
 
 
+def test_evaluate_leaves_the_random_numbers_of_the_caller_alone(videos):
+    model, before = tiny.model(classes={"label": ("a", "b")}), torch.get_rng_state()
+    vivit.evaluate(model, videos, protocol=PROTOCOL)
+    assert torch.get_rng_state().equal(before)
+
+
 def test_evaluate_names_data_that_it_does_not_take():
     samples = [vivit.Sample("x.mp4", {"label": "a"})]
     wrong = {"list of str": ["x.mp4"], "DataFrame": pandas.DataFrame({"path": ["x.mp4"]}), "Sample": samples[0]}
