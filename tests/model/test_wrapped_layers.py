@@ -124,6 +124,15 @@ def test_pruned_layers_train_and_are_what_they_become_when_the_masks_are_merged(
 
 
 @every_encoder
+def test_a_model_without_its_head_returns_features(encoder):
+    model = tiny.model(encoder)
+    video = tiny.video(model)
+    expected = model.features(video)
+    model.head = nn.Identity()
+    assert model(video).equal(expected)
+
+
+@every_encoder
 def test_offloaded_weights_come_to_the_device_when_their_layer_is_called(encoder):
     model = tiny.model(encoder)
     video = tiny.video(model)

@@ -114,7 +114,7 @@ class ViViT(nn.Module):
 
     def normalize(self, video: Tensor) -> Tensor:
         """Map uint8 pixels to (x / 255 − mean) / std in the dtype of the model; cast float videos to it."""
-        dtype = self.head.weight.dtype
+        dtype = next(self.parameters()).dtype  # not of the head, which may have been replaced
         return self.normalization(video, torch.promote_types(dtype, torch.float32)).to(dtype)
 
     def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | None = None) -> Self:
