@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import pandas
 import pytest
+import torch
 
 import vivit
 from vivit.config import Config, EvalConfig, ModelConfig, OptimConfig, Preprocessing, to_dict
@@ -13,6 +15,8 @@ from vivit.data.tools.synthetic import render, write_video
 from vivit.engine.evaluate import evaluate as evaluate_samples
 
 from .model import tiny
+
+PROTOCOL = EvalConfig(temporal_views=1, spatial_views=1)
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def test_the_repr_of_a_config_names_only_what_differs_from_the_defaults():
 
 def test_models_evaluations_and_tables_are_shown_in_one_short_line(videos):
     model = tiny.model(classes={"label": ("a", "b")})
-    result = vivit.evaluate(model, videos, protocol=EvalConfig(temporal_views=1, spatial_views=1))
+    result = vivit.evaluate(model, videos, protocol=PROTOCOL)
     table = SampleTable.of([vivit.Sample("x.mp4", {"verb": "run"}), vivit.Sample("y.mp4", {"verb": "jump"})])
     assert repr(table) == "SampleTable(2 samples: verb (2 classes))"
     assert repr(model).startswith("ViViT(factorised_encoder: 6 frames of 16x24 pixels → 2 classes; ")
@@ -106,6 +110,40 @@ def test_evaluate_takes_a_model_or_weights_and_any_form_of_data(videos, tmp_path
             assert result.accuracy == expected.accuracy
     with pytest.raises(ValueError, match="needs `data`: only a run folder knows its videos"):
         vivit.evaluate(folder)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "reduced", "reduced and compiled"])
+def test_evaluate_takes_compiled_models_and_those_on_fewer_tokens(kind, videos):
+    model = tiny.model("spatiotemporal", classes={"label": ("a", "b")})
+    if "reduced" in kind:
+        model = vivit.reduce_tokens(model, merge_tokens=1)
+    samples = vivit.evaluate(model, videos, protocol=PROTOCOL).samples
+    expected = [vivit.predict(model, sample, temporal_views=1, spatial_views=1).classes["label"] for sample in samples]
+    torch.compiler.reset()
+    given = torch.compile(model, backend="eager") if "compiled" in kind else model
+    found = vivit.evaluate(given, samples, protocol=PROTOCOL).multi.softmax(dim=1)
+    for probabilities, classes in zip(found.tolist(), expected):
+        assert probabilities == pytest.approx([dict(classes)[name] for name in "ab"], abs=1e-5)
+    with pytest.raises(ValueError, match="needs `data`: only a run folder knows its videos"):
+        vivit.evaluate(given)
+
+
+def test_evaluate_leaves_the_random_numbers_of_the_caller_alone(videos):
+    model, before = tiny.model(classes={"label": ("a", "b")}), torch.get_rng_state()
+    vivit.evaluate(model, videos, protocol=PROTOCOL)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_evaluate_names_data_that_it_does_not_take():
+    samples = [vivit.Sample("x.mp4", {"label": "a"})]
+    wrong = {"list of str": ["x.mp4"], "DataFrame": pandas.DataFrame({"path": ["x.mp4"]}), "Sample": samples[0]}
+    for name, data in (
+        wrong | {"generator": (one for one in samples), "list of tuple": [*samples, ("x", "a")]}
+    ).items():
+        with pytest.raises(
+            ValueError, match=f"data is a {name}; give a folder or table of videos, .* or a list of Sample"
+        ):
+            vivit.evaluate(tiny.model(), data)
 
 
 def test_a_run_folder_gives_its_config_metrics_weights_and_results(videos, tmp_path):

@@ -11,21 +11,22 @@ from typing import Any
 
 from .config import Config, DataConfig, EvalConfig
 from .data.sample import Sample
+from .data.sample_table import SampleTable
 from .data.splits import load_split
 from .engine import evaluate as engine
-from .engine.device import choose_attention, pick_device
+from .engine.device import choose_attention, load_to_device
 from .engine.evaluation import Evaluation
 from .engine.run import read_config
 from .engine.runs import read_metrics
+from .model.token_reduction import TokenReducedViViT
 from .model.vivit import ViViT
 from .weights.formats import find_run_weights
-from .weights.load import from_pretrained
 
 Source = str | os.PathLike[str]
 
 
 def evaluate(
-    weights: ViViT | Source,
+    weights: ViViT | TokenReducedViViT | Source,
     data: Config | DataConfig | Source | Sequence[Sample] | None = None,
     *,
     protocol: EvalConfig | None = None,
@@ -33,17 +34,17 @@ def evaluate(
 ) -> Evaluation:
     """Classify labelled videos with several views each; return logits, accuracies and what could not be read.
 
-    `weights` is a model, which stays on its device, or the name of weights: a run, a folder, a file or a hub id. `data`
-    is a folder or table of videos, a DataConfig (its `eval_split`), a Config, or samples; without it, the videos that
-    the run `weights` was trained to classify. `protocol` is the number of views; by default that of the Config or run,
-    else 4 temporal x 3 spatial. Nothing is written and the model is not changed.
+    `weights` is a model, also from `torch.compile` or `vivit.reduce_tokens`, or the name of weights: a run, a folder, a
+    file or a hub id. `data` is a folder or table of videos, a DataConfig (its `eval_split`), a Config, or samples;
+    without it, the videos that the run `weights` was trained to classify. `protocol` is the number of views; by default
+    that of the Config or run, else 4 temporal x 3 spatial. Nothing is written; a model stays as it is, on its device.
 
     Raises DataError for labels outside the model's classes and WeightsError for weights that do not load. Videos that
     cannot be read are in `.missing`.
     """
     config = _config(weights) if data is None else data
-    model = weights if isinstance(weights, ViViT) else from_pretrained(weights).to(pick_device())
-    choose_attention(model.head.weight.device)
+    model = load_to_device(weights) if isinstance(weights, str | os.PathLike) else weights
+    choose_attention(next(model.parameters()).device, precision)
     settings = config if isinstance(config, Config) else Config()
     if isinstance(config, Config):
         config = config.data
@@ -53,12 +54,24 @@ def evaluate(
         samples = load_split(config, config.eval_split, classes=model.config.classes).samples
         workers = config.workers
     else:
-        samples, workers = config, 0
+        samples, workers = _check_samples(config), 0
     return engine.evaluate(model, samples, protocol=protocol or settings.eval, workers=workers, precision=precision)
 
 
-def _config(weights: ViViT | Source) -> Config:
-    if isinstance(weights, ViViT) or not (Path(weights) / "environment.json").is_file():
+def _check_samples(data: Sequence[Sample]) -> Sequence[Sample]:
+    found = f"a {type(data).__name__}"
+    if isinstance(data, SampleTable):
+        return data
+    if isinstance(data, Sequence):
+        wrong = next((type(one).__name__ for one in data if not isinstance(one, Sample)), None)
+        if wrong is None:
+            return data
+        found += f" of {wrong}"
+    raise ValueError(f"data is {found}; give a folder or table of videos, a DataConfig, a Config or a list of Sample")
+
+
+def _config(weights: ViViT | TokenReducedViViT | Source) -> Config:
+    if not isinstance(weights, str | os.PathLike) or not (Path(weights) / "environment.json").is_file():
         raise ValueError("evaluate needs `data`: only a run folder knows its videos")
     return read_config(Path(weights))
 

@@ -29,6 +29,20 @@ def linear_gelu_bf16(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:
     return fused(x, linear.weight, linear.bias, "gelu", [], approximate)
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Tell whether calling a module does no more than its class `kind` says, so that its weights stand for the call.
+
+    Not so for a subclass or a wrapper (LoRA, quantization, parametrization), nor for a module with hooks (pruning) or
+    with a `forward` of its own (offloading). Fallback: hooks are not seen.
+    """
+    if type(module) is not kind or "forward" in module.__dict__:
+        return False
+    return not any(getattr(module, name, None) for name in HOOKS)
+
+
 def chosen_attention_kernel(q: Tensor, k: Tensor, v: Tensor) -> str:
     """Return the name of the kernel that scaled_dot_product_attention takes for these tensors. Fallback: "UNKNOWN"."""
     choose = getattr(torch, "_fused_sdp_choice", None)

@@ -1,11 +1,16 @@
 """Which attention kernel a process takes. No GPU is here: what PyTorch would say of one is put in its place."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn import attention
 
+from vivit.config import Config
 from vivit.engine import device
+from vivit.engine import train as train_module
 from vivit.engine.device import choose_attention
+from vivit.errors import VideoError
 
 CUDA = torch.device("cuda")
 
@@ -82,6 +87,29 @@ def test_a_deterministic_run_leaves_it_to_pytorch_also_after_another_run(gpu, de
     torch.use_deterministic_algorithms(True)
     assert choose_attention(CUDA) == "FLASH_ATTENTION"
     assert state == {"flash": None, "cudnn": True}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("on", [False, True])
+def test_training_leaves_the_determinism_of_the_caller_as_it_was(on, fails, monkeypatch):
+    def train_in(world, config, build):
+        device.deterministic(not on)
+        if fails:
+            raise VideoError("x.mp4", "is empty")
+
+    monkeypatch.setattr(train_module, "train_in", train_in)
+    torch.use_deterministic_algorithms(on, warn_only=on)
+    torch.backends.cudnn.benchmark = True
+    try:
+        with pytest.raises(VideoError) if fails else nullcontext():
+            train_module.train(Config(device="cpu"))
+        assert (
+            torch.are_deterministic_algorithms_enabled() is torch.is_deterministic_algorithms_warn_only_enabled() is on
+        )
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = False
 
 
 def test_pytorch_knows_the_names():

@@ -77,6 +77,22 @@ def test_auto_means_one_precision_in_training_evaluation_and_prediction(monkeypa
         assert uses_bfloat16(torch.device("cuda"), "bfloat16")
 
 
+@pytest.mark.parametrize("read", [vivit.predict, vivit.timeline, vivit.features, vivit.evaluate])
+@pytest.mark.parametrize("precision", ["bf16", "half", "fp16", None, torch.bfloat16])
+def test_an_unknown_precision_is_refused_with_what_is_allowed(read, precision, file):
+    source = [vivit.Sample(str(file), {"label": "a"})] if read is vivit.evaluate else file
+    with pytest.raises(
+        ValueError, match=r"precision is .*; (did you mean 'bfloat16'|allowed: auto, bfloat16, float32)"
+    ):
+        read(tiny.model(), source, precision=precision)
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_fewer_than_one_class_is_refused(top_k, file):
+    with pytest.raises(ValueError, match=f"top_k is {top_k}; it is the number of classes, at least 1"):
+        vivit.predict(tiny.model(), file, temporal_views=1, spatial_views=1, top_k=top_k)
+
+
 def test_precisions_agree_and_the_views_are_averaged_whatever_goes_through_together(file):
     model = tiny.model()
     exact = dict(vivit.predict(model, file, precision="float32").classes["label"])

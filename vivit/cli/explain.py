@@ -52,14 +52,11 @@ def run(args: list[str]) -> None:
     if asked.html:
         refuse_unwritable(Path(asked.html), "--html")
 
-    from ..engine.device import choose_attention, pick_device
-    from ..engine.evaluate import load_weights
+    from ..engine.device import load_to_device
     from ..inference.explain import explain_clip, read_clip
     from ..report.explain import to_text, write_files, write_page
 
-    device = pick_device(asked.device)
-    choose_attention(device)
-    model = load_weights(asked.weights).to(device)
+    model = load_to_device(asked.weights, asked.device)
     clip = read_clip(asked.video, model.config, start=asked.start, end=asked.end)
     explanations = [
         explain_clip(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
 from ..text import printable
 from .parse import WithWeights, parse, pick_verb
-
-if TYPE_CHECKING:
-    from ..model.vivit import ViViT
 
 USAGES = {
     "edit": "vivit labels edit FOLDER --classes NAME [NAME ...] [options]",
@@ -135,8 +132,9 @@ def edit(args: list[str]) -> None:
     asked = parse(Edit, args, usage=USAGES["edit"])
 
     from ..corpus.label_page import LabelServer, open_labelling, suggest
+    from ..engine.device import load_to_device
 
-    model = load_model(asked.weights, asked.device) if asked.weights else None
+    model = load_to_device(asked.weights, asked.device) if asked.weights else None
     names = [name for several in model.config.classes.values() for name in several] if model else ()
     table = Path(asked.out or Path(asked.folder, "labels.csv"))
     labelling = open_labelling(Path(asked.folder), table, [*asked.classes, *names])
@@ -174,9 +172,10 @@ def choose(args: list[str]) -> None:
     asked = parse(Next, args, usage=USAGES["next"])
 
     from ..corpus.label_choice import write_next
+    from ..engine.device import load_to_device
 
     count = write_next(
-        load_model(asked.weights, asked.device),
+        load_to_device(asked.weights, asked.device),
         asked.list,
         Path(asked.out),
         labelled=asked.labelled,
@@ -193,18 +192,9 @@ def list_doubtful(args: list[str]) -> None:
 
     from ..corpus.label_choice import write_doubtful
     from ..data.datasets.registry import read_samples
+    from ..engine.device import load_to_device
 
     samples = read_samples(asked.dataset, asked.root, asked.split)
-    model = load_model(asked.weights, asked.device)
+    model = load_to_device(asked.weights, asked.device)
     count = write_doubtful(model, samples, Path(asked.out), workers=asked.workers)
     print(f"{count} videos in {printable(asked.out)}, the most doubtful label first", file=sys.stderr)
-
-
-def load_model(weights: str, device: str) -> ViViT:
-    """Load weights onto a device."""
-    from ..engine.device import choose_attention, pick_device
-    from ..engine.evaluate import load_weights
-
-    chosen = pick_device(device)
-    choose_attention(chosen)
-    return load_weights(weights).to(chosen)

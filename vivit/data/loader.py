@@ -112,6 +112,7 @@ def eval_loader(
         sampler=range(first, len(videos)),
         num_workers=workers,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else the loader draws from the generator of the caller
     )
 
 

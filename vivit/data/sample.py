@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from numbers import Real
 
+from ..settings import check
 from .packet_index import PacketIndex
 
 Classes = Mapping[str, Sequence[str]]
@@ -13,10 +16,10 @@ Classes = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled video, or a segment of one."""
+    """One labelled video, or a segment of one. Raises ValueError for fields of another kind."""
 
     path: str
-    """A video file, or a folder of images."""
+    """A video file, or a folder of images. A `pathlib.Path` becomes text."""
     labels: dict[str, str] = field(default_factory=dict)
     """Class name by label set."""
     start: float | None = None
@@ -33,6 +36,28 @@ class Sample:
     """For a video inside a tar file, "shard.tar#member": where its `index.size` bytes begin."""
     group: str = field(default="", compare=False)
     """The recording that it was cut from, to keep its clips on one side of a split; "" if not known."""
+
+    def __post_init__(self) -> None:
+        if type(self.path) is not str:  # first the type: there are hundreds of thousands of samples
+            check(isinstance(self.path, str | bytes | os.PathLike), f"path is {self.path!r}; it takes a file or folder")
+            object.__setattr__(self, "path", os.fsdecode(self.path))
+        if type(self.labels) is not dict or {*map(type, self.labels), *map(type, self.labels.values())} - {str}:
+            is_text = isinstance(self.labels, Mapping) and all(isinstance(x, str) for x in chain(*self.labels.items()))
+            check(is_text, f'labels is {self.labels!r}; it takes class names by label set, such as {{"label": "run"}}')
+        for name, seconds in (("start", self.start), ("end", self.end), ("fps", self.fps)):
+            if seconds is not None and type(seconds) is not float:
+                check(isinstance(seconds, Real), f"{name} is {seconds!r}; it takes a number or None")
+
+
+def as_sample(
+    video: str | os.PathLike[str] | Sample, *, start: float | None = None, end: float | None = None
+) -> Sample:
+    """Make a sample of a path and its seconds; a Sample has its own. Raises ValueError where both are given."""
+    if not isinstance(video, Sample):
+        return Sample(os.fspath(video), start=start, end=end)
+    alone = start is None and end is None
+    check(alone, f"start {start} and end {end} are given with a Sample, which has its own; set them there")
+    return video
 
 
 def container_file(path: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -18,7 +18,12 @@ from torch.nn.attention import (
 )
 
 from ..model.modes import copy_sharing_weights
+from ..model.vivit import ViViT
+from ..settings import check, suggestion
 from ..torch_private import chosen_attention_kernel, cpu_supports
+from ..weights.load import from_pretrained
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -35,12 +40,20 @@ def pick_device(name: str = "auto") -> torch.device:
         raise ValueError(f"unknown device {name!r}; allowed: auto, cpu, cuda, mps") from error
 
 
+def load_to_device(source: str | os.PathLike[str], device: str = "auto") -> ViViT:
+    """Load weights by name onto a device (see `pick_device`) and choose the attention kernel for it."""
+    where = pick_device(device)
+    choose_attention(where)
+    return from_pretrained(source).to(where)
+
+
 def uses_bfloat16(device: torch.device, precision: str = "auto") -> bool:
     """Whether to compute in bfloat16; auto does on CUDA devices that have units for it.
 
     The same in training, evaluation and prediction, so that their results agree. A CPU computes in float32 unless
-    bfloat16 is asked for, so that a run does not depend on the processor.
+    bfloat16 is asked for, so that a run does not depend on the processor. Raises ValueError for another precision.
     """
+    check(precision in PRECISIONS, f"precision is {precision!r}{suggestion(str(precision), PRECISIONS)}")
     return precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and has_bfloat16_units(device))
 
 
@@ -73,6 +86,18 @@ def in_precision(model: nn.Module, precision: str = "auto") -> Callable[[Tensor]
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
     """bfloat16 autocast, or float32 as it is."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bfloat16(device, precision))
+
+
+@contextmanager
+def preserve_determinism() -> Iterator[None]:
+    """Restore at the end what `deterministic` changes in this process."""
+    on, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(on, warn_only=warns)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def deterministic(on: bool) -> None:

@@ -24,7 +24,7 @@ from ..data.splits import load_split
 from ..errors import DataError
 from ..files import write_json
 from ..model.modes import preserve_training_mode
-from ..model.token_reduction import reduce_tokens
+from ..model.token_reduction import TokenReducedViViT, reduce_tokens
 from ..model.vivit import ViViT
 from ..text import listing
 from ..weights.load import from_pretrained
@@ -43,7 +43,7 @@ PREDICTIONS = "predictions.npz"
 @torch.no_grad()
 @preserve_training_mode
 def evaluate(
-    model: ViViT,
+    model: ViViT | TokenReducedViViT,
     samples: Sequence[Sample],
     *,
     protocol: EvalConfig,
@@ -61,7 +61,7 @@ def evaluate(
     ends the evaluation. Paths in `skipped` are not opened; files whose worker process is killed are added to it.
     """
     run = reduce_tokens(model, merge_tokens=protocol.merge_tokens, drop_static=protocol.drop_static)
-    world = world or World(0, 1, model.head.weight.device)
+    world = world or World(0, 1, next(model.parameters()).device)
     labels = encode_labels(samples, model.config.classes)
     mine = list(range(world.rank, len(samples), world.size))
     videos = EvalDataset(

@@ -19,7 +19,7 @@ from ..data.loader import Batch, check_batch_size, open_loader, train_loader
 from ..errors import DataError, WorkerDied
 from ..model.vivit import ViViT
 from ..text import listing
-from .device import autocast, format_size
+from .device import autocast, format_size, preserve_determinism
 from .distributed import World, clip_gradients, gradient_sync, init_distributed
 from .interruption import StopRequest, attribute_worker_crash, locked, skipped_files, stop_signals
 from .losses import cross_entropy
@@ -43,7 +43,7 @@ def train(config: Config, *, build: Callable[[ModelConfig], Any] = ViViT) -> Pat
     `build` returns another model with the interface of ViViT and random weights, such as those of
     vivit.model.cnn_baselines.
     """
-    with init_distributed(config.device, config.parallel.timeout) as world:
+    with preserve_determinism(), init_distributed(config.device, config.parallel.timeout) as world:
         check_timeouts(config, world.size)
         while True:
             try:

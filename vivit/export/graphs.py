@@ -22,7 +22,9 @@ class Pixels(nn.Module):
 
     def __init__(self, model: ViViT):
         super().__init__()
-        for name, tensor in zip(("kernel", "bias"), model.fold_normalization()):
+        embedding = model.fold_normalization()
+        assert embedding is not None  # the weights come from a file, so no layer is wrapped
+        for name, tensor in zip(("kernel", "bias"), embedding):
             self.register_buffer(name, tensor.detach().clone())
 
     def forward(self, tubelets: Tensor) -> Tensor:  # (B, t, s, C·dt·dh·dw) uint8 → (B, t, s, D)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..config import ModelConfig, suggestion
 from ..data.dataset import eval_views
-from ..data.sample import Sample
+from ..data.sample import Sample, as_sample
 from ..data.views import candidate_frames, clips_of, open_sample
-from ..engine.device import choose_attention, in_precision, pick_device
+from ..engine.device import in_precision, load_to_device
 from ..engine.evaluate import SINGLE_VIEW
 from ..engine.progress import progress_bar
 from ..errors import WeightsError, as_video_error
@@ -22,7 +22,6 @@ from ..model.gradient_attention import gradient_attention_maps
 from ..model.modes import copy_sharing_weights
 from ..model.rollout import attention_maps, middle_frames
 from ..model.vivit import ViViT
-from ..weights.load import from_pretrained
 from .evidence import Evidence, measure_evidence
 from .explain_config import DEFAULT, METHODS, ExplainConfig, Method
 from .occlusion import Score, cell_grid, default_tile, spatial_drops, temporal_drops, tile_index
@@ -67,7 +66,7 @@ class Explanation:
 
 def explain(
     model: ViViT | str | os.PathLike[str],
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sample,
     *,
     method: Method = "gradient_attention",
     label_set: str | None = None,
@@ -83,17 +82,20 @@ def explain(
     Raises VideoError, ValueError for unknown names, and WeightsError for logits that are not finite.
     """
     if isinstance(model, str | os.PathLike):
-        model = from_pretrained(model).to(pick_device())
-        choose_attention(model.head.weight.device)
+        model = load_to_device(model)
     clip = read_clip(path, model.config, start=start, end=end)
     return explain_clip(model, clip, method=method, label_set=label_set, label=label, config=config)
 
 
 def read_clip(
-    path: str | os.PathLike[str], config: ModelConfig, *, start: float | None = None, end: float | None = None
+    path: str | os.PathLike[str] | Sample,
+    config: ModelConfig,
+    *,
+    start: float | None = None,
+    end: float | None = None,
 ) -> Clip:
     """Read the middle clip of a video, or of its segment, as the model gets it. Raises VideoError."""
-    sample = Sample(os.fspath(path), start=start, end=end)
+    sample = as_sample(path, start=start, end=end)
     video = eval_views(sample, config, SINGLE_VIEW)[0]
     with as_video_error(sample.path):
         opened = open_sample(sample)

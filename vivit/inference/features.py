@@ -14,14 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from ..data.sample import Sample
+from ..data.sample import Sample, as_sample
 from ..data.views import candidate_frames, open_sample, segment_frames
-from ..engine.device import choose_attention, pick_device
+from ..engine.device import load_to_device
 from ..errors import as_video_error
 from ..model.encoders import Transformer
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
-from ..weights.load import from_pretrained
 from .sliding import Readout, Windows, make_windows, shares_positions
 from .timeline import HOP, Plan, check_numbers, compute_rows, make_plan, windows_for
 
@@ -64,7 +63,7 @@ class Features:
 
 def features(
     model: ViViT | TokenReducedViViT | str | os.PathLike[str],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str] | Sample,
     *,
     level: Level = "clip",
     hop: float | None = None,
@@ -88,9 +87,8 @@ def features(
     numbers that are not finite, and ValueError for a level that the model does not have.
     """
     if isinstance(model, str | os.PathLike):
-        model = from_pretrained(model).to(pick_device())
-        choose_attention(model.head.weight.device)
-    plan = plan_features(model, Sample(os.fspath(path), start=start, end=end), level=level, hop=hop)
+        model = load_to_device(model)
+    plan = plan_features(model, as_sample(path, start=start, end=end), level=level, hop=hop)
     windows = [values for _, values in compute_features(model, plan, precision=precision, batch=batch)]
     return plan.features(np.concatenate(windows))
 

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ..config import EvalConfig
 from ..data.dataset import eval_views
-from ..data.sample import Sample
-from ..engine.device import choose_attention, in_precision, pick_device
+from ..data.sample import Sample, as_sample
+from ..engine.device import in_precision, load_to_device
 from ..errors import WeightsError
 from ..model.modes import copy_sharing_weights
 from ..model.token_reduction import TokenReducedViViT
 from ..model.vivit import ViViT
-from ..weights.load import from_pretrained
 from .exported import ExportedModel, is_exported, open_exported, predict_exported
 from .prediction import Prediction, top_classes
 
@@ -24,7 +23,7 @@ from .prediction import Prediction, top_classes
 @torch.no_grad()
 def predict(
     model: ViViT | TokenReducedViViT | ExportedModel | str | os.PathLike[str],
-    path: str | os.PathLike | Sample,
+    path: str | os.PathLike[str] | Sample,
     *,
     temporal_views: int = 4,
     spatial_views: int = 3,
@@ -48,12 +47,11 @@ def predict(
     """
     if isinstance(model, str | os.PathLike) and is_exported(model):
         model = open_exported(model)
-    sample = path if isinstance(path, Sample) else Sample(os.fspath(path), start=start, end=end)
+    sample = as_sample(path, start=start, end=end)
     if isinstance(model, ExportedModel):
         return predict_exported(model, sample, temporal_views=temporal_views, spatial_views=spatial_views, top_k=top_k)
     if isinstance(model, str | os.PathLike):
-        model = from_pretrained(model).to(pick_device())
-        choose_attention(model.head.weight.device)
+        model = load_to_device(model)
     protocol = EvalConfig(temporal_views=temporal_views, spatial_views=spatial_views)  # type: ignore[arg-type]
     views = eval_views(sample, model.config, protocol)
     views = views[1:] if len(views) > 1 else views

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..settings import check
 from ..text import printable
 
 
@@ -43,7 +44,11 @@ class Prediction:
 def top_classes(
     classes: Mapping[str, Sequence[str]], logits: np.ndarray, top_k: int
 ) -> dict[str, list[tuple[str, float]]]:
-    """Return the `top_k` classes of each label set by logits (K,), as (name, probability); of equal ones, the first."""
+    """Return the `top_k` classes of each label set by logits (K,), as (name, probability); of equal ones, the first.
+
+    Raises ValueError for a `top_k` below 1.
+    """
+    check(top_k >= 1, f"top_k is {top_k}; it is the number of classes, at least 1")
     found = {}
     for label_set, (names, scores) in split_label_sets(classes, logits).items():
         best = np.argsort(-scores, kind="stable")[:top_k]

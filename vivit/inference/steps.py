@@ -30,7 +30,7 @@ class TorchSteps:
         # in_precision returns a copy of the model for bfloat16 on a CPU; elsewhere `_autocast` does its work
         self.model = in_precision(model, precision) if self.device.type == "cpu" else model
         with torch.inference_mode():
-            self.embedding = self.model.fold_normalization() if self.shares else ()  # type: ignore[operator]
+            self.embedding = self.model.fold_normalization() if self.shares else None  # type: ignore[operator]
 
     @torch.inference_mode()
     def encode(self, frames: list[np.ndarray]) -> list[Tensor]:

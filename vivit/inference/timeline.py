@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import ModelConfig
 from ..data.clips import frame_range
-from ..data.sample import Sample
+from ..data.sample import Sample, as_sample
 from ..data.transforms import center_box, crop, eval_boxes, resize_for_eval
 from ..data.video.decoder import Video
 from ..data.video.frame_folder import FrameFolder
@@ -59,7 +59,7 @@ class Timeline:
         """Return the softmax of the logits of a label set, (n, k) float64. Raises KeyError for an unknown one."""
         return softmax(split_label_sets(self.classes, self.logits)[label_set][1])
 
-    def save(self, path: str | os.PathLike, made_from: str = "") -> None:
+    def save(self, path: str | os.PathLike[str], made_from: str = "") -> None:
         """Write an .npz file, all or nothing. Raises OSError.
 
         `made_from` says what the timeline was computed from; see `vivit.inference.resume`.
@@ -74,7 +74,7 @@ class Timeline:
         np.savez(file, about=np.array(json.dumps(about)), **{name: getattr(self, name) for name in ARRAYS})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Timeline:
+    def load(cls, path: str | os.PathLike[str]) -> Timeline:
         """Read what `save` wrote. Raises DataError for another file, OSError for none."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
@@ -96,7 +96,7 @@ class Timeline:
 
 def timeline(
     model: AnyModel | str | os.PathLike[str],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str] | Sample,
     *,
     hop: float = HOP,
     start: float | None = None,
@@ -112,7 +112,7 @@ def timeline(
     their centers, in seconds; their windows still see the frames around. `crops` is 1 (center) or 3 along the longer
     side, whose logits are averaged. With Model 2 each temporal position goes through the spatial encoder once.
 
-    `batch` is how many positions go through the encoder together; None: 4 on a CPU, 32 elsewhere. The same batch
+    `batch` is how many positions go through the encoder together; None: 4 on a CPU, 128 elsewhere. The same batch
     gives the same bits. `model` and `precision` are those of `predict`. Raises VideoError for an
     unreadable file and WeightsError for logits that are not finite.
     """
@@ -123,16 +123,13 @@ def timeline(
     return plan.timeline(np.stack(logits))
 
 
-def open_model(source: str | os.PathLike) -> ViViT | ExportedModel:
+def open_model(source: str | os.PathLike[str]) -> ViViT | ExportedModel:
     """Load an exported model, or weights to the best device. Only weights need PyTorch."""
     if is_exported(source):
         return open_exported(source)
-    from ..engine.device import choose_attention, pick_device
-    from ..weights.load import from_pretrained
+    from ..engine.device import load_to_device
 
-    model = from_pretrained(source).to(pick_device())
-    choose_attention(model.head.weight.device)
-    return model
+    return load_to_device(source)
 
 
 @dataclass(frozen=True)
@@ -197,7 +194,7 @@ class Plan:
 
 def plan_timeline(
     model: AnyModel,
-    path: str | os.PathLike | Sample,
+    path: str | os.PathLike[str] | Sample,
     *,
     hop: float = HOP,
     start: float | None = None,
@@ -209,7 +206,7 @@ def plan_timeline(
     Raises VideoError, and ValueError for a wrong number.
     """
     check_numbers(hop, crops)
-    segment = path if isinstance(path, Sample) else Sample(os.fspath(path), start=start, end=end)
+    segment = as_sample(path, start=start, end=end)
     sample, start, end = replace(segment, start=None, end=None), segment.start, segment.end
     with as_video_error(sample.path):
         video = open_sample(sample)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..torch_private import cpu_supports, linear_gelu_bf16
+from ..torch_private import cpu_supports, is_plain, linear_gelu_bf16
 
 FLEX_ABOVE_TOKENS = 64  # FlexAttention computes blocks of 128 x 128 scores
 COPY_ABOVE_TOKENS = 512  # in longer sequences, copying the heads costs less than the cache misses of strided rows
@@ -124,7 +124,7 @@ def linear_gelu(x: Tensor, linear: nn.Linear, approximate: str) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
     if torch.is_grad_enabled() or is_jit_tracing():
         return F.gelu(linear(x), approximate=approximate)
-    if use_bf16_cpu_kernel(x) and type(linear) is nn.Linear and x.dtype == linear.weight.dtype:
+    if use_bf16_cpu_kernel(x) and is_plain(linear, nn.Linear) and x.dtype == linear.weight.dtype:
         return linear_gelu_bf16(x, linear, approximate)
     return torch.ops.aten.gelu_(linear(x), approximate=approximate)
 

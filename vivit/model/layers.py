@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import ModelConfig, replace
+from ..torch_private import is_plain
 from .cpu_kernels import attention, linear_gelu
 from .rope import Rope
 
@@ -110,8 +111,8 @@ class Attention(nn.Module):
 
     Each of the `attention_fns` gets an equal share of the heads, in order. With `separate_qkv`, several functions or
     `num_queries`, slices of the weight of `qkv` are applied one by one, so that queries, keys and values are each
-    contiguous (`temporal_attention` then copies nothing). A wrapped `qkv` is always called as a whole. `rope` rotates
-    queries and keys. `branch` is the index of this attention among the residual branches of its block.
+    contiguous (`temporal_attention` then copies nothing). A `qkv` that is wrapped or has hooks is called as a whole.
+    `rope` rotates queries and keys. `branch` is the index of this attention among the residual branches of its block.
     """
 
     def __init__(
@@ -141,8 +142,7 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor, num_queries: int | None, index: int) -> tuple[Tensor, Tensor, Tensor]:
         k = self.head_dim
-        is_wrapped = type(self.qkv) is not nn.Linear  # LoRA or quantization: the wrapper has to be called
-        if is_wrapped or not (self.separate_qkv or num_queries):
+        if not ((self.separate_qkv or num_queries) and is_plain(self.qkv, nn.Linear)):
             qkv = rearrange(self.qkv(x), "B n (three a k) -> three B n a k", three=3, k=k)
             q, keys, v = qkv.chunk(len(self.attention_fns), dim=3)[index]
             return q[:, :num_queries], keys, v

@@ -33,7 +33,7 @@ from .vivit import ViViT
 
 
 def reduce_tokens(
-    model: ViViT, *, merge_tokens: int = 0, drop_static: float | None = None
+    model: ViViT | TokenReducedViViT, *, merge_tokens: int = 0, drop_static: float | None = None
 ) -> ViViT | TokenReducedViViT:
     """Return a Model 1 for inference on fewer tokens that shares the weights of `model`; with both off, `model` itself.
 
@@ -48,8 +48,8 @@ def reduce_tokens(
     EvalConfig(merge_tokens=merge_tokens, drop_static=drop_static)  # checks the numbers
     if not merge_tokens and drop_static is None:
         return model
-    kind = model.config.encoder if isinstance(model, ViViT) else type(model).__name__
-    if kind != "spatiotemporal":
+    if not isinstance(model, ViViT) or model.config.encoder != "spatiotemporal":
+        kind = model.config.encoder if isinstance(model, ViViT) else type(model).__name__
         raise ValueError(
             f"merge_tokens and drop_static are for the encoder spatiotemporal (Model 1), where every token sees every "
             f"token; this model is {kind}, which needs the complete token grid. Leave both options out"

@@ -10,13 +10,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..model_config import ModelConfig, uniform_frame_indices
+from ..torch_private import is_plain
 
 
 class Tokenizer(nn.Module):
     """Project each non-overlapping tubelet of t × h × w pixels to one token.
 
     `uniform_frames` takes tubelets of depth 1 from some of the frames. The kernel has the layout of Conv3d,
-    (D, C, t, h, w), and is applied as one matrix product: the same sum, and as fast in every release of PyTorch.
+    (D, C, t, h, w), and is applied as one matrix product: the same sum, and as fast in every release of PyTorch. A
+    `proj` that is wrapped or has hooks is called.
     """
 
     def __init__(self, config: ModelConfig):
@@ -26,7 +28,13 @@ class Tokenizer(nn.Module):
         self.t, self.h, self.w = config.tubelet_size
 
     def forward(self, video: Tensor) -> Tensor:  # (B, T, C, H, W) → (B, t, s, D)
-        return F.linear(self.tubelets(video), self.proj.weight.flatten(1), self.proj.bias)
+        return self.embed(video[:, self.frame_index])
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Embed frames (B, t·dt, C, H, W), all of which become tokens: → (B, t, s, D)."""
+        if not is_plain(self.proj, nn.Conv3d):
+            return rearrange(self.proj(frames.transpose(1, 2)), "B D t h w -> B t (h w) D")
+        return F.linear(self.cut(frames), self.proj.weight.flatten(1), self.proj.bias)
 
     def tubelets(self, video: Tensor) -> Tensor:
         """Cut a video (B, T, C, H, W) into flattened tubelets (B, t, s, C·dt·dh·dw)."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, Preprocessing, replace
+from ..torch_private import is_plain
 from .cpu_kernels import is_jit_tracing
 from .encoders import ENCODERS, FactorisedEncoder, Transformer
 from .layers import Attention, AttentionPool, Mlp
@@ -70,15 +71,22 @@ class ViViT(nn.Module):
 
     def tokenize(self, video: Tensor) -> Tensor:
         """Normalise the pixels of a video (B, T, C, H, W) and embed its tubelets: → (B, t, s, D)."""
-        if video.dtype == torch.uint8 and not (torch.is_grad_enabled() or is_jit_tracing()):
-            return self.tokenizer.embed_uint8(self.tokenizer.tubelets(video), *self.fold_normalization())
-        return self.tokenizer(self.normalize(video))
+        folds = video.dtype == torch.uint8 and not (torch.is_grad_enabled() or is_jit_tracing())
+        embedding = self.fold_normalization() if folds else None
+        if embedding is None:
+            return self.tokenizer(self.normalize(video))
+        return self.tokenizer.embed_uint8(self.tokenizer.tubelets(video), *embedding)
 
-    def fold_normalization(self) -> tuple[Tensor, Tensor]:
-        """Return kernel and bias of the tokenizer for uint8 pixels, with the normalisation folded in."""
+    def fold_normalization(self) -> tuple[Tensor, Tensor] | None:
+        """Return kernel and bias of the tokenizer for uint8 pixels, with the normalisation folded in.
+
+        None if the tokenizer has to be called, because it or its layer is wrapped or has hooks.
+        """
+        if not (is_plain(self.tokenizer, Tokenizer) and is_plain(self.tokenizer.proj, nn.Conv3d)):
+            return None
         return self.tokenizer.fold(scale=self.normalization.scale, shift=self.normalization.shift)
 
-    def encode_positions(self, frames: Tensor, embedding: tuple[Tensor, Tensor], *, pool: bool = True) -> Tensor:
+    def encode_positions(self, frames: Tensor, embedding: tuple[Tensor, Tensor] | None, *, pool: bool = True) -> Tensor:
         """Map the frames of single temporal positions (n, dt, C, H, W) uint8 to features (n, D); Model 2, no gradients.
 
         `embedding` is what `fold_normalization` returns. `classify_positions` maps t consecutive positions to logits,
@@ -86,7 +94,10 @@ class ViViT(nn.Module):
         """
         assert isinstance(self.encoder, FactorisedEncoder)
         spatial = self.encoder.spatial
-        tokens = self.tokenizer.embed_uint8(self.tokenizer.cut(frames), *embedding)[:, 0]
+        if embedding is None:
+            tokens = self.tokenizer.embed(self.normalize(frames))[:, 0]
+        else:
+            tokens = self.tokenizer.embed_uint8(self.tokenizer.cut(frames), *embedding)[:, 0]
         return spatial(tokens) if pool else spatial.encode_tokens(tokens)
 
     def encode_clip_tokens(self, video: Tensor) -> Tensor:
@@ -103,7 +114,7 @@ class ViViT(nn.Module):
 
     def normalize(self, video: Tensor) -> Tensor:
         """Map uint8 pixels to (x / 255 − mean) / std in the dtype of the model; cast float videos to it."""
-        dtype = self.head.weight.dtype
+        dtype = next(self.parameters()).dtype  # not of the head, which may have been replaced
         return self.normalization(video, torch.promote_types(dtype, torch.float32)).to(dtype)
 
     def resize(self, *, num_frames: int | None = None, image_size: tuple[int, int] | int | None = None) -> Self:

@@ -67,6 +67,16 @@ def test_any_order_of_indices_gives_the_frames_of_a_plain_decode(coded):
         assert [read_counter(image) for image in as_hwc(images)] == indices, order
 
 
+def test_iterating_gives_the_frames_of_indexing_and_decodes_each_once(coded):
+    video, indexed = Video(coded), Video(coded)
+    opened = video.frames_decoded
+    frames = list(video)
+    assert video.frames_decoded - opened == len(frames) == len(video)
+    for i, frame in enumerate(frames):
+        assert frame.equal(indexed[i])
+        assert frame.stride() == indexed[i].stride()
+
+
 def test_time_comes_from_the_stamps(coded):
     video = Video(coded)
     np.testing.assert_allclose(video.times, np.arange(40) / 25, atol=1e-3)

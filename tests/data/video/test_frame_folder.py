@@ -262,3 +262,8 @@ def test_an_image_that_is_none_is_an_error_that_names_it_and_never_blocks(tmp_pa
     (tmp_path / "gone/i0.png").symlink_to("nowhere")
     with pytest.raises(VideoError, match="i0.png: cannot be read as an image .FileNotFoundError"):
         FrameFolder(tmp_path / "gone").frames([0])
+
+
+def test_iterating_gives_every_image(both):
+    video, folder = both
+    assert torch.stack([*folder]).equal(torch.stack([*video]))

@@ -47,7 +47,14 @@ class OpenVideo(Protocol):
 
 
 class Frames:
-    """The method `frames` of all that has `images`: a file, a folder of images, a cache of decoded frames."""
+    """Iteration and the method `frames` of all that has `images`: a file, a folder of images, a cache of frames."""
+
+    def __iter__(self: OpenVideo) -> Iterator[torch.Tensor]:
+        """Decode the frames one after the other, (C, H, W) uint8 RGB; indexing would begin at a key frame for each."""
+        import torch
+
+        for _, image in self.images(range(self.num_frames)):
+            yield torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def frames(
         self: OpenVideo,
