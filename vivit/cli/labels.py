@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from ..errors import DataError
 from ..text import printable
 from .parse import parse, pick_verb
 
@@ -63,7 +64,7 @@ class Import:
     root: str
     """The folder of the videos, which are found by their path or name."""
     out: str = ""
-    """The table to write; by default labels.csv in the folder of the videos."""
+    """The table to write, a new file; by default labels.csv in the folder of the videos."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Export:
     format: Format
     """The tool."""
     out: str
-    """The file to write; for cvat and epic a folder."""
+    """The file to write, a new one; for cvat and epic a folder, new or empty."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Next:
     strategy: Literal["mixed", "uncertainty", "coverage"] = "mixed"
     """Where the model is unsure, where it has seen nothing similar, or the product of both."""
     out: str = "next.csv"
-    """The table to write; fill in its empty label columns to train on it."""
+    """The table to write, a new file; fill in its empty label columns to train on it."""
     workers: int | None = None
     """Processes that decode. None: one per core."""
     device: str = "auto"
@@ -120,7 +121,7 @@ class Doubtful:
     split: str = "train"
     """The split to examine."""
     out: str = "doubtful.csv"
-    """The table to write."""
+    """The table to write, a new file."""
     workers: int | None = None
     """Processes that decode. None: one per core."""
     device: str = "auto"
@@ -159,6 +160,7 @@ def import_file(args: list[str]) -> None:
     from ..corpus.labels import import_labels
 
     out = Path(asked.out or Path(asked.root, "labels.csv"))
+    refuse_existing(out)
     rows = import_labels(Path(asked.file), asked.format, Path(asked.root), out)
     print(f"{len(rows)} rows of {len({row.path for row in rows})} videos in {printable(str(out))}", file=sys.stderr)
 
@@ -169,6 +171,7 @@ def export_file(args: list[str]) -> None:
 
     from ..corpus.labels import export_labels
 
+    refuse_existing(Path(asked.out))
     count = export_labels(Path(asked.table), asked.format, Path(asked.out))
     print(f"{count} labels in {printable(asked.out)}", file=sys.stderr)
 
@@ -179,6 +182,7 @@ def choose(args: list[str]) -> None:
 
     from ..corpus.label_choice import write_next
 
+    refuse_existing(Path(asked.out))
     count = write_next(
         load_model(asked.weights, asked.device),
         asked.list,
@@ -198,10 +202,17 @@ def list_doubtful(args: list[str]) -> None:
     from ..corpus.label_choice import write_doubtful
     from ..data.datasets.registry import read_samples
 
+    refuse_existing(Path(asked.out))
     samples = read_samples(asked.dataset, asked.root, asked.split)
     model = load_model(asked.weights, asked.device)
     count = write_doubtful(model, samples, Path(asked.out), workers=asked.workers)
     print(f"{count} videos in {printable(asked.out)}, the most doubtful label first", file=sys.stderr)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise DataError for a file, or a folder with something in it: both may hold labels that a person made."""
+    if any(out.iterdir()) if out.is_dir() else out.exists():
+        raise DataError(f"{out} exists, and may hold labels made by hand; give another --out, or move it away")
 
 
 def load_model(weights: str, device: str) -> ViViT:
