@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
@@ -25,6 +25,8 @@ EPIC_COLUMNS = (
     *("start_frame", "stop_frame", "narration", "verb", "verb_class", "noun", "noun_class", "all_nouns"),
     "all_noun_classes",
 )
+VideoKey = Literal["path", "path without suffix", "name"]
+"""How a format names a video; the name has neither folder nor suffix."""
 URL_PREFIX = "/data/local-files/?d="  # of Label Studio
 
 
@@ -33,7 +35,7 @@ class Label:
     """A class of a video or of a segment of it, in seconds or in frames."""
 
     video: str
-    """A path, or the name without folder or suffix by which a format knows the video."""
+    """See `VideoKey`."""
     label: str
     label_set: str = LABEL_SET
     start: float | None = None
@@ -332,15 +334,16 @@ class LabelFormat:
     write: Callable[[Path, Labels], None]
     """(file or folder, labels) → None"""
     read: Callable[[Path], Iterator[Label]]
+    key: VideoKey = "path"
 
 
 FORMATS = {
     "label-studio": LabelFormat(write_label_studio, read_label_studio),
     "cvat": LabelFormat(write_cvat, read_cvat),
-    "fiftyone": LabelFormat(write_fiftyone, read_fiftyone),
+    "fiftyone": LabelFormat(write_fiftyone, read_fiftyone, "path without suffix"),
     "via": LabelFormat(write_via, read_via),
-    "activitynet": LabelFormat(write_activitynet, read_activitynet),
-    "epic": LabelFormat(write_epic, read_epic),
+    "activitynet": LabelFormat(write_activitynet, read_activitynet, "name"),
+    "epic": LabelFormat(write_epic, read_epic, "name"),
     "csv": LabelFormat(write_csv, read_csv),
 }
 

@@ -15,7 +15,7 @@ from ..data.sample import Sample
 from ..errors import DataError, VideoError
 from ..files import atomic_write
 from ..text import listing
-from .label_formats import FORMATS, Label, Labels, read_labels
+from .label_formats import FORMATS, Label, Labels, VideoKey, read_labels
 from .stamps import Stamps, read_stamps
 
 
@@ -43,7 +43,7 @@ def export_labels(table: Path, name: str, out: Path) -> int:
 def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
     """Write the labels of a tool as a table that trains a model; return its rows.
 
-    Videos are found below `root` by their path, else by their name. Labels of several label sets with the same segment
+    Videos are found below `root` by their path, else by their name, which must be that of one video alone. Labels of several label sets with the same segment
     become one row. Raises DataError that lists every label without a video, with a segment outside it, with another
     label of the same segment, or without a label in one of the label sets.
     """
@@ -53,7 +53,7 @@ def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
     labels = read_labels(file, name)
     if not labels:
         raise DataError(f"{file}: no label in it")
-    find = VideoFinder(root)
+    find = VideoFinder(root, FORMATS[name].key)
     problems: dict[str, None] = {}
     rows: dict[tuple[str, float | None, float | None], dict[str, str]] = {}
     for one in show_reading(labels, "labels"):
@@ -107,22 +107,37 @@ def check_folder(root: Path) -> None:
 
 
 class VideoFinder:
-    """Finds the videos below a folder by their path, or by their name with or without suffix; keeps time stamps."""
+    """Finds the videos below a folder as a format names them, see `VideoKey`; keeps time stamps.
 
-    def __init__(self, root: Path):
+    Of a path that leads elsewhere, such as that of another machine, the longest part that fits counts.
+    """
+
+    def __init__(self, root: Path, key: VideoKey = "path"):
         self.root, self.stamps = root, dict[str, Stamps]()
-        self.paths: dict[str, list[str]] = {}
+        self.paths, self.without_suffix, self.names, self.prefixed = (dict[str, list[str]]() for _ in range(4))
         for path in find_videos(root):
             pure = PurePath(path)
-            for key in {path, str(pure.with_suffix("")), pure.name, pure.stem, f"v_{pure.stem}", pure.stem[2:]}:
-                self.paths.setdefault(key, []).append(path)
+            short, stem = str(pure.with_suffix("")), pure.stem
+            for table, names in (
+                (self.paths, {path}),
+                (self.without_suffix, {short}),
+                (self.names, {path, short, pure.name, stem}),
+                (self.prefixed, {f"v_{stem}", stem.removeprefix("v_")}),  # as files of ActivityNet may be called
+            ):
+                for name in names:
+                    table.setdefault(name, []).append(path)
+        exact = [self.paths, self.without_suffix]
+        self.exact = {"path": exact, "path without suffix": exact[::-1], "name": []}[key]
 
     def __call__(self, video: str) -> tuple[str, Stamps]:
         """Return (path, time stamps). Raises DataError for none or several videos, VideoError for a broken one."""
-        parts = PurePath(video.replace("\\", "/")).parts
-        names = ("/".join(parts[i:]) for i in range(len(parts)))  # of an absolute path the longest part that fits
-        found = next((self.paths[name] for name in names if name in self.paths), [])
-        found = [path for path in found if path == video] or found
+        pure = PurePath(video if video in self.paths else video.replace("\\", "/"))
+        if pure.is_relative_to(root := os.path.abspath(self.root)):
+            pure = pure.relative_to(root)
+        parts = ["/".join(pure.parts[i:]) for i in range(len(pure.parts))]
+        tries = [(parts[0], table) for table in self.exact if parts]
+        tries += [(part, table) for part in parts for table in (self.names, self.prefixed)]
+        found = next((table[name] for name, table in tries if name in table), [])
         if len(found) != 1:
             what = f"{len(found)} videos ({', '.join(found[:3])})" if found else "no video"
             raise DataError(f"{video}: {what} of this name below {self.root}")
