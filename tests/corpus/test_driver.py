@@ -147,6 +147,17 @@ def test_a_table_of_segments_gives_a_row_per_segment(run, weights, videos, tmp_p
     assert "gone.mp4" in found[2]["error"]
 
 
+def test_a_row_is_known_by_its_place_and_its_path_in_the_list_also_after_repeats(run, videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["videos/1.mp4", "videos/1.mp4", "videos/0.mp4", "videos/broken.mp4", "videos/2.mp4"]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *names]))
+    for job in ("predict", "timeline"):
+        found = rows(run(job, out=job, source="list.csv").table)
+        assert {row["row"]: row["path"] for row in found} == {str(i): names[i] for i in (0, 2, 3, 4)}
+    kept = {path.name for path in (tmp_path / "timeline").rglob("*.npz")}
+    assert kept == {f"{i:09}.npz" for i in (0, 2, 4)}
+
+
 def test_an_interrupted_job_resumes_with_the_same_bits(run, monkeypatch, tmp_path, capsys):
     expected = run(out="straight").table.read_bytes()
     keep, kept = driver.Journal.append, []

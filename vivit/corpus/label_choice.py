@@ -129,9 +129,9 @@ def write_next(
     into account. Returns how many rows there are.
     Raises DataError if nothing is left to label.
     """
-    known = read_list(labelled) if labelled else ()
+    known = read_list(labelled)[0] if labelled else ()
     done = {segment for s in known for segment in (key(s), (os.path.realpath(s.path), None, None))}
-    samples = [s for s in read_list(source) if key(s) not in done]
+    samples = [s for s in read_list(source)[0] if key(s) not in done]
     if not samples:
         raise DataError(f"{source}: every video of it is in {labelled}")
     found = encode(model, samples, workers=workers)
