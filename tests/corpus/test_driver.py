@@ -221,6 +221,29 @@ def test_results_of_something_else_are_refused(run, weights, videos, tmp_path):
         run()
 
 
+def test_a_mistyped_setting_is_refused_before_the_folder_is_taken(run, tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"segments": {"classes": {"jmup": {}}}}))
+    for job, settings, problem in (
+        ("predict", {"temporal_views": 0}, "temporal_views is 0"),
+        ("predict", {"spatial_views": 2}, "spatial_views is 2"),
+        ("timeline", {"thresholds": str(tmp_path / "t.json")}, "unknown class 'jmup'"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            run(job, settings=settings)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_that_the_processes_refuse_does_not_take_the_folder(run, monkeypatch):
+    def refuse(path):
+        raise ValueError("precision is 'half'")
+
+    with monkeypatch.context() as patch:
+        replace_job(patch, refuse)
+        with pytest.raises(ValueError, match="precision is 'half'"):
+            run(settings={"precision": "half"})
+    assert run().failed == 1
+
+
 def test_weights_that_change_while_a_job_runs_end_it(run, weights, monkeypatch):
     load = driver.load_weights
 
