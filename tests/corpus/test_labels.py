@@ -199,6 +199,51 @@ def test_problems_are_listed_together(root, tmp_path):
         export_labels(root / "labels.csv", "epic", tmp_path / "epic")
 
 
+VIA = {
+    "file": {"1": {"fname": "P01_01.mp4"}},
+    "view": {"1": {"fid_list": ["1"]}},
+    "attribute": {"1": {"aname": "label", "options": {"0": "run", "1": "sit, down", "2": "jump"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "expected"),
+    [
+        (True, "1", "sit, down"),
+        (True, "0,2", "two labels from 0.4 s to 0.8 s, 'run' and 'jump'; one is allowed"),
+        (True, "", "P01_01.mp4: an empty label from 0.4 s to 0.8 s"),
+        (True, "7", "P01_01.mp4: label is option '7' of 0, 1, 2"),
+        (False, "a, b", "a, b"),
+        (False, " ", "P01_01.mp4: an empty label from 0.4 s to 0.8 s"),
+    ],
+)
+def test_a_value_of_via_is_one_of_its_options_or_listed(root, tmp_path, options, value, expected):
+    attribute = VIA["attribute"]["1"] if options else {"aname": "label", "options": {}}
+    metadata = {"1_a": {"vid": "1", "z": [0.4, 0.8], "av": {"1": value}}}
+    (tmp_path / "file").write_text(json.dumps(VIA | {"metadata": metadata, "attribute": {"1": attribute}}))
+    if ":" in expected or "two labels" in expected:
+        with pytest.raises(DataError, match=re.escape(expected)):
+            import_labels(tmp_path / "file", "via", root, root / "again.csv")
+    else:
+        [sample] = import_labels(tmp_path / "file", "via", root, root / "again.csv")
+        assert sample.labels == {"label": expected}
+
+
+def test_a_cancelled_annotation_of_label_studio_has_no_label(root, tmp_path):
+    def annotation(label, **flags):
+        value = {"timelinelabels": [label], "ranges": [{"start": 11, "end": 20}]}
+        return {"result": [{"type": "timelinelabels", "from_name": "label", "value": value}], **flags}
+
+    kept, skipped = annotation("open", was_cancelled=False), annotation("close", was_cancelled=True)
+    task = {"data": {"video": "P01_01.mp4", "fps": 25}, "predictions": [annotation("close")]}
+    (tmp_path / "file").write_text(json.dumps([task | {"annotations": [skipped, kept]}]))
+    [sample] = import_labels(tmp_path / "file", "label-studio", root, root / "again.csv")
+    assert sample.labels == {"label": "open"}
+    (tmp_path / "file").write_text(json.dumps([task | {"annotations": [skipped]}]))
+    with pytest.raises(DataError, match="no label in it"):
+        import_labels(tmp_path / "file", "label-studio", root, root / "again.csv")
+
+
 def import_one(tmp_path, root, name, video):
     """Return the path below `root` on which the label of a file with one label of `video` lands."""
     label = {"label": "run", "support": [1, 2], "segment": [0, 0.08]}

@@ -16,6 +16,7 @@ from ..data.datasets.label_table import read_rows
 from ..data.datasets.registry import official_classes
 from ..errors import DataError
 from ..files import atomic_write, write_json
+from ..text import listing
 from .stamps import Stamps
 
 LABEL_SET = "label"  # the name of a label set that a file does not name
@@ -68,13 +69,16 @@ def write_label_studio(out: Path, videos: Labels) -> None:
 
 
 def read_label_studio(file: Path) -> Iterator[Label]:
-    """Read the timeline labels of exported tasks, also those of predictions where nothing was annotated."""
+    """Read the timeline labels of exported tasks, also those of predictions where nothing was annotated.
+
+    An annotation that was cancelled, because the task was skipped, has none.
+    """
     for task in read_json(file, list):
         data = task["data"]
         video = unquote(data["video"].partition("?d=")[2] or data["video"], errors="surrogateescape")
         rate = float(data.get("fps", 25.0))
         for annotation in task.get("annotations") or task.get("predictions") or []:
-            for region in annotation["result"]:
+            for region in [] if annotation.get("was_cancelled") else annotation["result"]:
                 if region["type"] != "timelinelabels":
                     continue
                 name = LABEL_SET if region["from_name"] == "timeline" else region["from_name"]
@@ -203,14 +207,24 @@ def write_via(out: Path, videos: Labels) -> None:
 
 
 def read_via(file: Path) -> Iterator[Label]:
-    """Read the temporal segments of a VIA 3 project, and labels without times as those of whole videos."""
+    """Read the temporal segments of a VIA 3 project, and labels without times as those of whole videos.
+
+    A value is the number of an option, of a checkbox several with commas, or text where there are no options.
+    """
     content = read_json(file, dict)
+    problems = []
     for one in content["metadata"].values():
         source = content["file"][str(content["view"][str(one["vid"])]["fid_list"][0])]
         start, end = map(float, one["z"]) if len(one["z"]) == 2 else (None, None)
         for number, value in one["av"].items():
             attribute = content["attribute"][number]
-            yield Label(source["fname"], attribute["options"].get(value, value), attribute["aname"], start, end)
+            options = attribute["options"]
+            for part in value.split(",") if options else [value]:
+                if options and part and part not in options:
+                    problems.append(f"{source['fname']}: {attribute['aname']} is option {part!r} of {', '.join(options)}")
+                yield Label(source["fname"], options.get(part, part), attribute["aname"], start, end)
+    if problems:
+        raise DataError(listing(f"{file}: unknown options", problems))
 
 
 def write_activitynet(out: Path, videos: Labels) -> None:

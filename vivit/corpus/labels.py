@@ -44,8 +44,8 @@ def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
     """Write the labels of a tool as a table that trains a model; return its rows.
 
     Videos are found below `root` by their path, else by their name, which must be that of one video alone. Labels of several label sets with the same segment
-    become one row. Raises DataError that lists every label without a video, with a segment outside it, with another
-    label of the same segment, or without a label in one of the label sets.
+    become one row. Raises DataError that lists every label without a video, with a segment outside it, without a name,
+    with another label of the same segment, or without a label in one of the label sets.
     """
     check_folder(root)
     if not file.exists():
@@ -61,6 +61,9 @@ def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
             path, start, end = in_seconds(one, find)
         except (DataError, VideoError, ValueError) as error:
             problems[str(error)] = None
+            continue
+        if not str(one.label or "").strip():
+            problems[f"{path}: an empty {one.label_set} {describe(start, end)}"] = None
             continue
         found = rows.setdefault((path, start, end), {})
         if found.setdefault(one.label_set, one.label) != one.label:
