@@ -3,6 +3,7 @@
 import csv
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from vivit.corpus.label_choice import (
     write_doubtful,
     write_next,
 )
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.errors import DataError
 
@@ -108,6 +110,19 @@ def test_the_table_of_what_to_label_next_has_suggestions_and_no_labelled_video(w
     (tmp_path / "labelled.csv").write_text("path\n" + "".join(f"videos/{i}.mp4\n" for i in (*range(5), "broken")))
     with pytest.raises(DataError, match="every video of it is in"):
         write_next(model, str(videos), tmp_path / "next.csv", labelled=str(tmp_path / "labelled.csv"), workers=0)
+
+
+def test_a_table_to_fill_in_is_above_its_videos_as_training_needs_it(weights, videos, tmp_path, monkeypatch):
+    model = package.from_pretrained(weights)
+    (tmp_path / "proj").mkdir()
+    monkeypatch.chdir(tmp_path / "proj")
+    with pytest.raises(DataError, match=r"\.\./videos/0\.mp4 is outside .*/proj, the folder of next\.csv; give an --out"):
+        write_next(model, "../videos", Path("next.csv"), workers=0)
+    assert not Path("next.csv").exists()
+    assert write_next(model, "../videos", Path("../next.csv"), count=1, workers=0) == 1
+    table = (tmp_path / "next.csv").read_text().replace(",,,,", ",,,a,")
+    (tmp_path / "next.csv").write_text(table)
+    assert [s.labels for s in read_samples("folder", "../next.csv", "train")] == [{"label": "a"}]
 
 
 def test_doubtful_labels_are_ranked_with_the_answer_of_the_others(weights, videos, tmp_path):

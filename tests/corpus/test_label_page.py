@@ -146,6 +146,8 @@ def test_what_cannot_be_labelled_is_refused(root, tmp_path_factory):
         open_labelling(root, root / "labels.csv")
     with pytest.raises(DataError, match="no video file in this folder"):
         open_labelling(tmp_path_factory.mktemp("empty"), root / "labels.csv", ["a"])
+    with pytest.raises(DataError, match="0 é#.*is outside .*elsewhere, the folder of labels.csv; give an --out above"):
+        open_labelling(root, root / "elsewhere" / "labels.csv", ["a"])
     (root / "labels.csv").write_text("path,verb,noun\n0 é#?.mp4,a,b\n")
     with pytest.raises(DataError, match="labels one column 'label', the table has"):
         open_labelling(root, root / "labels.csv", ["a"])

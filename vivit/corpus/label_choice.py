@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..files import atomic_write
 from ..model.vivit import ViViT
 from ..text import listing
+from .labels import path_in_table
 from .lists import read_list
 
 STRATEGIES = ("mixed", "uncertainty", "coverage")
@@ -127,13 +128,14 @@ def write_next(
 
     Segments of the list `labelled` are left out, and so are videos of which any part has a label; coverage takes them
     into account. Returns how many rows there are.
-    Raises DataError if nothing is left to label.
+    Raises DataError if nothing is left to label, and for videos outside the folder of the table.
     """
     known = read_list(labelled)[0] if labelled else ()
     done = {segment for s in known for segment in (key(s), (os.path.realpath(s.path), None, None))}
     samples = [s for s in read_list(source)[0] if key(s) not in done]
     if not samples:
         raise DataError(f"{source}: every video of it is in {labelled}")
+    paths = {one.path: path_in_table(one.path, out) for one in samples}
     found = encode(model, samples, workers=workers)
     centres = encode(model, known, workers=workers).features if known and strategy != "uncertainty" else None
     classes = model.config.classes
@@ -150,7 +152,7 @@ def write_next(
                 p = logits.softmax(dim=0)
                 cells += [names[int(p.argmax())], f"{float(p.max()):.4f}"]
             one = found.samples[i]
-            table.writerow([relative(one.path, out), one.start, one.end, *[""] * len(classes), *cells])
+            table.writerow([paths[one.path], one.start, one.end, *[""] * len(classes), *cells])
     return len(chosen)
 
 

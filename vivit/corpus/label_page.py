@@ -22,7 +22,7 @@ from ..model.vivit import ViViT
 from ..report.html import templates
 from ..text import printable
 from .label_choice import encode
-from .labels import check_folder, write_label_table
+from .labels import check_folder, path_in_table, write_label_table
 from .stamps import read_stamps
 
 LABEL_SET = "label"
@@ -90,12 +90,15 @@ class Labelling:
 def open_labelling(root: Path, table: Path, classes: Sequence[str] = ()) -> Labelling:
     """Find the videos of a folder and the labels that the table has already.
 
-    Raises DataError without the folder, a video or a class, and for a table of something else.
+    Raises DataError without the folder, a video or a class, for videos outside the folder of the table, and for a table
+    of something else.
     """
     check_folder(root)
     videos = [path for path in find_videos(root, thorough=True) if (root / path).is_file()]
     if not videos:
         raise DataError(f"{root}: no video file in this folder")
+    for path in videos:
+        path_in_table(str(root / path), table)  # before anything is labelled
     labels: dict[str, list[tuple[float | None, float | None, str]]] = {}
     known = list(dict.fromkeys(classes))
     if table.is_file() and len(read_text(table).splitlines()) > 1:

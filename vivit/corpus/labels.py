@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
-from ..data.datasets.find_videos import find_videos
+from ..data.datasets.find_videos import escapes_root, find_videos
 from ..data.datasets.label_table import SPECIAL, read_table, table_samples
 from ..data.reading import show_reading
+from ..data.remote import is_url
 from ..data.sample import Sample
 from ..errors import DataError, VideoError
 from ..files import atomic_write
@@ -156,8 +157,14 @@ def write_label_table(out: Path, samples: Iterable[Sample], label_sets: Sequence
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["path", "start", "end", *columns])
         for one in samples:
-            path = os.path.relpath(one.path, out.parent)
-            if path.startswith(".."):
-                raise DataError(f"{one.path} is outside {out.parent}; write the table to a folder above the videos")
             times = ["" if time is None else repr(time) for time in (one.start, one.end)]
-            table.writerow([Path(path).as_posix(), *times, *(one.labels[name] for name in label_sets)])
+            table.writerow([path_in_table(one.path, out), *times, *(one.labels[name] for name in label_sets)])
+
+
+def path_in_table(path: str, table: Path) -> str:
+    """Return the path of a video in a table to train on. Raises DataError for a video outside the table's folder."""
+    folder = os.path.abspath(table.parent)
+    inside = os.path.relpath(path, folder)
+    if is_url(path) or escapes_root(inside):
+        raise DataError(f"{path} is outside {folder}, the folder of {table.name}; give an --out above all videos")
+    return Path(inside).as_posix()
