@@ -19,7 +19,11 @@ from vivit.corpus.label_choice import (
 )
 from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
+from vivit.engine import stages
 from vivit.errors import DataError
+from vivit.model_config import ModelConfig
+
+from ..model import tiny
 
 
 def standardised(features):
@@ -116,7 +120,9 @@ def test_a_table_to_fill_in_is_above_its_videos_as_training_needs_it(weights, vi
     model = package.from_pretrained(weights)
     (tmp_path / "proj").mkdir()
     monkeypatch.chdir(tmp_path / "proj")
-    with pytest.raises(DataError, match=r"\.\./videos/0\.mp4 is outside .*/proj, the folder of next\.csv; give an --out"):
+    with pytest.raises(
+        DataError, match=r"\.\./videos/0\.mp4 is outside .*/proj, the folder of next\.csv; give an --out"
+    ):
         write_next(model, "../videos", Path("next.csv"), workers=0)
     assert not Path("next.csv").exists()
     assert write_next(model, "../videos", Path("../next.csv"), count=1, workers=0) == 1
@@ -130,9 +136,28 @@ def test_doubtful_labels_are_ranked_with_the_answer_of_the_others(weights, video
     samples = [Sample(str(videos / f"{i}.mp4"), {"label": "ab"[i % 2]}) for i in range(5)]
     assert write_doubtful(model, samples, tmp_path / "doubtful.csv", workers=0) == 5
     rows = list(csv.DictReader((tmp_path / "doubtful.csv").read_text().splitlines()))
-    belief = [float(row["label_of_label"]) for row in rows]
+    belief = [float(row["probability_of_label"]) for row in rows]
     assert belief == sorted(belief)
     assert {row["path"]: row["label"] for row in rows} == {f"videos/{i}.mp4": "ab"[i % 2] for i in range(5)}
     features = encode(model, samples, workers=0).features
-    order, _ = rank_doubtful(features, torch.tensor([[0], [1], [0], [1], [0]]), [3], torch.arange(5))
+    order, p = rank_doubtful(features, torch.tensor([[0], [1], [0], [1], [0]]), [3], torch.arange(5))
+    assert belief == [pytest.approx(float(p[i, i % 2]), abs=1e-3) for i in order.tolist()]
+    answers = [(row["answer"], float(row["probability"])) for row in rows]
+    assert answers == [("abc"[p[i].argmax()], pytest.approx(float(p[i].max()), abs=1e-3)) for i in order.tolist()]
     assert [row["path"] for row in rows] == [f"videos/{i}.mp4" for i in order.tolist()]
+
+
+def test_each_label_has_a_row_with_the_columns_of_the_table_of_fine_tuning(videos, tmp_path):
+    torch.manual_seed(0)
+    model = tiny.model(classes={"verb": ("a", "b"), "noun": ("c", "d", "e")})
+    samples = [Sample(str(videos / f"{i}.mp4"), {"verb": "ab"[i % 2], "noun": "cde"[i % 3]}) for i in range(5)]
+    assert write_doubtful(model, samples, tmp_path / "doubtful.csv", workers=0) == 5
+    rows = list(csv.DictReader((tmp_path / "doubtful.csv").read_text().splitlines()))
+    found = sorted((row["path"], row["label_set"], row["label"]) for row in rows)
+    assert found == sorted((f"videos/{i}.mp4", *pair) for i, s in enumerate(samples) for pair in s.labels.items())
+    belief = [float(row["probability_of_label"]) for row in rows]
+    assert belief == sorted(belief)
+    data = stages.Data(samples[:1], torch.zeros(1, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
+    one = ModelConfig(classes={"label": ("a", "b")})
+    stages.write_doubtful(tmp_path / "own.csv", data, torch.zeros(1, 2), one, torch.arange(1), torch.arange(1))
+    assert (tmp_path / "own.csv").read_text().splitlines() == [",".join(rows[0])]

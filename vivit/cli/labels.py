@@ -107,7 +107,7 @@ class Next:
 
 @dataclass(frozen=True)
 class Doubtful:
-    """List all labelled videos, the one whose label looks most wrong first.
+    """List the labels of all videos, the one that looks most wrong first.
 
     A linear head on the features of the model, fitted without the video, says how likely its label is.
     """

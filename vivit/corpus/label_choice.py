@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -178,9 +179,10 @@ def rank_doubtful(features: Tensor, labels: Tensor, sizes: Sequence[int], groups
 
 
 def write_doubtful(model: ViViT, samples: Sequence[Sample], out: Path, *, workers: int | None = None) -> int:
-    """Write all videos of a labelled list, the one with the most doubtful label first; return how many.
+    """Write a row for each label of a labelled list, the most doubtful first; return how many videos there are.
 
-    Raises DataError for labels that the model does not know and if fewer than two videos can be read.
+    The columns are those of the table that the recipe finetune writes for its training videos. Raises DataError for
+    labels that the model does not know and if fewer than two videos can be read.
     """
     found = encode(model, samples, workers=workers)
     classes = model.config.classes
@@ -190,20 +192,17 @@ def write_doubtful(model: ViViT, samples: Sequence[Sample], out: Path, *, worker
     if len(paths) < 2:
         raise DataError(f"{len(paths)} video can be read; finding doubtful labels needs several of each class")
     sizes = [len(names) for names in classes.values()]
-    order, probabilities = rank_doubtful(found.features, labels, sizes, groups)
+    _, probabilities = rank_doubtful(found.features, labels, sizes, groups)
+    lines: list[tuple[float, list[Any]]] = []
+    for i, one in enumerate(found.samples):
+        where = [Path(os.path.relpath(one.path, out.parent)).as_posix(), one.start, one.end]
+        for (label_set, names), p, label in zip(classes.items(), probabilities[i].split(sizes), labels[i].tolist()):
+            belief, answer = float(p[label]), int(p.argmax())
+            cells = [label_set, names[label], names[answer], f"{float(p[answer]):.3f}", f"{belief:.3f}"]
+            lines.append((belief, [*where, *cells]))
+    lines.sort(key=lambda line: line[0])
     with atomic_write(out, newline="", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
-        columns = [f"{name}{suffix}" for name in classes for suffix in ("", "_answer", "_probability", "_of_label")]
-        table.writerow(["path", "start", "end", *columns])
-        for i in order.tolist():
-            one, cells = found.samples[i], []
-            for j, (names, p) in enumerate(zip(classes.values(), probabilities[i].split(sizes))):
-                truth, answer = int(labels[i, j]), int(p.argmax())
-                cells += [names[truth], names[answer], f"{float(p[answer]):.4f}", f"{float(p[truth]):.4f}"]
-            table.writerow([relative(one.path, out), one.start, one.end, *cells])
-    return len(order)
-
-
-def relative(path: str, table: Path) -> str:
-    """Return the path relative to the folder of the table."""
-    return Path(os.path.relpath(path, table.parent)).as_posix()
+        table.writerow(["path", "start", "end", "label_set", "label", "answer", "probability", "probability_of_label"])
+        table.writerows(cells for _, cells in lines)
+    return len(found.samples)
