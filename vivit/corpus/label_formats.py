@@ -221,7 +221,9 @@ def read_via(file: Path) -> Iterator[Label]:
             options = attribute["options"]
             for part in value.split(",") if options else [value]:
                 if options and part and part not in options:
-                    problems.append(f"{source['fname']}: {attribute['aname']} is option {part!r} of {', '.join(options)}")
+                    problems.append(
+                        f"{source['fname']}: {attribute['aname']} is option {part!r} of {', '.join(options)}"
+                    )
                 yield Label(source["fname"], options.get(part, part), attribute["aname"], start, end)
     if problems:
         raise DataError(listing(f"{file}: unknown options", problems))

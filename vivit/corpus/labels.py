@@ -44,9 +44,10 @@ def export_labels(table: Path, name: str, out: Path) -> int:
 def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
     """Write the labels of a tool as a table that trains a model; return its rows.
 
-    Videos are found below `root` by their path, else by their name, which must be that of one video alone. Labels of several label sets with the same segment
-    become one row. Raises DataError that lists every label without a video, with a segment outside it, without a name,
-    with another label of the same segment, or without a label in one of the label sets.
+    Videos are found below `root` by their path, else by their name, which must be that of one video alone. Labels
+    of several label sets with the same segment become one row. Raises DataError that lists every label without a
+    video, with a segment outside it, without a name, with another label of the same segment, or without a label in
+    one of the label sets.
     """
     check_folder(root)
     if not file.exists():
