@@ -10,7 +10,7 @@
     logits = model(video)                              # (B, T, C, H, W) uint8 -> (B, K)
     features = model.features(video)                   # (B, D)
 
-    config = vivit.recipes.finetune(vivit.DataConfig("my_videos"), init="vit.safetensors")
+    config = vivit.recipes.finetune(vivit.DataConfig("my_videos"), init="vit-base")
     folder = vivit.train(config)
     result = vivit.evaluate(folder)
     run = vivit.load_run(folder)                       # run.config, run.metrics, run.results

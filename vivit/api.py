@@ -16,7 +16,7 @@ from .engine import evaluate as engine
 from .engine.device import choose_attention, pick_device
 from .engine.evaluation import Evaluation
 from .engine.run import read_config
-from .engine.runs import metrics
+from .engine.runs import read_metrics
 from .model.vivit import ViViT
 from .weights.formats import find_run_weights
 from .weights.load import from_pretrained
@@ -96,6 +96,6 @@ def load_run(folder: Source) -> RunFolder:
     return RunFolder(
         folder=path,
         config=read_config(path),
-        metrics=list(metrics(path / "metrics.jsonl")),
+        metrics=list(read_metrics(path / "metrics.jsonl")),
         results=json.loads(results.read_text()) if results.is_file() else {},
     )

@@ -215,14 +215,15 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """Devices and memory."""
     init: str | None = None
-    """Weights to start from: a run, a file, a folder or a hub id. Resuming a run needs no init."""
+    """Weights to start from: a run, a folder, a file, a hub id or a start. A resumed run reads its checkpoint."""
     kernel_init: Literal["central_frame", "filter_inflation", "arp", "random", "central_difference"] = "central_frame"
     """How the patch kernel of an image model becomes that of a tubelet (paper, section 3.4); central_difference adds a
     random kernel on the change between frames to central_frame, so that motion shows from the start."""
     linear_probe: bool = False
     """Fit the head to the features of init before the first step: the frozen baseline from which training starts."""
     budget: str | None = None
-    """Fit heads to cached features, then train the encoder as far as this time allows: 15m, 3h, auto, none: no end."""
+    """Fit heads to cached features, then train the encoder as far as this time allows: 90s, 15m, 3h, auto or
+    unlimited. auto is 15m on a CPU and unlimited elsewhere; None leaves the stages out."""
     final_weights: Literal["last", "best"] = "last"
     """The weights that the run ends with: the last ones, or those best in validation (linear_probe's among them)."""
     run: str = "runs/default"

@@ -10,7 +10,7 @@ import os
 import warnings
 
 OTHER_VIVIT = "vivit-for-pytorch"  # a distribution that also installs a folder vivit/
-MEND = f"keep one of them: pip uninstall vivit {OTHER_VIVIT}, then pip install vivit"
+MEND = f"keep one of them: pip uninstall vivit {OTHER_VIVIT}, then pip install . in a checkout of ours"
 
 
 def warn_of_other_vivit(package: str) -> None:

@@ -160,6 +160,14 @@ def test_info_prints_the_parts_of_a_preset(vivit):
     assert "115.063 M" in out.splitlines()[-1]
 
 
+def test_info_without_a_name_lists_presets_that_it_takes(vivit):
+    code, out, err = vivit("info")
+    assert (code, err) == (0, "")
+    names = out.splitlines()
+    assert {"ViViT-B/16x2", "ViViT-B/16x2 FE", "ViViT-B/16x2 FSA", "ViViT-B/16x2 FDP"} < set(names)  # as in the README
+    assert all(name in vivit("info", name)[1] for name in names)
+
+
 def test_python_m_vivit_is_the_same_command():
     command = [sys.executable, "-m", "vivit"]
     done, wrong = (
@@ -177,5 +185,5 @@ def test_a_package_that_is_missing_is_named_with_what_brings_it(vivit, monkeypat
         raise ModuleNotFoundError("No module named 'torch'", name="torch")  # vivit was installed without its packages
 
     monkeypatch.setattr(sys.modules["vivit.cli.main"], "import_module", refuse)
-    expected = "vivit: No module named 'torch'; pip install vivit, without --no-deps, brings all packages it needs\n"
-    assert vivit("predict", "weights", "clip.mp4") == (2, "", expected)
+    mend = "pip install . in a checkout, without --no-deps, brings all packages that vivit needs"
+    assert vivit("predict", "weights", "clip.mp4") == (2, "", f"vivit: No module named 'torch'; {mend}\n")

@@ -109,7 +109,7 @@ def test_errors_say_what_to_do(vivit, weights, videos, tmp_path):
     other = tiny.model("spatiotemporal").save_pretrained(tmp_path / "other")
     out = ["--out", tmp_path / "out"]
     for words, message in (
-        ([weights, *out], "no video; usage: vivit features WEIGHTS VIDEO|FOLDER|LIST"),
+        ([weights, *out], "no video; usage: vivit features WEIGHTS VIDEO [VIDEO ...] --out DIR"),
         ([weights, videos], "no folder to write to: --out DIR"),
         ([weights, videos, "--out", videos / "a.mp4"], "a.mp4 is a file; --out takes a folder"),
         ([weights, videos, *out, "--hop", 0], "hop is 0"),

@@ -40,7 +40,18 @@ def test_every_help_fits_a_screen_and_is_written_for_people(words, vivit):
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
     assert "usage: vivit" in out
+    usage = out.split("\n\n")[0] + " "
+    arguments = re.findall(r"^  ([A-Z]+)(?: \.\.\.)?(?: {2}|$)", out, flags=re.MULTILINE)
+    assert [name for name in arguments if not re.search(rf"[ \[]{name}[ \]]", usage)] == []
     assert not re.search(r"Raises|Returns|noqa|Args:|\bSTR\b|MISSING", out)
+
+
+def test_every_command_says_the_same_of_its_weights(vivit):
+    helps = [" ".join(vivit(*words, "--help")[1].split()) for words in HELPS]
+    said = {match[0] for text in helps if (match := re.search(r"WEIGHTS A [^.]*[.][^.]*[.]", text))}
+    assert {text.replace("also one of vivit export, ", "") for text in said} == {
+        "WEIGHTS A run, a folder with model.safetensors, a file, a hub id or a start."
+    }
 
 
 @pytest.mark.parametrize("words", [["train", "demo"], ["eval", "x"], ["predict"], ["plan", "demo"], ["study"]])
@@ -50,6 +61,14 @@ def test_all_settings_are_listed_on_request(words, vivit):
     entries = re.findall(r"^  (--\S+|[A-Z]+( \.\.\.)?\s)", full, flags=re.MULTILINE)
     assert len(entries) == number > len(re.findall(r"^  --", short, flags=re.MULTILINE))
     assert max(map(len, full.splitlines())) <= 80
+
+
+def test_the_list_of_commands_has_two_columns(vivit):
+    lines = [line for line in vivit("--help")[1].splitlines() if line.startswith("  ")]
+    columns = [re.fullmatch(r"  (.*?\S)( {2,})(\S.*)", line) for line in lines]
+    assert len(lines) == len(COMMANDS)
+    assert len({column.start(3) if column else None for column in columns} - {None}) == 1
+    assert all(columns)
 
 
 def test_without_words_there_is_help_and_no_error(vivit):
@@ -71,6 +90,21 @@ def test_a_recipes_help_shows_the_values_of_its_run(vivit):
     assert "(default: 0.0015)" in out
     assert "(default: 48 48)" in " ".join(out.split())
     assert "(default: demo/run)" in out
+
+
+@pytest.mark.parametrize("words", [["study", "architecture"], ["slurm"], ["plan"]])
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_without_a_recipe_the_settings_of_a_run_have_no_defaults(words, flag, vivit):
+    """Every recipe has its own; the command has defaults all the same."""
+    out = " ".join(vivit(*words, flag)[1].split())
+    assert "(default: " in out
+    assert not re.search(r"--(optim|model)\.[^()]*\(default", out)
+    assert "runs/default" not in out
+
+
+def test_the_help_of_finetune_shows_its_main_setting(vivit):
+    assert "--budget TEXT" in vivit("train", "finetune", "--help")[1]
+    assert all("--budget" not in vivit("train", name, "--help")[1] for name in RECIPES if name != "finetune")
 
 
 def test_the_help_of_eval_lists_only_settings_that_it_uses(vivit):

@@ -12,7 +12,10 @@ import pytest
 from vivit.data.datasets.folder import held_out, read_folder
 from vivit.data.groups import source_groups
 from vivit.data.sample import Sample
+from vivit.data.tools.prepare import prepare
 from vivit.errors import DataError
+
+from .videos import counter_frames, write_video
 
 
 def groups(*paths: str) -> list[int]:
@@ -145,3 +148,36 @@ def test_a_group_that_is_no_text_is_named(tmp_path: Path) -> None:
     table.write_text(r'{"path": "a.mp4", "label": "x", "group": "\ud800"}')
     with pytest.raises(DataError, match=r"labels.jsonl:1: group is not UTF-8"):
         read_folder(table, "train")
+
+
+@pytest.mark.parametrize("name", ["{c}/{c}_g{r:02}_c{k:02}.mp4", "{c}_g{r:02}_c{k:02}.mp4", "{c}/game{r}/{k}.mp4"])
+def test_the_shard_of_a_video_says_nothing_of_its_recording(name: str) -> None:
+    rows = [(c, r, k) for c in ("run", "jump") for r in range(5) for k in range(4)]
+    samples = [
+        Sample(f"/data/train-{i // 6:06d}.tar#{name.format(c=c, r=r, k=k)}", {"label": c})
+        for i, (c, r, k) in enumerate(rows)
+    ]
+    assert source_groups(samples).tolist() == [i // 4 for i in range(len(rows))]
+
+
+SEGMENTS = [("video", ""), ("group", "game"), ("chain", "game"), ("name", "")]
+
+
+@pytest.mark.parametrize(("kind", "group"), SEGMENTS)
+def test_segments_in_files_of_their_own_are_of_the_recordings_of_their_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, group: str
+) -> None:
+    """Known by the file, by the column group, by both ("chain": groups that share a file) or by the names of files."""
+    monkeypatch.setattr("vivit.data.tools.prepare.SECONDS", 0.0)
+    rows = ["path,label,start,end,split,group"]
+    for i in range(8):
+        path = f"v_g{i // 2}_c{i % 2}.mp4" if kind == "name" else f"{'abcdefgh'[i]}.mp4"
+        write_video(tmp_path / path, counter_frames(20))
+        for k in range(4):
+            named = f"{group}{i // 2 + (k == 3 and kind == 'chain')}" if group and (i, k) != (7, 0) else ""
+            rows.append(f"{path},{'x' if k % 2 else 'y'},{k * 0.2:g},{k * 0.2 + 0.2:g},train,{named}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    done = prepare(str(tmp_path / "labels.csv"), str(tmp_path / "new"), splits=("train",), segments=True, workers=1)
+    old, new = (read_folder(table, "train") for table in (tmp_path / "labels.csv", done.table))
+    assert source_groups(new).tolist() == source_groups(old).tolist()
+    assert len({*source_groups(new)}) == {"video": 8, "group": 4, "chain": 1, "name": 4}[kind]

@@ -125,3 +125,18 @@ def test_one_group_per_class_cannot_be_held_out(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label,group,split\na.mp4,x,1,train\nb.mp4,x,1,train\n")
     with pytest.raises(DataError, match="no class has two recordings, known by the column group; add"):
         read_split(DataConfig(root=str(tmp_path / "t.csv")), "train")
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "labels"), [("path,name", "x", ("name",)), ("path,label,verb", ",x", ("verb",))]
+)
+def test_labels_are_chosen_without_a_manifest_as_with_one(tmp_path: Path, header: str, cells: str, labels) -> None:
+    touch(tmp_path, *(f"v{i}.mp4" for i in range(10)))
+    rows = [f"v{i}.mp4,{cells},train" for i in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join([f"{header},split", *rows]) + "\n")
+    data = DataConfig(root=str(tmp_path / "t.csv"), labels=labels)
+    plain = {split: paths(data, split) for split in ("train", "val")}
+    check(data.root, labels=labels, workers=1)
+    assert find_in_manifest("folder", data.root, "train", labels=labels)
+    assert {split: paths(data, split) for split in plain} == plain
+    assert load_split(data, "val").classes == {labels[0]: ("x",)}

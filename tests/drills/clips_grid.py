@@ -2,9 +2,9 @@
 
 Each cell has 50, 100 or 300 training clips of 2, 10 or 50 classes of the demo's world (shape, way to move, colour), a
 quarter as many validation clips, and 240 test clips that no choice is made on. `vivit train finetune` runs its stages
-up to the last layers, without the whole encoder (`--budget none --optim.epochs 0`: the result does not depend on the
-speed of the machine); what it chooses is compared on the test clips with the frozen linear baseline. The image model
-is that of tests/drills/studies.py: HOME/image.safetensors if it is there, else trained first (a minute). Writes
+up to the last layers, without the whole encoder (`--budget unlimited --optim.epochs 0`: the result does not depend on
+the speed of the machine); what it chooses is compared on the test clips with the frozen linear baseline. The image
+model is that of tests/drills/studies.py: HOME/image.safetensors if it is there, else trained first (a minute). Writes
 docs/results/clips_grid.json, a run at a time, and prints the table of docs/guides/finetune.md.
 """
 
@@ -93,7 +93,7 @@ def settings(table: Path, init: Path, seed: int, run: Path) -> Config:
     preprocessing = replace(config.model.preprocessing, mean=(0.5,) * 3, std=(0.5,) * 3)
     model = replace(config.model, num_heads=int(IMAGE["num_heads"]), preprocessing=preprocessing)
     optim = replace(config.optim, epochs=0, warmup_epochs=0)
-    return replace(config, model=model, optim=optim, budget="none", seed=seed, run=str(run))
+    return replace(config, model=model, optim=optim, budget="unlimited", seed=seed, run=str(run))
 
 
 def measure(home: Path, clips: int, classes: int, seed: int) -> dict[str, Any]:

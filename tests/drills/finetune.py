@@ -12,9 +12,9 @@ weights, the folder and the seed; then the same without the image weights: the s
 What is compared is measured on a test split that no choice was made on. Writes docs/results/finetune.json and prints
 the table of docs/guides/finetune.md.
 
-With `--ways cached all whole` it measures, in accuracy and CPU time, the stages on cached features (`--budget none
---optim.epochs 0`), all stages (`--budget none`: what fits into the default 15 minutes where two cores are free), and
-the whole encoder without stages (`--budget None`), and writes docs/results/finetune_stages.json.
+With `--ways cached all whole` it measures, in accuracy and CPU time, the stages on cached features (`--budget unlimited
+--optim.epochs 0`), all stages (`--budget unlimited`: what fits into the default 15 minutes where two cores are free),
+and the whole encoder without stages (`--budget None`), and writes docs/results/finetune_stages.json.
 """
 
 from __future__ import annotations
@@ -244,8 +244,8 @@ def compare(home: Path, weights: Path, name: str, seed: int) -> dict[str, float]
 
 
 WAYS = {
-    "cached": ("--budget", "none", "--optim.epochs", "0", "--optim.warmup-epochs", "0"),
-    "all": ("--budget", "none"),
+    "cached": ("--budget", "unlimited", "--optim.epochs", "0", "--optim.warmup-epochs", "0"),
+    "all": ("--budget", "unlimited"),
     "whole": ("--budget", "None"),
 }
 

@@ -55,7 +55,7 @@ def test_a_video_without_an_answer_is_wrong_in_every_label_set() -> None:
     assert accuracies(logits, labels, {"a": ("x", "y"), "b": ("x", "y")})["a"]["top1"] == 0.5
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("none", float("inf"))])
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("unlimited", float("inf"))])
 def test_budgets(text: str, seconds: float) -> None:
     assert parse_budget(text, torch.device("cpu")) == seconds
 
@@ -63,8 +63,12 @@ def test_budgets(text: str, seconds: float) -> None:
 def test_auto_budget_is_for_cpus() -> None:
     assert parse_budget("auto", torch.device("cpu")) == 900
     assert parse_budget("auto", torch.device("cuda")) == float("inf")
-    with pytest.raises(ValueError, match="15m"):
-        parse_budget("fast", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("word", ["none", "None", "fast", "15", ""])
+def test_a_word_that_is_no_budget_is_refused_with_those_that_are(word: str) -> None:
+    with pytest.raises(ValueError, match=f"budget is '{word}'; give a time such as 90s.* auto, unlimited, or None"):
+        parse_budget(word, torch.device("cpu"))
 
 
 def test_balanced_weights_give_every_class_the_same_sum() -> None:
@@ -234,12 +238,12 @@ def test_of_equal_accuracies_of_the_last_layers_the_loss_decides(
 
 def test_doubtful_lists_what_other_folds_contradict(tmp_path: Path) -> None:
     model = ModelConfig(classes={"label": ("a", "b")})
-    samples = [Sample(f"{i}.mp4", {"label": "a"}) for i in range(3)]
+    samples = [Sample(f"{i}{name}.mp4", {"label": "a"}) for i, name in enumerate(("", "", "\udcfc"))]  # not UTF-8
     data = stages_module.Data(samples, torch.zeros(3, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
     logits = torch.tensor([[5.0, 0.0], [0.0, 1.0], [0.0, 5.0]])
     count = stages_module.write_doubtful(tmp_path / "d.csv", data, logits, model, torch.arange(3), torch.arange(3))
-    rows = list(csv.DictReader((tmp_path / "d.csv").read_text().splitlines()))
-    assert [row["path"] for row in rows] == ["2.mp4", "1.mp4"]
+    rows = list(csv.DictReader((tmp_path / "d.csv").read_text(errors="surrogateescape").splitlines()))
+    assert [row["path"] for row in rows] == ["2\udcfc.mp4", "1.mp4"]
     assert rows[0]["answer"] == "b"
     assert count == 1
     assert float(rows[0]["probability"]) == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-3)

@@ -81,7 +81,7 @@ def config(videos: Path, image: Path, run: Path) -> Config:
         augment=AugmentConfig(flip=0.5, flip_directed=True),
         optim=OptimConfig(name="adamw", lr=1e-3, batch_size=8, epochs=2, warmup_epochs=0.2),
         init=str(image),
-        budget="none",
+        budget="unlimited",
         final_weights="best",
         run=str(run),
     )
@@ -99,7 +99,7 @@ def test_a_run_in_stages_is_an_ordinary_run(run: Path, videos: Path) -> None:
     assert "attention pooling" in names[3]
     assert "transformer over time" in names[4]
     loaded = load_run(run)
-    assert (loaded.config.budget, loaded.config.optim.epochs) == ("none", 2)
+    assert (loaded.config.budget, loaded.config.optim.epochs) == ("unlimited", 2)
     assert loaded.config.model == from_pretrained(run).config
     start = from_pretrained(run / "start")
     [video] = [s.path for s in load_split(loaded.config.data, "val").samples][:1]

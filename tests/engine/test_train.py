@@ -126,6 +126,37 @@ def test_checkpoints_without_their_settings_are_refused(config, straight):
         train(config)
 
 
+def test_a_run_that_never_began_does_not_occupy_its_folder(config):
+    wrong = replace(config, augment=replace(config.augment, repeats=3))
+    with pytest.raises(ValueError, match="batch_size 8 is not a multiple of augment.repeats 3"):
+        train(wrong)
+    assert not Path(config.run).exists() or not list(Path(config.run).glob("*"))
+    with pytest.raises(ValueError, match=r"optim.freeze encoder tokenizer head leaves nothing to train"):
+        train(quick(config, freeze=("encoder", "tokenizer", "head")))
+    train(quick(config, epochs=1))
+
+
+def test_no_epochs_validate_the_start(config):
+    run = train(quick(config, epochs=0, warmup_epochs=0))
+    [line] = metrics(run)
+    assert line["step"] == 0
+    assert "val/colour/top1" in line
+    assert metrics(train(quick(config, epochs=0, warmup_epochs=0))) == [line]
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 40 + b"\n", b'{"step": 1', b"[]\n"])
+def test_lines_of_metrics_that_a_power_cut_damaged_are_dropped(config, straight, damage):
+    shutil.copytree(straight, config.run)
+    before = metrics(config.run)
+    with (Path(config.run) / "metrics.jsonl").open("ab") as file:
+        file.write(damage)
+    train(config)
+    assert metrics(config.run) == before
+    (Path(config.run) / "config.json").write_text("")
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        train(config)
+
+
 def test_weights_of_something_else_are_not_overwritten(config):
     weights = Path(config.run) / "weights" / "model.safetensors"
     weights.parent.mkdir(parents=True)

@@ -318,9 +318,15 @@ def test_the_suffix_says_the_format_unless_several_have_it():
 def test_names_that_are_not_utf8_make_a_file_that_can_be_read(name, tmp_path):
     timeline = timeline_of([two_classes([0.9])] * 2, classes={"verb": ["a", "b"], "noun": ["c", "d"]})
     timeline.__dict__["path"] = str(tmp_path / "b\udcff.mp4")
-    [file] = write_timelines(tmp_path / "found", [(timeline, segments(timeline, "action"))], name)
+    found = segments(timeline, "action")
+    [file] = write_timelines(tmp_path / "found", [(timeline, found)], name)
     content = file.read_text(encoding="utf-8", errors="surrogateescape")
     if name == "csv":
         assert next(csv.DictReader(StringIO(content)))["path"] == "b\udcff.mp4"
     elif name in ("jsonl", "activitynet", "epic", "labelstudio"):
-        assert json.loads(content)
+        name_there = "b%FF" if name == "labelstudio" else "b\udcff"  # an address
+        assert name_there in json.dumps(json.loads(content), ensure_ascii=False)
+    else:  # one video per file, which does not name it
+        assert name in ("srt", "vtt", "audacity")
+        assert content.encode("utf-8")
+        assert [content.count(one.label) for one in found] == [1]

@@ -78,7 +78,7 @@ def run(command, monkeypatch, more=()):
 @pytest.mark.slow
 def test_the_commands_of_the_guide_on_ones_own_videos_run(home, monkeypatch, capsys):
     vit = VisionTransformer(img_size=32, patch_size=16, embed_dim=64, depth=1, num_heads=1, num_classes=9)
-    safetensors.torch.save_file(vit.state_dict(), "vit_small.safetensors")
+    safetensors.torch.save_file(vit.state_dict(), "vit-base")
     Path("some_video.mp4").rename("new_video.mp4")
     check, train, evaluate, predict = commands(ROOT / "docs" / "guides" / "finetune.md")
     run(check, monkeypatch)

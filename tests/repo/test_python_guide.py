@@ -41,7 +41,7 @@ def write_image_vit(path, width=64, depth=1):
 @pytest.fixture
 def home(home, monkeypatch):
     """The folder with what else the guide names; presets are small, and no loader starts processes."""
-    write_image_vit(home / "vit.safetensors")
+    write_image_vit(home / "vit-base")
     monkeypatch.setattr(load, "preset", lambda name: ModelConfig(**SMALL))
     monkeypatch.setattr(loader, "num_workers", lambda asked: 0)
     return home

@@ -16,7 +16,7 @@ from vivit import cli
 from vivit.cli import demo as demo_module
 from vivit.config import replace
 
-from .tree import BLOCK, tree
+from .tree import BLOCK, PAGES, tree
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,8 @@ def run(command, monkeypatch):
 def test_the_commands_for_ones_own_videos_run_in_their_order(home, monkeypatch, capsys):
     own = [command for command in commands() if "my_videos" in command or "runs/finetune" in command]
     assert [command.split()[1] for command in own] == ["data", "train", "predict"]
-    assert f"--init {HUB_ID}" in own[1]
+    assert "--init vit-base" in own[1]
+    assert f"`vit-base` is `{HUB_ID}`" in README
     for command in own:
         run(command, monkeypatch)
     assert "some_video.mp4" in capsys.readouterr().out
@@ -69,7 +70,7 @@ def test_a_downloaded_folder_starts_the_training_offline(home, monkeypatch):
     shutil.move(home / "hub" / HUB_ID, home / "vit-base")
     [start] = re.findall(r"`(--init \./[^`]*)`", README)
     [train] = [command for command in commands() if command.startswith("vivit train")]
-    run(train.replace(f"--init {HUB_ID}", start), monkeypatch)
+    run(train.replace("--init vit-base", start), monkeypatch)
     assert (home / "runs" / "finetune" / "weights").is_dir()
 
 
@@ -90,8 +91,10 @@ def test_make_knows_the_targets_that_readme_and_contributing_name():
         assert result.returncode == 0, result.stderr
 
 
-def test_the_tree_has_the_first_line_of_every_docstring():
-    assert BLOCK.findall(README) == [tree()], "run python -m tests.repo.tree"
+@pytest.mark.parametrize(("page", "files"), PAGES.items())
+def test_the_tree_has_the_first_line_of_every_docstring(page, files):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert BLOCK.findall(text) == [tree(files=files)], "run python -m tests.repo.tree"
 
 
 def test_the_demo_prints_its_five_steps_and_writes_its_report(tmp_path, monkeypatch, capsys):

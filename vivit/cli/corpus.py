@@ -10,7 +10,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from ..text import printable
-from .parse import parse, pick_verb
+from .parse import WithWeights, parse, pick_verb
 
 USAGES = {
     "predict": "vivit corpus predict WEIGHTS LIST --out DIR [options]",
@@ -20,11 +20,9 @@ USAGES = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(WithWeights):
     """What the jobs have in common."""
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     list: Positional[str]
     """A folder, a table with a column path (.csv, .jsonl, .parquet), a folder of shards or a video; or its URL."""
     out: str

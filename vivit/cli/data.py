@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from .. import settings
 from ..config import Config, ModelConfig, Preprocessing
 from .parse import parse, pick_verb, refuse_unused, take_word, wants_help
 from .recipe_config import recipe_config
@@ -63,6 +64,9 @@ class Check:
     frame_stride: float = Preprocessing.frame_stride
     """Distance between two frames of a clip, in frames of the video."""
 
+    def __post_init__(self) -> None:
+        settings.positive(self, "workers", "num_frames", "frame_stride")
+
 
 def check(args: list[str]) -> None:
     """Print what is wrong with a dataset."""
@@ -113,6 +117,10 @@ class Prepare:
     """Also pack the result into tar files of this many MiB, in DEST/shards; 0 for none."""
     workers: int | None = None
     """Processes; one per core by default."""
+
+    def __post_init__(self) -> None:
+        settings.positive(self, "workers")
+        settings.check(self.shard_mib >= 0, f"shard_mib is {self.shard_mib}; it must be 0 (no shards) or above")
 
 
 def prepare(args: list[str]) -> None:

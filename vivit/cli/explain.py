@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..inference.explain_config import METHODS, ExplainConfig
-from .parse import parse
+from .parse import WithWeights, parse
 from .predict import refuse_unwritable
 
 USAGE = "vivit explain WEIGHTS VIDEO [options]"
@@ -18,14 +18,12 @@ USUAL = ("method", "label_set", "class", "html", "out", "start", "end", "random_
 
 
 @dataclass(frozen=True)
-class Explain:
+class Explain(WithWeights):
     """Show which places and moments of a video's middle clip speak for a class.
 
     Deletion and insertion scores beside those of random orders say whether a map is to be trusted.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     video: Positional[str]
     """A video file or a folder of images."""
     method: Literal["gradient_attention", "rollout", "occlusion", "all"] = "gradient_attention"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from .parse import parse
+from .parse import WithWeights, parse
 from .predict import find_inputs
 
 USAGE = "vivit export WEIGHTS DEST [options]"
@@ -15,7 +15,7 @@ USUAL = ("format", "videos", "int8")
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(WithWeights):
     """Write weights as a file of another runtime, and compare it with the weights on clips of videos.
 
     The file takes uint8 pixels (B, T, C, H, W) and holds the normalisation, the class names and how clips are sampled:
@@ -23,8 +23,6 @@ class Export:
     error, and leaves no file, if logits differ by more than 1e-4 of the largest one or a best class differs.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     dest: Positional[str]
     """The file to write: .onnx, .pt2 (torch-export) or .xml (openvino)."""
     format: Literal["onnx", "torch-export", "openvino"] = "onnx"

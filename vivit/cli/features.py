@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from ..errors import DataError, FolderInUse, VivitError
 from ..text import printable
-from .parse import parse
+from .parse import WithWeights, parse
 from .predict import Predict, find_inputs, load_model
 from .terminal import print_error
 
@@ -25,22 +25,20 @@ if TYPE_CHECKING:
     from ..model.token_reduction import TokenReducedViViT
     from ..model.vivit import ViViT
 
-USAGE = "vivit features WEIGHTS VIDEO|FOLDER|LIST ... --out DIR [options]"
+USAGE = "vivit features WEIGHTS VIDEO [VIDEO ...] --out DIR [options]"
 USUAL = ("out", "level", "hop", "dtype", "format", "device", "precision")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 POLL = 0.5  # seconds between two looks at what another process computes
 
 
 @dataclass(frozen=True)
-class FeaturesOptions:
+class FeaturesOptions(WithWeights):
     """Write the features of videos as arrays: one file per video or segment, with a JSON file that describes the rows.
 
     The same command resumes after Ctrl-C or a kill, and several processes may run it at once on one folder: each video
     is computed once. Exits with code 1 if a video could not be read; failures.csv says which and why.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     videos: Positional[tuple[str, ...]] = ()
     """Videos, folders that are searched for them, or tables (.csv, .jsonl) with path and, if wanted, start and end."""
     out: str = ""

@@ -8,13 +8,15 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from sys import modules
 from typing import Any
 
 import tyro
+
+from ..config import Config
 
 COLUMNS, INDENT = 80, 28
 POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
@@ -45,7 +47,10 @@ class Setting:
 
 
 def list_settings(cls: type, default: Any = None, prefix: str = "") -> Iterator[Setting]:
-    """Yield the settings of a dataclass and of the dataclasses in it, with the values of `default`."""
+    """Yield the settings of a dataclass and of the dataclasses in it, with the values of `default`.
+
+    Without `default`, those of a Config have none: every recipe has its own.
+    """
     hints = typing.get_type_hints(cls, include_extras=True)
     documented = field_docs(cls)
     for one in fields(cls):
@@ -56,7 +61,9 @@ def list_settings(cls: type, default: Any = None, prefix: str = "") -> Iterator[
         if is_dataclass(kind):
             flat = any(getattr(mark, "name", None) == "" for mark in marks)
             inner = prefix if flat else f"{prefix}{one.name}."
-            yield from list_settings(typing.cast(type, kind), None if value is MISSING else value, inner)
+            listed = list_settings(typing.cast(type, kind), None if value is MISSING else value, inner)
+            is_open = default is None and kind is Config
+            yield from (replace(found, default="") if is_open else found for found in listed)
         else:
             shown = None if value is MISSING or value is tyro.MISSING else show_value(value)
             text = documented.get(one.name, "")

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from ..errors import DataError
 from ..text import printable
-from .parse import parse, pick_verb
+from .parse import WithWeights, parse, pick_verb
 
 if TYPE_CHECKING:
     from ..model.vivit import ViViT
@@ -40,7 +40,7 @@ class Edit:
     out: str = ""
     """The table of labels; by default labels.csv in the folder."""
     weights: str = ""
-    """A model that suggests a label for each video: a run folder, a file or a hub id."""
+    """A model that suggests a label for each video: a run, a folder, a file, a hub id or a start."""
     port: int = 8765
     """Port on 127.0.0.1; 0 for a free one."""
     workers: int | None = None
@@ -80,11 +80,9 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Next:
+class Next(WithWeights):
     """Choose the videos whose labels would help most, and write a table to fill in, with the model's suggestions."""
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     list: Positional[str]
     """The unlabelled videos: a folder, or a table with a column path."""
     labelled: str = ""
@@ -106,14 +104,12 @@ class Next:
 
 
 @dataclass(frozen=True)
-class Doubtful:
+class Doubtful(WithWeights):
     """List the labels of all videos, the one that looks most wrong first.
 
     A linear head on the features of the model, fitted without the video, says how likely its label is.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     root: Positional[str]
     """The folder of the dataset, or a table of labels."""
     dataset: str = "folder"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 import tyro
+from tyro.conf import Positional
 
 from ..config import Config, suggestion
 from .help import format_help
@@ -20,6 +21,22 @@ USUAL = (
     *("optim.lr", "data.workers", "device"),
 )
 HELP = ("-h", "--help", "--help-all")
+
+
+@dataclass(frozen=True)
+class WithWeights:
+    """A command whose first argument names weights."""
+
+    weights: Positional[str]
+    """A run, a folder with model.safetensors, a file, a hub id or a start."""
+
+
+@dataclass(frozen=True)
+class WithAnyWeights(WithWeights):
+    """A command that takes an exported file too."""
+
+    weights: Positional[str]
+    """A run, a folder with model.safetensors, a file, also one of vivit export, a hub id or a start."""
 
 
 def parse(

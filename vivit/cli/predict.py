@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from ..errors import DataError, VivitError, WeightsError
 from ..text import listing
-from .parse import parse
+from .parse import WithAnyWeights, parse
 from .terminal import print_error
 
 if TYPE_CHECKING:
@@ -43,14 +43,12 @@ USUAL = (
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(WithAnyWeights):
     """Print class names and probabilities of videos.
 
     Exits with code 1 if a video could not be read.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file, also one of vivit export, or a hub id."""
     videos: Positional[tuple[str, ...]] = ()
     """Video files, folders of images, or folders that are searched for both."""
     classes: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ T = TypeVar("T")
 # Settings that the recipe `finetune` fits to the data and to the weights of --init.
 FITTED = (
     *("model", "augment.mixup", "optim.lr", "optim.layer_decay", "optim.epochs", "optim.warmup_epochs"),
-    *("linear_probe", "final_weights", "eval_every", "save_every"),
+    *("linear_probe", "budget", "final_weights", "eval_every", "save_every"),
 )
 
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
-
 from ..serve.limits import Limits
-from .parse import parse
+from .parse import WithWeights, parse
 from .predict import Predict, load_model
 
 USAGE = "vivit serve WEIGHTS [options]"
@@ -20,14 +18,12 @@ USUAL = ("host", "port", "token_file", "device", "precision", "limits.body_mb", 
 
 
 @dataclass(frozen=True)
-class Serve:
+class Serve(WithWeights):
     """Serve a model over HTTP, with a page at its address.
 
     Only this machine can reach it, unless --host says otherwise. Ctrl-C ends it.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file or a hub id."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 is every network of this machine: then give --token-file."""
     port: int = 8000

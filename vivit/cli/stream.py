@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from ..text import printable
-from .parse import parse
+from .parse import WithAnyWeights, parse
 from .predict import Predict, load_any
 
 if TYPE_CHECKING:
@@ -25,15 +25,13 @@ USUAL = ("hop", "protocol", "top_k", "crops", "when_slow", "events", "webhook", 
 
 
 @dataclass(frozen=True)
-class StreamOptions:
+class StreamOptions(WithAnyWeights):
     """Print scores of streams as JSON lines, one every --hop seconds.
 
     SOURCE is a file, - for standard input, a camera such as /dev/video0, or an address. A camera or address that fails
     is opened again. Several sources are computed together. Ctrl-C ends the streams; then the latency is printed.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file, also one of vivit export, or a hub id."""
     sources: Positional[tuple[str, ...]] = ()
     """Files, - for standard input, cameras such as /dev/video0, or addresses with --protocol."""
     hop: float = 0.5

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from ..errors import VivitError
 from ..text import printable
-from .parse import parse
+from .parse import WithAnyWeights, parse
 from .predict import Predict, find_inputs, load_any
 from .terminal import print_error
 from .timeline_outputs import SegmentOptions, check_names, check_outputs, write_outputs
@@ -31,7 +31,7 @@ USUAL = ("hop", "start", "end", "out", "segments", "html", "truth", "fit", "thre
 
 
 @dataclass(frozen=True)
-class TimelineOptions:
+class TimelineOptions(WithAnyWeights):
     """Score the classes of videos over time, every --hop seconds.
 
     Prints a CSV with one row per window, or writes .npz files where --out says; then Ctrl-C keeps what is done and the
@@ -39,8 +39,6 @@ class TimelineOptions:
     video could not be read.
     """
 
-    weights: Positional[str]
-    """A run folder, a folder with model.safetensors, a file, also one of vivit export, or a hub id."""
     videos: Positional[tuple[str, ...]] = ()
     """Video files, folders of images, or folders that are searched for both."""
     hop: float = 0.5

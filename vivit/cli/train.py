@@ -28,7 +28,7 @@ def run(args: list[str]) -> None:
         default=default,
         usage=f"vivit train {name} [options]",
         summary=summarise(name),
-        usual=USUAL,
+        usual=(*USUAL, "budget") if name == "finetune" else USUAL,
     )
     if warning := missing_start(name, config):
         logging.getLogger("vivit").warning(warning)

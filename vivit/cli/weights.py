@@ -29,7 +29,7 @@ class Report:
     """Show what loading does to every tensor of the source and of the model."""
 
     source: Positional[str]
-    """A file, a folder or a hub id."""
+    """A run, a folder, a file, a hub id or a start."""
     preset: str | None = None
     """Start this model, such as "ViViT-B/16x2 FE", from the source."""
     model: Overrides = field(default_factory=Overrides)
@@ -50,7 +50,7 @@ class Convert:
     """Read weights of any known format and write them in another."""
 
     source: Positional[str]
-    """A file, a folder or a hub id."""
+    """A run, a folder, a file, a hub id or a start."""
     dest: Positional[str]
     """Folder or file to write."""
     to: str = "vivit"

@@ -15,7 +15,7 @@ import numpy as np
 from ..data.datasets.find_videos import VIDEO_SUFFIXES, find_videos
 from ..data.datasets.label_table import read_rows
 from ..data.datasets.registry import read_samples
-from ..data.datasets.rows import parse_number, parse_segment
+from ..data.datasets.rows import parse_fps, parse_segment
 from ..data.reading import show_reading
 from ..data.remote import as_os_error, filesystem_of, is_url
 from ..data.sample import Sample
@@ -137,7 +137,7 @@ def _samples(table: Path, folder: str) -> tuple[list[Sample], list[int]]:
         if not name:
             wrong.append("path is empty" if "path" in row else "no column path")
         start, end = parse_segment(row.get("start"), row.get("end"), wrong)
-        fps = parse_number(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
+        fps = parse_fps(row.get("fps"), wrong)
         problems += [f"{table.name}:{number}: {one}" for one in wrong]
         path = name if is_url(name) else _join(folder, name)
         found.setdefault((path, start, end), (Sample(path, {}, start, end, f"{table.name}:{number}", fps), place))

@@ -36,7 +36,7 @@ def recordings_known_by(samples: Sequence[Sample]) -> str:
 def _recordings(samples: Sequence[Sample]) -> tuple[Sequence[str], str]:
     """Return the name of the recording of each sample, and how it is known."""
     samples = list(samples)  # a table makes a sample each time it is asked for
-    paths = [s.path for s in samples]
+    paths = [s.path.rpartition(".tar#")[2] for s in samples]  # a shard holds videos of any recordings
     groups = [s.group for s in samples]
     if any(groups):
         return _join_files(paths, groups), "the column group"

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ..config import AugmentConfig
 from ..errors import WorkerDied
 from .dataset import EvalDataset, Item, TrainDataset
 from .tools.process_pool import cores, exit_with_parent
@@ -72,13 +73,8 @@ def train_loader(
     Raises ValueError for a batch size that does not fit.
     """
     model, augment = clips.model, clips.augment
-    group, given = (2 if augment.mixes else 1), f"optim.batch_size {batch_size}"
-    if batch_size < ranks * group:
-        raise ValueError(f"{given} is smaller than the {ranks * group} clips that {ranks} processes need at least")
-    if batch_size % augment.repeats:
-        raise ValueError(f"{given} is not a multiple of augment.repeats {augment.repeats}")
-    if augment.mixes and batch_size == augment.repeats > 1:
-        raise ValueError(f"{given} is one video {augment.repeats} times, which would be mixed with itself; take more")
+    check_batch_size(batch_size, augment, ranks)
+    group = 2 if augment.mixes else 1
     share = -(-batch_size // (group * ranks)) * group
     keys = _BatchKeys(
         len(clips.samples), clips.seed, batch_size, first_step, steps, rank, ranks, group, augment.repeats
@@ -92,6 +88,17 @@ def train_loader(
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def check_batch_size(batch_size: int, augment: AugmentConfig, ranks: int = 1) -> None:
+    """Raise ValueError for a batch size that does not fit the augmentation or the number of processes."""
+    group, given = (2 if augment.mixes else 1), f"optim.batch_size {batch_size}"
+    if batch_size < ranks * group:
+        raise ValueError(f"{given} is smaller than the {ranks * group} clips that {ranks} processes need at least")
+    if batch_size % augment.repeats:
+        raise ValueError(f"{given} is not a multiple of augment.repeats {augment.repeats}")
+    if augment.mixes and batch_size == augment.repeats > 1:
+        raise ValueError(f"{given} is one video {augment.repeats} times, which would be mixed with itself; take more")
 
 
 def eval_loader(

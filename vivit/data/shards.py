@@ -72,10 +72,14 @@ def pack(
 ) -> list[str]:
     """Write the readable files, relative to `base`, into tar files of about `shard_mib` MiB, and the index.
 
-    Every file goes to the split of its first sample. Returns the names of the tar files.
+    Every file goes to the split of its first sample. Tar files of an earlier call are removed. Returns the names of
+    the new ones.
     """
     dest.mkdir(parents=True, exist_ok=True)
     (dest / INDEX).unlink(missing_ok=True)
+    for path in dest.glob("*.tar"):
+        if re.fullmatch(r".+-\d{6}", path.stem):
+            path.unlink()
     rows: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for split, table in samples.items():
         for s in table:

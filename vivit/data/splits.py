@@ -90,5 +90,5 @@ def lacks_validation(data: DataConfig) -> bool:
         return False
     if find_in_manifest(data.dataset, data.root, data.eval_split, data.manifest, data.labels):
         return False
-    splits = folder_splits(Path(data.root))
+    splits = folder_splits(Path(data.root), data.labels)
     return (usual_split(data.train_split) or data.train_split) in splits and "val" not in splits

@@ -55,14 +55,17 @@ class Budget:
 
 
 def parse_budget(budget: str, device: torch.device) -> float:
-    """Parse a budget such as 90s, 15m, 3h or none into seconds; auto is 15 minutes on a CPU and none elsewhere."""
+    """Parse a budget such as 90s, 15m, 3h or unlimited into seconds; auto is 15m on a CPU and unlimited elsewhere."""
     if budget == "auto":
         return CPU_BUDGET if device.type == "cpu" else math.inf
-    if budget == "none":
+    if budget == "unlimited":
         return math.inf
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", budget)
     if match is None:
-        raise ValueError(f"budget is {budget!r}; give a time such as 90s, 15m or 3h, or none or auto")
+        raise ValueError(
+            f"budget is {budget!r}; give a time such as 90s, 15m or 3h, auto, unlimited, or None, "
+            "which leaves the stages out"
+        )
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
 
 

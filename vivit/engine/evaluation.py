@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -121,6 +121,9 @@ def load_evaluation(path: Path) -> Evaluation:
     """Load what `Evaluation.save` wrote. Raises ValueError for any other file."""
     try:
         with path.open("rb") as file:  # numpy leaves a path open where the file is broken
+            if not is_zipfile(file):
+                raise ValueError("it is no .npz file")
+            file.seek(0)
             arrays = dict(np.load(file, allow_pickle=False))
         classes = {k.removeprefix("classes/"): tuple(v.tolist()) for k, v in arrays.items() if k.startswith("classes/")}
         labels = torch.from_numpy(arrays["labels"])

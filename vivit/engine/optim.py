@@ -32,6 +32,8 @@ def freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
             raise ValueError(f"optim.freeze: no parameter begins with {prefix!r}; there are {', '.join(tops)}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(_begins(name, prefix) for prefix in prefixes))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"optim.freeze {' '.join(prefixes)} leaves nothing to train; freeze less")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

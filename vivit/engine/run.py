@@ -23,6 +23,7 @@ from ..install_check import installed_version
 from ..text import printable
 from .distributed import World
 from .progress import TrainingBar
+from .runs import read_metrics
 from .trackers import open_trackers
 
 # Settings that may differ when a run is resumed: none of them changes what is learned. The videos may be elsewhere: the
@@ -43,7 +44,7 @@ class Run:
     Of several processes only the main one writes and prints; in the others every method does nothing.
     """
 
-    def __init__(self, config: Config, world: World, *, step: int, steps: int):
+    def __init__(self, config: Config, world: World, *, step: int, steps: int, resumed: bool = False):
         self.folder, self.is_main = Path(config.run), world.is_main
         self.metrics = self.folder / "metrics.jsonl"
         self.bar = TrainingBar(step=step, steps=steps, enabled=self.is_main)
@@ -51,7 +52,7 @@ class Run:
         if self.is_main:
             write_json(self.folder / "config.json", to_dict(config))
             note_start(self.folder / "environment.json", step=step, processes=world.size)
-            _keep_until(self.metrics, step or -1)
+            _keep_until(self.metrics, step if resumed else -1)
             self.trackers = open_trackers(config, step)
 
     def __enter__(self) -> Run:
@@ -101,11 +102,16 @@ class Run:
 
 
 def check_same_run(config: Config) -> None:
-    """Raise ValueError if the folder holds a run with other or unknown settings: resuming would mix two experiments."""
+    """Raise ValueError if the folder holds a run with other or unknown settings: resuming would mix two experiments.
+
+    A run that ended before it wrote metrics, such as one whose settings were wrong, does not count.
+    """
     folder = Path(config.run)
+    found = [name for name in ("checkpoints", "weights") if (folder / name).exists()]
     if (folder / "config.json").exists():
-        check_same_settings(read_config(folder), config)
-    elif found := [name for name in ("checkpoints", "weights") if (folder / name).exists()]:
+        if found or (folder / "metrics.jsonl").exists():
+            check_same_settings(read_config(folder), config)
+    elif found:
         raise ValueError(
             f"{folder} has {' and '.join(found)} but no config.json, which holds the settings of a run; bring it back, "
             "or give another folder with --run"
@@ -135,8 +141,12 @@ def same_weights(a: str | None, b: str | None) -> bool:
 
 
 def read_config(folder: Path) -> Config:
-    """Read the resolved config of a run."""
-    return from_dict(Config, json.loads((folder / "config.json").read_text()))
+    """Read the resolved config of a run. Raises ValueError for a file that is damaged."""
+    path = folder / "config.json"
+    try:
+        return from_dict(Config, json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); bring it back, or give another folder with --run") from error
 
 
 def append_line(path: Path, line: str) -> None:
@@ -186,8 +196,8 @@ def _commit() -> str | None:
 
 
 def _keep_until(metrics: Path, step: int) -> None:
-    """Drop the lines after `step`, which a resumed run is going to write again, and a line cut short by a kill."""
+    """Drop the lines after `step`, which a resumed run is going to write again, and lines that a kill has damaged."""
     if metrics.exists():
-        lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in read_metrics(metrics) if line["step"] <= step]
         with atomic_write(metrics) as file:
-            file.write("".join(line for line in lines if json.loads(line)["step"] <= step))
+            file.writelines(json.dumps(line) + "\n" for line in kept)

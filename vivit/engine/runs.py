@@ -49,7 +49,7 @@ def summarise(folder: Path) -> RunSummary:
         config = from_dict(Config, json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError, KeyError):
         config = None
-    lines = list(metrics(folder / "metrics.jsonl"))
+    lines = list(read_metrics(folder / "metrics.jsonl"))
     trained = [line for line in lines if line.get("loss") is not None]
     steps = None
     if config and lines and lines[-1].get("epoch"):
@@ -73,8 +73,8 @@ def summarise(folder: Path) -> RunSummary:
     )
 
 
-def metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the complete lines of metrics.jsonl; a line cut short by a kill is skipped."""
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the complete lines of metrics.jsonl; lines that a kill has damaged are skipped."""
     for text in path.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)

@@ -186,13 +186,13 @@ def setup(
     optimizer = build_optimizer(vivit, config.optim)
     average = EMA(vivit, config.optim.ema) if config.optim.ema else None
     meter = Meter(world, config.model, build)
-    progress = Progress(validation_due=probed)
+    progress = Progress(validation_due=probed or not steps)
     if staged:
         progress = Progress(validation_due=staged.best < 0, baseline=staged.baseline, best=staged.best)
     if resumed:
         progress = Progress.of(checkpoints.restore(vivit, optimizer, average, resumed))
         meter.load_state_dict(saved["meter"])
-    run = Run(config, world, step=progress.step, steps=steps)
+    run = Run(config, world, step=progress.step, steps=steps, resumed=resumed is not None)
     for line in broken:
         run.log_line(f"broken checkpoint skipped: {line}")
     run.log_line(describe_start(config, vivit, data, world, resumed, progress.step, steps))

@@ -340,7 +340,7 @@ def write_doubtful(path: Path, videos: Data, logits: Tensor, model: ModelConfig,
                 line = [*where, label_set, names[truth], answer, f"{p.max():.3f}", f"{p[truth]:.3f}"]
                 found.append((float(p.max()), line))
     found.sort(key=lambda pair: -pair[0])
-    with atomic_write(path, newline="") as file:
+    with atomic_write(path, newline="", errors="surrogateescape") as file:  # paths need not be UTF-8
         writer = csv.writer(file)
         writer.writerow(["path", "start", "end", "label_set", "label", "answer", "probability", "probability_of_label"])
         writer.writerows(line for _, line in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..config import Config, ModelConfig
 from ..data.dataset import TrainDataset
 from ..data.frame_cache import FOLDER, remove_frames
-from ..data.loader import Batch, open_loader, train_loader
+from ..data.loader import Batch, check_batch_size, open_loader, train_loader
 from ..errors import DataError, WorkerDied
 from ..model.vivit import ViViT
 from ..text import listing
@@ -68,6 +69,7 @@ def train_in(world: World, config: Config, *, build: Callable[[ModelConfig], Any
     config, data = read_videos(config)
     staged = read_stages(config, data) if config.budget else None
     check_same_run(staged.config if staged else config)
+    check_batch_size(config.optim.batch_size, config.augment, world.size)
     with locked(Path(config.run), world):
         if data.frame_cache:
             size = format_size(data.frame_cache.max_video_bytes)
@@ -211,7 +213,8 @@ def finish(t: Training) -> None:
     if progress.baseline is not None and progress.best >= 0:  # below 0: no best weights could be saved
         run.log_line(compare_with_baseline(config, progress.baseline, progress.best, progress.best_step, t.steps))
     run.log_line(f"{run.folder}: training finished ({t.steps} steps); weights in {weights}")
-    run.log_line(f"next: vivit eval {run.folder}\n      vivit predict {run.folder} VIDEO")
+    folder = shlex.quote(str(run.folder))
+    run.log_line(f"next: vivit eval {folder}\n      vivit predict {folder} VIDEO")
 
 
 def skip_unreadable(t: Training, batch: Batch) -> None:

@@ -35,7 +35,7 @@ RECIPES: dict[str, Callable[..., Config]] = {
 def missing_start(name: str, config: Config) -> str:
     """Return a warning if a recipe that needs trained weights to start from has none, else "".
 
-    Such a recipe has --init in the command of its docstring. A run that resumes needs no init.
+    Such a recipe has --init in the command of its docstring. A run that resumes reads its checkpoint.
     """
     command = re.search(r"^ *(vivit train .*--init .*)$", RECIPES[name].__doc__ or "", re.MULTILINE)
     if not command or config.init or (Path(config.run) / "checkpoints").is_dir():

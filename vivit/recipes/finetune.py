@@ -29,7 +29,7 @@ LOOKED_AT = 32  # videos whose length is looked up
 def finetune(data: DataConfig = DataConfig(), init: str | None = None) -> Config:  # noqa: B008
     """Fine-tune on your own videos, from 50 clips up: heads on frozen features, then the encoder as the budget allows.
 
-    vivit train finetune --data.root my_videos --init vit_small.safetensors
+    vivit train finetune --data.root my_videos --init vit-base
 
     With `init` an image model, its layers become Model 2's layers over space. They run once over each training video;
     heads are fitted to the stored features and compared on held-out training videos; then the last layers, and the

@@ -45,7 +45,7 @@ def modern(dataset: str, model: str, *, drop_path: float, label_smoothing: float
 def kinetics400(model: str = BASE) -> Config:
     """Kinetics-400 with AdamW and heavier augmentation, from an ImageNet-21k ViT-B/16.
 
-    vivit train modern/kinetics400 --data.root kinetics400 --init vit_base.safetensors
+    vivit train modern/kinetics400 --data.root kinetics400 --init vit-base
 
     Reference (TAdaConv zoo, B/16x2 FE): 79.4 top-1, 94.0 top-5, with AdamW 1e-4, weight decay 0.1, batch 256, average
     0.999, mixup 0.2, label smoothing 0.1, drop path 0.1 and grey clips 0.3; the paper's recipe gives 78.8. Not run by
@@ -58,7 +58,7 @@ def kinetics400(model: str = BASE) -> Config:
 def kinetics600(model: str = BASE) -> Config:
     """Kinetics-600 with AdamW and heavier augmentation, from an ImageNet-21k ViT-B/16.
 
-    vivit train modern/kinetics600 --data.root kinetics600 --init vit_base.safetensors
+    vivit train modern/kinetics600 --data.root kinetics600 --init vit-base
 
     Reference: none for B; the paper's L/16x2 FE has 82.9 top-1. The settings are those of modern/kinetics400. Not run
     by us.
@@ -70,7 +70,7 @@ def kinetics600(model: str = BASE) -> Config:
 def moments(model: str = BASE) -> Config:
     """Moments in Time with AdamW and heavier augmentation, from an ImageNet-21k ViT-B/16.
 
-    vivit train modern/moments --data.root moments --init vit_base.safetensors
+    vivit train modern/moments --data.root moments --init vit-base
 
     Reference: none for B; the paper's L/16x2 FE has 38.5 top-1. The settings are those of modern/kinetics400, at the
     paper's 10 epochs. Not run by us.

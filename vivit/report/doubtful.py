@@ -23,7 +23,7 @@ def doubtful_examples(run: Path, config: Config, model: nn.Module) -> tuple[list
     longer there has the problem instead of pictures.
     """
     try:
-        with (run / DOUBTFUL).open(newline="") as file:
+        with (run / DOUBTFUL).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         return [], 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..config import Config
+from ..config import Config, DataConfig
 from ..engine.device import pick_device
 from ..engine.evaluate import load_weights
 from ..engine.evaluation import Evaluation
@@ -45,13 +45,15 @@ def write_eval_files(
         log.warning("%s is not written: %s", PREDICTIONS_CSV, printable(str(error)))
     try:
         model = exported or load_weights(weights, **(changes or {})).to(pick_device(config.device)).eval()
-        page = write_eval_report(folder, weights=weights, model=model, evaluation=evaluation)
+        page = write_eval_report(folder, weights=weights, model=model, evaluation=evaluation, data=config.data)
         print(f"open {printable(str(page.resolve()))}")
     except Exception as error:  # a page may fail in any way, out of memory among them; the results must not
         log.warning("%s is not written: %s: %s", REPORT, type(error).__name__, printable(str(error)))
 
 
-def write_eval_report(folder: Path, *, weights: str, model: nn.Module, evaluation: Evaluation) -> Path:
+def write_eval_report(
+    folder: Path, *, weights: str, model: nn.Module, evaluation: Evaluation, data: DataConfig | None = None
+) -> Path:
     """Write report.html of `vivit eval` into `folder` and return its path.
 
     If `weights` is the folder of a run, the page shows its training as well. A model that is no ViViT has no attention
@@ -64,6 +66,7 @@ def write_eval_report(folder: Path, *, weights: str, model: nn.Module, evaluatio
         model=model,
         evaluation=evaluation,
         examples=EXAMPLES,
+        data=data,
     )
 
 

@@ -13,13 +13,13 @@ from typing import Any
 from markupsafe import Markup
 from torch import nn
 
-from ..config import ALL, Config
+from ..config import ALL, Config, DataConfig
 from ..data.sample import Sample
 from ..engine.eval_tables import describe_protocol
 from ..engine.evaluation import Evaluation
 from ..engine.metrics import most_confused
 from ..engine.run import environment, read_config
-from ..engine.runs import metrics as read_metrics
+from ..engine.runs import read_metrics
 from ..inference.prediction import Prediction
 from ..model.vivit import ViViT
 from ..model_config import joint_name
@@ -61,6 +61,7 @@ def write_report(
     timeline: Mapping[str, Any] | None = None,
     next_lines: Sequence[str] = (),
     examples: int = EXAMPLES,
+    data: DataConfig | None = None,
 ) -> Path:
     """Write the page to `path` and return it.
 
@@ -68,7 +69,8 @@ def write_report(
     `shuffled` the same test with the frames of each clip in random order, `prediction` that of one more video,
     `timeline` the scores of a long one: title, summary, page and what `draw_lanes` returns;
     `next_lines` end the page: what to type next. `choose_examples` chooses the clips, which are read again from their
-    files; so are training videos that look wrongly labelled, if the run lists any. A model that is no ViViT has no
+    files; so are training videos that look wrongly labelled, if the run lists any. `data` says which videos were
+    tested, if they are not those that validated the run. A model that is no ViViT has no
     attention maps on the page. Raises OSError if `path` cannot be written.
     """
     training = read_training(run) if run else None
@@ -79,7 +81,7 @@ def write_report(
         path,
         "run.html",
         title=title,
-        summary=summary(training, model, evaluation),
+        summary=summary(training, model, evaluation, data),
         when=f"{about['started'][:10]}, {hardware(about)}",
         tiles=headline_numbers(evaluation, shuffled),
         tests=list(tests(evaluation, shuffled)),
@@ -97,7 +99,7 @@ def write_report(
         doubts=doubts,
         prediction=describe_prediction(model, prediction, evaluation) if prediction else None,
         timeline=timeline,
-        facts=facts(training, about, model, evaluation),
+        facts=facts(training, about, model, evaluation, data),
         next_lines=next_lines,
     )
 
@@ -117,7 +119,7 @@ def display_name(label_set: str) -> str:
     return "all together" if label_set == ALL else label_set
 
 
-def summary(training: Training | None, model: nn.Module, evaluation: Evaluation) -> str:
+def summary(training: Training | None, model: nn.Module, evaluation: Evaluation, data: DataConfig | None = None) -> str:
     """Say what was trained, on how much and how long, and on how much it was tested.
 
     metrics.jsonl holds steps and rates, from which the number of videos and the time follow.
@@ -129,10 +131,12 @@ def summary(training: Training | None, model: nn.Module, evaluation: Evaluation)
         last, batch, before = steps[-1], training.config.optim.batch_size, [0.0, *(line["step"] for line in steps)]
         seconds = sum((line["step"] - b) * batch / line["clips_per_second"] for line, b in zip(steps, before))
         took = f"{seconds / 3600:.1f} hours" if seconds > 7200 else f"{seconds / 60:.1f} minutes"
-        videos, epochs = round(last["step"] * batch / last["epoch"]), round(last["epoch"], 1)
+        shown, epochs = last["step"] * batch / last["epoch"], round(last["epoch"], 1)
+        videos = round(shown / training.config.augment.repeats)
+        other = "video" if data and data.eval_split == training.config.data.train_split else "other video"
         tested = (
             f"trained on {plural(videos, 'video')} for {plural(epochs, 'epoch')} in {took}, "
-            f"tested on {plural(len(evaluation.samples), 'other video')}"
+            f"tested on {plural(len(evaluation.samples), other)}"
         )
     return f"{kind}, {parameters:.1f} million parameters, {tested}."
 
@@ -143,7 +147,11 @@ def hardware(environment: Mapping[str, Any]) -> str:
 
 
 def facts(
-    training: Training | None, environment: Mapping[str, Any], model: nn.Module, evaluation: Evaluation
+    training: Training | None,
+    environment: Mapping[str, Any],
+    model: nn.Module,
+    evaluation: Evaluation,
+    data: DataConfig | None = None,
 ) -> dict[str, str]:
     """List what someone needs to repeat the run."""
     m = model.config
@@ -163,6 +171,8 @@ def facts(
     rows["Test"] = f"{describe_protocol(evaluation.protocol)}, list {evaluation.list_hash}"
     if training:
         rows["Data"] = training.config.data.root
+        if data and data.root != training.config.data.root:
+            rows["Data"] += f"; tested: {data.root}"
     return rows | {
         "Hardware": f"{hardware(environment)}; {environment['machine']}",
         "Software": ", ".join([f"Python {environment['python']}", *map(" ".join, environment["packages"].items())]),

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -119,7 +120,7 @@ class Service:
             async with uploaded_video(request, self.folder) as path:
                 fields = {name: asked[name] for name in ("start", "end", "temporal_views", "spatial_views")}
                 [(about, views)] = await self.decoders.decode("views", str(path), observe=timing.add, **fields)
-            logits = await self.engine.logits(views, timing.add)
+            logits = await self.engine.logits(torch.from_numpy(views), timing.add)
         found = Prediction("", top_classes(classes, logits.cpu().numpy(), asked["top_k"]))
         if asked["format"] == "huggingface":
             top = [{"label": name, "score": p} for name, p in found.classes[label_set]]
@@ -142,7 +143,7 @@ class Service:
             async with uploaded_video(request, self.folder) as path:
                 fields = {name: asked[name] for name in ("start", "end")}
                 (about, video), (_, seconds) = await self.decoders.decode("clip", str(path), answers=2, **fields)
-            clip = Clip("the video", video, seconds.numpy())
+            clip = Clip("the video", torch.from_numpy(video), seconds)
             answer = await self.engine.call(partial(explain_to_dict, self.engine, clip, asked))
         return JSONResponse(answer | {"video": about["video"]})
 

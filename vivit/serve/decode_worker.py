@@ -145,7 +145,7 @@ def send_timeline(job: dict[str, Any], sample: Sample, config: ModelConfig, send
     for ids, frames in read_positions(plan, range(first, stop)):
         key += ids != before
         before = ids
-        send({"key": key}, np.empty(0, np.uint8) if frames is None else frames.numpy())  # None: no window reads it
+        send({"key": key}, np.empty(0, np.uint8) if frames is None else frames)  # None: no window reads it
 
 
 def position_range(plan: Plan, batch: int) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def send_stream(job: dict[str, Any], limits: dict[str, Any], config: ModelConfig
     frames = read_pieces(Chunks(send), job["path"], max_pixels=limits["pixels"])
     for position in stream_positions(at_most(limits["frames"], frames), plan, job["path"], crops=job["crops"]):
         about = {"key": position.key, "shown": position.shown, "end": position.end, "padded": position.padded}
-        send(about, position.frames.numpy())
+        send(about, position.frames)
     send({"over": True})
 
 

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..config import ModelConfig, to_dict
 from ..errors import VideoError, VivitError
@@ -37,7 +36,7 @@ ENVIRONMENT = (
     "SYSTEMROOT",
 )
 
-Answer = tuple[dict[str, Any], torch.Tensor]
+Answer = tuple[dict[str, Any], np.ndarray]
 
 
 class DecoderFailed(VivitError):
@@ -114,7 +113,7 @@ class Worker:
         header = await self.header(path)
         return header, await self.array(header)
 
-    async def array(self, header: dict[str, Any]) -> torch.Tensor:
+    async def array(self, header: dict[str, Any]) -> np.ndarray:
         """Receive the array that a header announces."""
         shape, kind = [int(n) for n in header["shape"]], header["dtype"]
         if kind not in DTYPES or min(shape, default=0) < 0 or math.prod(shape) * np.dtype(kind).itemsize > MOST_BYTES:
@@ -123,7 +122,7 @@ class Worker:
         assert self.process.stdout is not None
         data = await self.process.stdout.readexactly(math.prod(shape) * dtype.itemsize)
         array = np.frombuffer(bytearray(data), dtype=dtype) if data else np.zeros(0, dtype=dtype)
-        return torch.from_numpy(array.reshape(shape))
+        return array.reshape(shape)
 
 
 class Decoders:

@@ -148,7 +148,7 @@ class JobQueue:
                     await job.update(done=min(len(rows), job.total))
             rows += await self.engine.call(sliding.flush)
         await job.update(done=job.total)
-        start, end, center, padded = times.numpy()
+        start, end, center, padded = times
         timeline = Timeline(
             path="",
             classes={name: list(names) for name, names in model.config.classes.items()},

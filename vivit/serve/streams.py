@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from starlette.exceptions import HTTPException
 
 from ..errors import VivitError
@@ -179,15 +179,15 @@ class Streams:
             rows += await self.engine.call(finish, lane)
         return "over" in header, rows
 
-    def _position(self, header: dict[str, Any], frames: torch.Tensor, stream: Stream) -> Position:
+    def _position(self, header: dict[str, Any], frames: np.ndarray, stream: Stream) -> Position:
         """Return a position as the decoding process tells it. Raises ValueError for one that cannot be."""
         assert stream.lane is not None
         c, depth = self.engine.model.config, stream.lane.engine.windows.depth
         shown = tuple((float(begin), float(end)) for begin, end in header["shown"])
         end = float(header["end"])
         sizes = (stream.asked["crops"], depth, 3, *c.image_size)
-        if frames.shape != sizes or frames.dtype != torch.uint8 or len(shown) != depth:
-            raise ValueError(f"got a position of shape {tuple(frames.shape)}")
+        if frames.shape != sizes or frames.dtype != np.uint8 or len(shown) != depth:
+            raise ValueError(f"got a position of shape {frames.shape}")
         if not all(math.isfinite(seconds) for pair in (*shown, (end,)) for seconds in pair):
             raise ValueError("got a position outside time")
         key = tuple(int(number) for number in header["key"])

@@ -9,7 +9,7 @@ from typing import Any
 from ..config import Config, ModelConfig, replace
 from ..recipes.paper import COLUMNS
 
-NEEDS_INIT = "it needs an image model: --init vit.safetensors"
+NEEDS_INIT = "it needs an image model: --init vit-base"
 QUICK = 3  # factor by which --quick shortens training
 
 

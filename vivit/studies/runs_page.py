@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ..data.reading import show_reading
 from ..engine.evaluate import PREDICTIONS
 from ..engine.evaluation import load_evaluation
-from ..engine.runs import RunSummary, differing, find_runs, metrics, shown, summarise
+from ..engine.runs import RunSummary, differing, find_runs, read_metrics, shown, summarise
 from ..report.charts import Interval, interval_chart, thin_out
 from ..report.html import escape, plural, write_html
 from .statistics import correct_videos, main_label_set, over_seeds
@@ -122,7 +122,8 @@ def curves(runs: Sequence[RunSummary]) -> Markup:
     """Draw the training loss of every run of a group over the steps, on one scale."""
     lines = []
     for run in runs:
-        points = [(m["step"], m["loss"]) for m in metrics(run.folder / "metrics.jsonl") if m.get("loss") is not None]
+        logged = read_metrics(run.folder / "metrics.jsonl")
+        points = [(line["step"], line["loss"]) for line in logged if line.get("loss") is not None]
         if points:
             steps, losses = np.array(points, float).T
             lines.append(thin_out(steps, losses, COLUMNS))

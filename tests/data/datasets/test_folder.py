@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data.datasets.folder import read_folder
-from vivit.data.datasets.registry import read_samples
+from vivit.data.datasets.find_videos import find_videos
+from vivit.data.datasets.folder import folder_classes, read_folder
+from vivit.data.datasets.registry import read_annotations, read_samples
 from vivit.data.sample import Sample
 from vivit.data.sample_table import class_names, encode_labels, list_hash
 from vivit.errors import DataError
@@ -105,6 +106,24 @@ def test_an_unset_or_missing_root_and_an_unknown_reader_say_so(tmp_path):
         read_samples("folder", "", "train")
     with pytest.raises(DataError, match="unknown dataset 'foldr'; did you mean 'folder'"):
         read_samples("foldr", str(tmp_path), "train")
+    with pytest.raises(DataError, match="shards have no annotations; give the dataset from which"):
+        read_annotations("shards", str(tmp_path), "train")
+
+
+def test_class_folders_that_link_to_each_other_are_read_once_by_each_name(tmp_path, monkeypatch):
+    touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    (tmp_path / "a/x").symlink_to("../b")
+    (tmp_path / "b/y").symlink_to("../a")
+    (tmp_path / "b/self").symlink_to(".")
+    assert find_videos(tmp_path) == ["a/1.mp4", "a/x/2.mp4", "b/2.mp4", "b/y/1.mp4"]
+    monkeypatch.chdir(tmp_path)
+    assert find_videos(".") == find_videos(tmp_path)
+
+
+def test_classes_json_may_have_a_byte_order_mark(tmp_path):
+    touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    (tmp_path / "classes.json").write_text('\ufeff{"label": ["b", "a"]}', encoding="utf-8")
+    assert folder_classes(tmp_path) == {"label": ("b", "a")}
 
 
 # Tables

@@ -104,6 +104,16 @@ def test_every_wrong_row_is_listed_at_once_with_file_and_line(tmp_path):
     assert {int(g.split(":")[1]) for g in got} == set(range(first, first + len(expected)))
 
 
+def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path):
+    kinetics(tmp_path)
+    line = add(
+        tmp_path, "annotations/validate.csv", '"zumba,aaaaaaaaaaa,1,11,validate', "zumba,bbbbbbbbbbb,1,11,validate"
+    )
+    assert problems("kinetics400", tmp_path, "val")[-1] == (
+        f"validate.csv: not a readable UTF-8 table: line {line}: a quote opens and never closes; close it"
+    )
+
+
 def test_columns_that_are_not_there_and_lists_that_are_not_there_are_named(tmp_path):
     kinetics(tmp_path)
     assert problems("kinetics400", tmp_path, "test") == [

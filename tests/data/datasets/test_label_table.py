@@ -4,6 +4,7 @@ import json
 import os
 import unicodedata
 
+import numpy as np
 import pytest
 
 from vivit.data.datasets.folder import read_folder
@@ -11,6 +12,7 @@ from vivit.data.datasets.label_table import read_table
 from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
 from vivit.data.sample_table import class_names, encode_labels, list_hash
+from vivit.data.video.frame_folder import FrameFolder
 from vivit.errors import DataError
 
 from .test_folder import problems, table, touch
@@ -120,6 +122,14 @@ def test_escapes_of_json_that_are_no_text_are_named(tmp_path):
     message.encode()
 
 
+def test_a_folder_without_images_is_named_as_such(tmp_path):
+    root = table(tmp_path, "path,label\nsub,x\nlink,x\n", "sub/notes.txt")
+    (tmp_path / "link").symlink_to("nowhere")
+    lines = problems(root).splitlines()[1:]
+    assert lines[0].strip() == f"labels.csv:2: {tmp_path}/sub is a folder without images"
+    assert lines[1].strip() == f"labels.csv:3: {tmp_path}/link cannot be opened (No such file or directory)"
+
+
 # Which columns are labels
 
 
@@ -182,3 +192,65 @@ def test_data_labels_chooses_among_the_label_sets_of_any_data_set(tmp_path):
     touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4")
     with pytest.raises(DataError, match="data.labels names no label set 'verb'; there are label"):
         read_samples("folder", str(tmp_path), "train", labels=("verb",))
+
+
+# Cells that are no text
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            'v1.mp4,"fast,train\nv2.mp4,slow,train\n',
+            "labels.csv: not a readable table, line 2: a quote opens and never closes",
+        ),
+        ('v0.mp4,x,train\nv1.mp4,"fast,train\nv2.mp4,slow",train\n', "labels.csv:3: label has a line break: 'fast,tr"),
+        ('v1.mp4,"a ""b""\n c",train\n', "labels.csv:2: label has a line break"),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_named_with_the_line_on_which_it_opens(tmp_path, cells, message):
+    assert message in problems(table(tmp_path, f"path,label,split\n{cells}", "v0.mp4", "v1.mp4", "v2.mp4"))
+
+
+def test_quotes_with_spaces_around_them_and_notes_of_several_lines_are_read(tmp_path):
+    root = table(
+        tmp_path, 'path,label,note,split\n"a.mp4" , "x" ,"two\nlines ""here""",train\nb.mp4,y,,oops\n', "a.mp4", "b.mp4"
+    )
+    assert rows(root) == [("a.mp4", "x", None, None)]
+    assert read_folder(root, "oops")[0].where == "labels.csv:4"
+
+
+@pytest.mark.parametrize("label", [["run", "jump"], {"id": 3}])
+def test_lists_and_objects_are_no_labels(tmp_path, label):
+    lines = [{"path": "a.mp4", "label": "x"}, {"path": "b.mp4", "label": label}]
+    root = table(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "a.mp4", "b.mp4", name="t.jsonl")
+    assert f"t.jsonl:2: label is {label}; it takes one text" in problems(root)
+
+
+def test_nan_is_an_empty_cell_as_pandas_writes_it(tmp_path):
+    lines = [{"path": f"{i}.mp4", "label": "x", "start": np.nan, "group": np.nan} for i in range(10)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    root = table(tmp_path, text, *(f"{i}.mp4" for i in range(10)), name="t.jsonl")
+    assert len(rows(root, "val")) == 2  # each row is a recording of its own
+    assert {s.group for s in read_folder(root, "train")} == {""}
+    assert "t.jsonl:1: label is empty" in problems(table(tmp_path, text.replace('"x"', "NaN"), name="t.jsonl"))
+    text = "".join(json.dumps(line | {"split": np.nan if i else "val"}) + "\n" for i, line in enumerate(lines))
+    assert "t.jsonl:2: split is empty" in problems(table(tmp_path, text, name="t.jsonl"))
+
+
+@pytest.mark.parametrize("gap", ["NA", "nan", "NaN", "N/A", "NULL", "None", "<NA>"])
+def test_a_group_that_pandas_reads_as_a_gap_is_none_and_a_class_may_be_called_so(tmp_path, gap):
+    text = "path,label,group\n" + "".join(f"{i}.mp4,{gap},{gap}\n" for i in range(10))
+    root = table(tmp_path, text, *(f"{i}.mp4" for i in range(10)))
+    assert len(rows(root, "val")) == 2
+    assert {(s.labels["label"], s.group) for s in read_folder(root, "train")} == {(gap, "")}
+
+
+@pytest.mark.parametrize(("fps", "wrong"), [(1e-6, False), (5e-4, False), (1e6, False), (9e-7, True), (1.1e6, True)])
+def test_the_rate_of_images_has_the_bounds_of_a_folder_of_images(tmp_path, fps, wrong):
+    root = table(tmp_path, f"path,label,fps\nframes,x,{fps}\n", "frames/1.jpg", "frames/2.jpg")
+    if wrong:
+        assert f"fps is '{fps}'; it takes images a second, 1e-06 to 1e+06" in problems(root)
+    else:
+        [sample] = read_folder(root, "train")
+        assert FrameFolder(sample.path, fps=sample.fps).fps == fps

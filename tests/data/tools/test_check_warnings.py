@@ -64,6 +64,23 @@ def test_what_is_passed_over_is_counted_by_suffix(folder):  # noqa: F811
     ]
 
 
+def test_videos_directly_in_a_split_folder_are_said(tmp_path):
+    inside = [f"{c}/{i}" for c in "ab" for i in range(3)]
+    write_videos(tmp_path, {"train": [*inside, "x", "y"], "val": inside, "test": [*inside, "z"]}, frames=3)
+    report = quick_check(tmp_path)
+    assert report.videos == {"train": 6, "val": 6}
+    assert report.found["passed over"] == [
+        "1 videos directly in the folder test, in no class",
+        "2 videos directly in the folder train, in no class",
+    ]
+
+
+def test_videos_that_another_split_holds_out_are_not_passed_over(tmp_path):
+    write_videos(tmp_path, {"train": ["deep/1", *"23456"], "b": list("12345")}, frames=3)
+    for splits in (("val",), ("train",), ("train", "val")):
+        assert "passed over" not in quick_check(tmp_path, splits=splits).found
+
+
 def test_a_table_says_which_columns_are_labels(folder):  # noqa: F811
     table = folder / "labels.csv"
     table.write_text("path,label,camera,split\ntrain/cat/1.mp4,a,3,train\nval/cat/4.mp4,a,3,val\n")
@@ -118,6 +135,72 @@ def test_damage_in_the_middle_is_found_by_a_thorough_check_and_remembered(tmp_pa
     assert "cannot be read as an image" in dog
     again = quick_check(tmp_path, splits=("train",))
     assert (again.opened, again.found["damaged"]) == (0, [cat, dog])
+
+
+def test_a_video_whose_last_frames_are_bad_is_damaged_and_training_uses_it(tmp_path):
+    write_videos(tmp_path, {"train": ("cat/1", "cat/2", "dog/3")}, frames=10)
+    path = write_video(
+        tmp_path / "train/cat/1.mp4",
+        counter_frames(200),
+        options={"bf": "0"},
+        container_options={"movflags": "faststart"},
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: -(len(data) // 20)] + bytes(len(data) // 20))  # of a download that was not completed
+    images = write_frames(tmp_path / "train/dog/4", counter_frames(5))
+    last = sorted(images.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:100])
+    for thorough in (False, True):
+        report = quick_check(tmp_path, splits=("train",), thorough=thorough)
+        assert "unreadable" not in report.found
+        cat, dog = sorted(report.found["damaged"])
+        assert cat.startswith("train/cat/1.mp4: frame")
+        assert dog.startswith(f"train/dog/4: {last.name} cannot be read as an image")
+        kept, left_out = read_samples("folder", str(tmp_path), "train").readable()
+        assert (len(kept), left_out) == (4, {})
+
+
+def test_a_broken_first_image_is_named(tmp_path):
+    write_videos(tmp_path, {"train": ("cat/1", "dog/2")})
+    first = min(write_frames(tmp_path / "train/dog/3", counter_frames(5)).iterdir())
+    first.write_bytes(b"")
+    [line] = quick_check(tmp_path, splits=("train",)).found["unreadable"]
+    assert line.startswith(f"train/dog/3: {first.name} cannot be read as an image")
+
+
+def test_a_file_that_can_be_read_again_is_no_longer_a_problem(folder, monkeypatch):  # noqa: F811
+    def refuse(path, *, plain=probe.open_video, **how):
+        if path.endswith("train/cat/2.mp4"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plain(path, **how)
+
+    with monkeypatch.context() as m:
+        m.setattr(probe, "open_video", refuse)
+        assert "Permission denied" in quick_check(folder).found["unreadable"][0]
+    report = quick_check(folder)
+    assert (report.opened, report.problems) == (1, [])
+    assert quick_check(folder).opened == 0
+
+
+def test_a_hash_that_could_not_be_computed_is_computed_the_next_time(folder, monkeypatch):  # noqa: F811
+    shutil.copy(folder / "train/cat/1.mp4", folder / "train/dog/copy.mp4")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as m:
+        m.setattr(probe, "hash_file", refuse)
+        assert "duplicated" not in quick_check(folder).found
+    assert quick_check(folder).found["duplicated"] == ["train/cat/1.mp4 = train/dog/copy.mp4"]
+
+
+def test_another_rate_of_a_folder_of_images_is_taken_over(tmp_path):
+    write_frames(tmp_path / "a", counter_frames(20))
+    table = tmp_path / "labels.csv"
+    for fps, seconds in ((5, 4.0), (10, 2.0), ("", 0.8), (25, 0.8)):
+        table.write_text(f"path,label,fps,split\na,x,{fps},train\n")
+        report = quick_check(table, splits=("train",))
+        assert (report.files[0].duration, report.opened) == (pytest.approx(seconds), int(fps != 25))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.videos import counter_frames, read_all, read_counter, write_sound, write_video
+from tests.data.videos import as_hwc, counter_frames, read_all, read_counter, write_sound, write_video
 from vivit.data.video.decoder import Video
 from vivit.errors import VideoError
 
@@ -203,6 +203,21 @@ def test_what_is_not_a_video_is_an_error(tmp_path, name):
     assert isinstance(error, VideoError)
     assert error.path == str(path)
     assert "expected a video" in str(error)
+
+
+def test_a_video_in_another_container_is_an_error_that_names_those_that_are_read(tmp_path):
+    path = write_video(tmp_path / "clip.nut", counter_frames(5), codec="mpeg4").rename(tmp_path / "clip.mp4")
+    with pytest.raises(VideoError, match="expected a video of one of the containers mp4, mov, mkv, .* mxf"):
+        Video(path)
+
+
+@pytest.mark.parametrize("suffix", ["mpg", "mpeg", "mxf"])
+def test_mxf_and_mpeg_streams_without_a_container_are_read(tmp_path, suffix):
+    path = write_video(
+        tmp_path / ("clip.mxf" if suffix == "mxf" else "clip.m2v"), counter_frames(40), codec="mpeg2video"
+    )
+    video = Video(path.rename(tmp_path / f"renamed.{suffix}"))
+    assert [read_counter(image) for image in as_hwc(video.frames([39, 0, 17]))] == [39, 0, 17]
 
 
 @pytest.mark.parametrize("name", ["h264.avi", "vp9.webm", "faststart.mp4"])

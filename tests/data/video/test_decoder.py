@@ -36,6 +36,8 @@ CODECS_AND_CONTAINERS = [
     ("mpeg4", "avi"),
     ("mpeg4", "mp4"),
     ("libx264", "ts"),
+    ("mpeg2video", "mxf"),
+    ("mpeg2video", "m2v"),  # a stream without a container
 ]
 ORDERS = {
     "forward": [0, 1, 2, 3, 4, 5],

@@ -250,10 +250,35 @@ def test_absurd_stamps_give_every_frame_a_finite_rate_and_rising_times(tmp_path)
     assert video.duration < 10
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts"])
+@pytest.mark.parametrize("keyint", [12, 250])
+def test_one_wrong_stamp_hides_no_other_frame(tmp_path, suffix, keyint):
+    path = tmp_path / f"clip.{suffix}"
+    options = {"bf": "0", "x264-params": "scenecut=0"}
+    source = write_video(tmp_path / "source.mp4", counter_frames(100), keyint=keyint, options=options)
+    with av.open(str(source)) as plain, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(plain.streams.video[0])
+        for number, packet in enumerate(packet for packet in plain.demux(video=0) if packet.size):
+            assert packet.pts is not None
+            assert packet.time_base
+            if number == 50:
+                packet.pts += int(5 / packet.time_base)
+            packet.stream = stream
+            container.mux(packet)
+    video = Video(path)
+    assert video.damage() is None
+    assert numbers(video) == list(range(100))
+    np.testing.assert_allclose(video.times, np.arange(100) / 25, atol=2e-3)
+    assert numbers(video, [99, 50, 3]) == [99, 50, 3]
+
+
 @pytest.mark.parametrize(
     ("stamps", "expected"),
     [
         ([0, 40, 80], [0, 40, 80]),
+        ([0, 40, 5080, 120, 160], [0, 40, 80, 120, 160]),  # one wrong stamp
+        ([0, 40, 10**15, 120, 160], [0, 40, 80, 120, 160]),
+        ([0, 1000, 1040, 0, 1120], [0, 1000, 1040, 1080, 1120]),
         ([500, 540, 580], [0, 40, 80]),
         ([0, 40, 80, 0, 40], [0, 40, 80, 120, 160]),
         ([0, 40, 80, 7, 47, 0], [0, 40, 80, 120, 160, 200]),

@@ -57,7 +57,7 @@ def find_videos(root: str | Path, *, thorough: bool = False, passed_over: Counte
                     if len(images) >= GLANCE and not (videos or below or thorough):
                         break
                 elif entry.is_dir():
-                    if not (entry.is_symlink() and _leads_back(entry.path)):
+                    if not (entry.is_symlink() and _leads_back(entry.path, str(root))):
                         below.append(f"{folder}{name}/")
                 else:
                     counts[os.path.splitext(name)[1].lower() or "no suffix"] += 1
@@ -101,10 +101,17 @@ def has_images(folder: str | Path) -> bool:
         return any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in entries)
 
 
-def _leads_back(link: str) -> bool:
-    """Return whether a link to a folder points at a folder that contains it."""
-    target = os.path.realpath(link)
-    return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
+def _leads_back(link: str, root: str) -> bool:
+    """Return whether a link to a folder points at a folder that contains it or one of those on its path below `root`.
+
+    The latter may be behind other links: a/x to b, and b/y to a.
+    """
+    target, folder = os.path.realpath(link), link
+    while len(folder) > len(root):
+        folder = os.path.dirname(folder)
+        if os.path.commonpath([target, os.path.realpath(folder)]) == target:
+            return True
+    return False
 
 
 def videos_by(key: Callable[[str], str], root: Path, *, order: Callable[[str], Any] = lambda path: 0) -> dict[str, str]:

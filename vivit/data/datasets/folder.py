@@ -16,6 +16,7 @@ from ..groups import source_groups
 from ..reading import show_reading
 from ..sample import Sample
 from ..sample_table import unify
+from ..shards import INDEX as SHARD_INDEX
 from .find_videos import VIDEO_SUFFIXES, find_videos, is_hidden
 from .label_table import read_table, table_samples
 from .split_names import split_name, usual_split
@@ -47,21 +48,35 @@ def read_folder(root: Path, split: str, missing: Sequence[str] = (), labels: Seq
     return samples
 
 
-def folder_splits(root: Path) -> set[str]:
+def folder_splits(root: Path, labels: Sequence[str] = ()) -> set[str]:
     """Return the names of the splits of a folder or table; none where `read_folder` divides the videos itself.
 
     Raises DataError as `read_folder` does.
     """
     if root.is_file():
-        return set(table_samples(root, read_table(root, (), tuple(folder_classes(root))))[1]) - {""}
-    return set(_splits(root, {name: find_videos(root / name, thorough=True) for name in _subfolders(root)}) or ())
+        return set(table_samples(root, read_table(root, labels, tuple(folder_classes(root))))[1]) - {""}
+    return set(_splits(root, _videos_by_folder(root)) or ())
+
+
+def unused_videos(root: Path, videos: Sequence[str]) -> list[str]:
+    """Return those of the sorted `videos` of a folder, below it, that are in no class or split. Raises DataError."""
+    by_folder: defaultdict[str, list[str]] = defaultdict(list)
+    for path in videos:
+        folder, separator, inside = path.partition("/")
+        if separator:
+            by_folder[folder].append(inside)
+    splits = _splits(root, by_folder)
+    if splits is None:
+        return [path for path in videos if "/" not in path]
+    used = {path for rows in splits.values() for _, path in rows}
+    return [path for path in videos if path not in used]
 
 
 def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
     """Read classes.json, {"label": ["a", "b", …]}, in the folder or next to the table; {} without one."""
     file = (root.parent if root.is_file() else root) / "classes.json"
     try:
-        classes = json.loads(file.read_text(encoding="utf-8"))
+        classes = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -72,8 +87,7 @@ def folder_classes(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_classes(root: Path, split: str) -> list[Sample]:
-    names = show_reading(_subfolders(root), f"folders in {printable(str(root))}")
-    videos = {name: find_videos(root / name, thorough=True) for name in names}
+    videos = _videos_by_folder(root)
     splits = _splits(root, videos)
     if splits is not None:
         if split not in splits:
@@ -100,6 +114,13 @@ def _read_classes(root: Path, split: str) -> list[Sample]:
         for path in (paths if splits is not None else sorted(paths))
     ]
     return samples if splits is not None else _part(samples, split_name(split))
+
+
+def _videos_by_folder(root: Path) -> dict[str, list[str]]:
+    """Find the videos of each folder in `root`; shards that `vivit data prepare` wrote there are no class."""
+    names = show_reading(_subfolders(root), f"folders in {printable(str(root))}")
+    videos = {name: find_videos(root / name, thorough=True) for name in names}
+    return {name: paths for name, paths in videos.items() if paths or not (root / name / SHARD_INDEX).exists()}
 
 
 def _subfolders(folder: Path) -> list[str]:

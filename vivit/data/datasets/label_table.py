@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ..reading import show_reading
 from ..sample import Sample
 from ..sample_table import unify
 from .find_videos import has_images
-from .rows import empty_fields, parse_number, parse_segment
+from .rows import csv_records, empty_fields, parse_fps, parse_segment
 from .split_names import usual_split
 
 SPECIAL = ("path", "start", "end", "fps", "split")
@@ -56,9 +55,13 @@ NOT_LABELS = {
     *("confidence", "score", "votes", "weight", "is_cc", "note", "notes", "comment", "comments", "remarks", "subset"),
     *("caption", "description", "narration", "text", "transcript", "sentence"),
 }
+GAPS = {  # what pandas.read_csv takes for a missing value, and R writes for one; a class may be called so
+    *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
+    *("NULL", "NaN", "None", "n/a", "nan", "null"),
+}
 HOW_TO_LABEL = (
     "Where the label is the name of the video's folder, give that folder's parent instead of a table; where it is part "
-    "of the file's name, add a column with it (docs/guides/data.md shows how)"
+    "of the file's name, add a column with it (docs/guides/datasets.md, 'A table', shows how)"
 )
 
 
@@ -129,7 +132,7 @@ def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str
     """Return (samples, split of each, "" without splits). Raises DataError that lists every unusable row."""
     has_splits = any(_text(row, "split") for _, row in read.rows)
     required = ("path", *read.label_sets, *(["split"] if has_splits else []))
-    group_columns = [name for name in read.columns if _key(name) == "group" and name not in read.label_sets]
+    group_columns = [name for name in read.columns if _key(name) == "group" and name not in read.label_sets][:1]
     problems: list[str] = []
     samples: list[Sample] = []
     splits: list[str] = []
@@ -142,14 +145,15 @@ def table_samples(table: Path, read: LabelTable) -> tuple[list[Sample], list[str
         wrong = empty_fields(required, cells)
         if None in row:
             wrong.append(f"more fields than the {len(read.columns)} columns of the header")
+        for name in (*required[1:], *group_columns):
+            wrong += _faults(row, name)
         group = _text(row, group_columns[0]) if group_columns else ""
-        texts = (*zip(required[1:], cells[1:]), ("group", group))
-        wrong += [f"{name} is not UTF-8: {text!r}" for name, text in texts if not _encodes(text)]
+        group = "" if group in GAPS else group
         start, end = parse_segment(row.get("start"), row.get("end"), wrong)
         path, is_file = find(cells[0], wrong)
         fps = None
         if not is_file:  # a file knows its own rate
-            fps = parse_number(row.get("fps"), "fps", wrong, what="images per second, above 0", least=1e-3)
+            fps = parse_fps(row.get("fps"), wrong)
         first = where if wrong else places.setdefault((path, start, end), where)
         if first != where:
             wrong.append(f"the same segment of the same video as {first}")
@@ -189,9 +193,14 @@ class _Finder:
             found = inside and self._find(inside)
             if inside and found:
                 is_file = self._list(os.path.dirname(found))[os.path.basename(found)]
-                with suppress(OSError):  # a folder that cannot be listed, a pipe, a broken link
+                try:
                     if is_file or has_images(os.path.join(self.root, found)):
                         return found, is_file
+                    fault = "is a folder without images"
+                except OSError as error:  # a folder that cannot be listed, a pipe, a broken link
+                    fault = f"cannot be opened ({error.strerror})"
+                wrong.append(f"{os.path.join(self.root, found)} {fault}")
+                return path, True
         inside = self._inside(path) and self._inside(path.replace("\\", "/"))
         if inside:
             wrong.append(f"no file {os.path.join(self.root, inside)}, and no folder of images{self._hint(inside)}")
@@ -277,22 +286,21 @@ def delimiter_of(header: str) -> str:
 
 
 def _csv_rows(text: str, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, row by column) of a CSV with any columns; cells beyond the header have the key None."""
+    """Yield (first line, row by column) of a CSV with any columns; cells beyond the header have the key None."""
     lines = io.StringIO(text, newline="")
     header = lines.readline()
     skipped = 0
     if re.fullmatch(r'"?sep=.\s*"?\s*', header):  # written by and for Excel
         header, skipped = lines.readline(), 1
     delimiter = delimiter_of(header)
-    rest = io.StringIO(header + lines.read(), newline="")
-    reader = csv.reader(rest, delimiter=delimiter, skipinitialspace=True)
     try:
-        names = [_column(name) for name in next(reader, [])]
+        rows = csv_records(header + lines.read(), delimiter, first_line=skipped + 1)
+        names = [_column(name) for name in next(rows)[1]]
         repeated = [name for name, times in Counter(names).items() if times > 1]
         if repeated or "" in names:
             wrong = f"column {repeated[0]!r} occurs more than once" if any(repeated) else "a column without a name"
             raise DataError(f"{table}: {wrong}, in the header {','.join(names)}")
-        for cells in reader:
+        for line, cells in rows:
             if not cells:
                 continue
             row: dict[Any, Any] = dict(zip(names, cells))
@@ -304,9 +312,9 @@ def _csv_rows(text: str, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 for name in ("start", "end", "fps"):
                     if re.fullmatch(r"\s*\d*,\d+\s*", row.get(name, "")):
                         row[name] = row[name].replace(",", ".")
-            yield reader.line_num + skipped, row
+            yield line, row
     except csv.Error as error:
-        raise DataError(f"{table}: not a readable table, line {reader.line_num}: {error}") from error
+        raise DataError(f"{table}: not a readable table, {error}") from error
 
 
 def _json_rows(text: str, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -314,7 +322,7 @@ def _json_rows(text: str, table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=lambda name: None if name == "NaN" else float(name))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{table}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict):
@@ -338,9 +346,15 @@ def _text(row: dict[str, Any], name: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _encodes(text: str) -> bool:
+def _faults(row: dict[str, Any], name: str) -> list[str]:
+    """Return what keeps a cell from being the name of a class, split or group."""
+    text = _text(row, name)
+    if isinstance(row.get(name), list | dict):
+        return [f"{name} is {text[:80]}; it takes one text"]
+    if "\n" in text:
+        return [f"{name} has a line break: {text[:80]!r}; is a quote missing?"]
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return [f"{name} is not UTF-8: {text!r}"]
+    return []

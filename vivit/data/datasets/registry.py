@@ -102,6 +102,8 @@ def read_annotations(
     dataset: str, root: str, split: str, labels: Sequence[str] = ()
 ) -> tuple[Sequence[Sample], list[str]]:
     """Read (samples, rows without a video) of one split from the annotations, without a manifest."""
+    if dataset == "shards":
+        raise DataError(f"{root}: shards have no annotations; give the dataset from which vivit data prepare made them")
     if dataset not in DATASETS:
         raise DataError(f"unknown dataset {dataset!r}{suggestion(dataset, [*DATASETS, 'shards'])}")
     if not root:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...text import printable
 from ..reading import show_reading
+
+MIN_FPS, MAX_FPS = 1e-6, 1e6  # of a folder of images
+END = "\0"  # a line that is put after a table, and is missing where a quote swallows it
 
 
 def find_file(root: Path, names: Sequence[str], what: str, problems: list[str]) -> Path | None:
@@ -31,6 +36,24 @@ def find_file(root: Path, names: Sequence[str], what: str, problems: list[str]) 
     return None
 
 
+def csv_records(text: str, delimiter: str = ",", *, first_line: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line on which it begins, cells) of each record of a CSV, at least one; [] for an empty line.
+
+    Raises csv.Error with the line, also for a quote that is never closed, which would swallow the rest of the table.
+    """
+    reader = csv.reader(io.StringIO(f"{text}\n{END}", newline=""), delimiter=delimiter, skipinitialspace=True)
+    begin, after = first_line, first_line
+    try:
+        for cells in reader:
+            if cells == [END]:
+                return
+            begin, after = after, reader.line_num + first_line
+            yield begin, cells
+    except csv.Error as error:
+        raise csv.Error(f"line {after}: {error}") from error
+    raise csv.Error(f"line {begin}: a quote opens and never closes; close it")
+
+
 def table_rows(
     table: Path | None, columns: Sequence[str], problems: list[str], *, header: bool = True
 ) -> Iterator[tuple[str, list[str]]]:
@@ -42,24 +65,24 @@ def table_rows(
         return
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            names = [name.strip() for name in next(reader, [])] if header else list(columns)
+            rows = csv_records(file.read())
+            names = [name.strip() for name in next(rows)[1]] if header else list(columns)
             lacking = [name for name in columns if name not in names]
             if lacking:
                 problems.append(f"{table.name}: no column {', '.join(lacking)}; the header is {','.join(names) or '-'}")
                 return
             places = [names.index(name) for name in columns]
             last, empty = max(places), True
-            for row in show_reading(reader, f"rows of {printable(table.name)}"):
+            for line, row in show_reading(rows, f"rows of {printable(table.name)}"):
                 if not row:
                     continue
                 empty = False
                 if len(row) > last:
-                    yield f"{table.name}:{reader.line_num}", [row[place].strip() for place in places]
+                    yield f"{table.name}:{line}", [row[place].strip() for place in places]
                 elif any(cell.strip() for cell in row):
-                    problems.append(f"{table.name}:{reader.line_num}: {len(row)} fields, expected {','.join(names)}")
+                    problems.append(f"{table.name}:{line}: {len(row)} fields, expected {','.join(names)}")
                 else:
-                    problems.append(f"{table.name}:{reader.line_num}: an empty row")
+                    problems.append(f"{table.name}:{line}: an empty row")
             if empty:
                 problems.append(f"{table.name}: no rows")
     except (UnicodeDecodeError, csv.Error) as error:
@@ -94,7 +117,13 @@ def json_rows(path: Path | None, problems: list[str]) -> Iterator[tuple[str, dic
 
 
 def parse_number(
-    value: Any, name: str, wrong: list[str], *, what: str = "seconds, 0 or more", least: float = 0.0
+    value: Any,
+    name: str,
+    wrong: list[str],
+    *,
+    what: str = "seconds, 0 or more",
+    least: float = 0.0,
+    most: float = sys.float_info.max,
 ) -> float | None:
     """Parse a number of a row, None for an empty cell; anything else adds a line to `wrong`."""
     if value is None or value == "":
@@ -105,10 +134,16 @@ def parse_number(
         if str(value).strip() == "":
             return None
         number = math.nan
-    if not least <= number < math.inf:
+    if not least <= number <= most:
         wrong.append(f"{name} is {value!r}; it takes {what}")
         return None
     return number
+
+
+def parse_fps(value: Any, wrong: list[str]) -> float | None:
+    """Parse the rate of a folder of images; an error is added to `wrong`."""
+    what = f"images a second, {MIN_FPS:g} to {MAX_FPS:g}"
+    return parse_number(value, "fps", wrong, what=what, least=MIN_FPS, most=MAX_FPS)
 
 
 def parse_segment(

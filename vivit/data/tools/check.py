@@ -17,6 +17,7 @@ from ...errors import DataError
 from ...text import shorten_list
 from ..clips import frame_range
 from ..datasets.find_videos import find_videos
+from ..datasets.folder import unused_videos
 from ..datasets.label_table import read_table
 from ..datasets.registry import known_classes, read_annotations
 from ..datasets.split_names import usual_split
@@ -126,6 +127,8 @@ def read_splits(
     dataset: str, root: str, splits: Sequence[str], found: dict[str, list[str]], labels: Sequence[str] = ()
 ) -> tuple[dict[str, SampleTable], dict[str, list[str]]]:
     """Read the samples and missing rows of each split; all problems of the annotations go to `found`."""
+    if not splits:
+        raise DataError("no split is given; --splits takes one or more names, such as train val")
     samples: dict[str, SampleTable] = {}
     missing: dict[str, list[str]] = {}
     for split in splits:
@@ -232,10 +235,12 @@ def note_passed_over(dataset: str, root: str, jobs: Collection[CheckJob], found:
         found["passed over"].append(f"other files and system folders: {shown}")
     if dataset != "folder":
         return
-    used = {job.name.split("/")[0] for job in jobs}
-    unused = Counter(path.split("/")[0] if "/" in path else "" for path in videos)
-    for top, n in unused.items():
-        if top not in used and not usual_split(top):
+    unused = unused_videos(Path(root), videos)
+    folders = {path.split("/")[0] for path in set(videos).difference(unused)}
+    for top, n in Counter(path.split("/")[0] if "/" in path else "" for path in unused).items():
+        if top in folders:
+            found["passed over"].append(f"{n} videos directly in the folder {top}, in no class")
+        else:
             place = f"the folder {top}" if top else "no folder"
             found["passed over"].append(f"{n} videos in {place}, which is neither a class nor one of the splits")
     below = defaultdict(set)

@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation
 
 from ...errors import DataError, VideoError, as_video_error
+from ...settings import check, positive
 from ..clips import GRACE, frame_range
 from ..sample import Sample
 from ..video.decoder import Video
@@ -38,6 +39,10 @@ class EncodingOptions:
     crf: int = 20
     """Quality of H.264: lower is better and larger."""
 
+    def __post_init__(self) -> None:
+        positive(self, "short_side", "max_fps")
+        check(0 <= self.crf <= 51, f"crf is {self.crf}; it must be 0 to 51")
+
 
 class PrepareJob(NamedTuple):
     """One video to write."""
@@ -46,13 +51,6 @@ class PrepareJob(NamedTuple):
     """With start and end if only this segment is wanted."""
     dest: str
     encoding: EncodingOptions
-
-
-def up_to_date(job: PrepareJob) -> bool:
-    try:
-        return os.path.getmtime(job.dest) >= os.path.getmtime(job.sample.path)
-    except OSError:
-        return False
 
 
 def crash_message(job: PrepareJob) -> str:

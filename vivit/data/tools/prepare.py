@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,19 @@ import torch
 from ...config import AugmentConfig, DataConfig, ModelConfig
 from ...errors import DataError
 from ...files import atomic_write, exclusive_lock, write_json
+from ...settings import to_dict
 from ...text import listing, shorten_list
 from ..dataset import TrainDataset
+from ..datasets.find_videos import escapes_root
 from ..datasets.registry import official_classes, read_samples
-from ..manifest import base_of
-from ..sample import Sample
+from ..groups import source_groups
+from ..manifest import MALFORMED, base_of
+from ..sample import Sample, file_state
 from ..sample_table import SampleTable, class_names
 from ..shards import pack
 from .check import check, frame_times, read_splits
 from .check_report import MAX_LINES, Report
-from .encode import EncodingOptions, PrepareJob, crash_message, up_to_date, write_video
+from .encode import EncodingOptions, PrepareJob, crash_message, write_video
 from .probe import relative
 from .process_pool import cores, map_in_processes
 
@@ -60,9 +64,13 @@ class Prepared:
     """What is wrong with the annotations."""
     missing: list[str] = field(default_factory=list)
     """Rows of an official list whose video is not there. Not a problem: every copy lacks some."""
+    removed: int = 0
+    """Files of an earlier run whose source is no longer in the dataset."""
 
     def __str__(self) -> str:
         lines = [f"{self.written} videos written, {self.kept} already there, {len(self.bad)} bad"]
+        if self.removed:
+            lines.append(f"{self.removed} videos of an earlier run removed: this one has no such videos")
         lines.append(f"{self.before / 2**20:.1f} MiB before, {self.after / 2**20:.1f} MiB after")
         slow, fast = self.speed
         if slow and fast:
@@ -96,7 +104,8 @@ def prepare(
 ) -> Prepared:
     """Re-encode the videos of a dataset into DEST, with DEST/labels.csv, a manifest, and the order of the classes.
 
-    The same call resumes after an interruption: files that are there and newer than their source stay. Raises
+    The same call resumes after an interruption: files of the same source, size, date, rate and segment stay. Others
+    that an earlier call wrote are replaced or removed. Raises ValueError where files of the user would be overwritten,
     FolderInUse while another process prepares the same folder, DataError if not one video could be written.
 
     Args:
@@ -109,15 +118,16 @@ def prepare(
         shard_mib: Also pack the result into tar files of this many MiB, in DEST/shards; 0 for none.
         workers: Processes; one per core if not given.
     """
+    refuse_source_folder(root, dest)
     found: defaultdict[str, list[str]] = defaultdict(list)
     samples, _ = read_splits(dataset, root, splits, found)
     samples |= {split: read_samples(dataset, root, split) for split in samples}  # by the manifest, where there is one
+    samples = with_recordings(samples, base_of(root)) if segments else samples
     place, workers = Path(dest), workers or cores()
     with exclusive_lock(place, what="vivit data prepare"):
-        check_same_settings(place, encoding, segments)
         names = destinations(samples, base_of(root), segments)
         jobs = prepare_jobs(samples, names, place, encoding, segments)
-        todo = [job for job in jobs.values() if not up_to_date(job)]
+        todo, removed = start_over(jobs, place, encoding, segments)
         bad = write_videos(todo, place, workers)
         classes = official_classes(dataset, root) or class_names(next(iter(samples.values())))
         kept = {
@@ -140,7 +150,18 @@ def prepare(
             shards=pack_shards(place, table, report, shard_mib) if shard_mib else [],
             problems=[line for kind, lines in found.items() if kind != "missing" for line in lines],
             missing=list(found.get("missing", ())),
+            removed=removed,
         )
+
+
+def with_recordings(samples: Mapping[str, Sequence[Sample]], base: str) -> dict[str, list[Sample]]:
+    """Return samples whose group is their recording, which files of single segments no longer show."""
+    rows = [s for table in samples.values() for s in table]
+    names: dict[int, str] = {}
+    groups = iter(
+        [names.setdefault(n, s.group or utf8(relative(s.path, base))) for n, s in zip(source_groups(rows), rows)]
+    )
+    return {split: [replace(s, group=next(groups)) for s in table] for split, table in samples.items()}
 
 
 def prepare_jobs(
@@ -166,23 +187,75 @@ def write_videos(jobs: Sequence[PrepareJob], place: Path, workers: int) -> dict[
     bad = {job.dest: problem for job, problem in outcomes if problem}
     with atomic_write(place / "bad.txt", errors="surrogateescape") as file:
         file.writelines(f"{line}\n" for line in bad.values())
+    remove_files(place, [os.path.relpath(dest, place) for dest in bad])
     return bad
 
 
-def check_same_settings(place: Path, encoding: EncodingOptions, segments: bool) -> None:
-    """Raise ValueError if the folder was begun with other settings, else write them there."""
-    settings = {
-        "short_side": encoding.short_side,
-        "max_fps": encoding.max_fps,
-        "crf": encoding.crf,
-        "segments": segments,
-    }
-    path = place / "settings.json"
-    begun = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else json.dumps(settings)
-    if begun != json.dumps(settings):
-        raise ValueError(f"{place} was begun with {begun}, now it is {json.dumps(settings)}; give another folder")
-    with atomic_write(path) as file:
-        file.write(json.dumps(settings) + "\n")
+def refuse_source_folder(root: str, dest: str) -> None:
+    """Raise ValueError if the result would be among the originals: it would replace labels or count as more videos."""
+    base, new = Path(base_of(root)).resolve(), Path(dest).resolve()
+    if new == base or (new.is_relative_to(base) and Path(root).is_dir()):
+        where = "is" if new == base else "is inside"
+        raise ValueError(f"{dest} {where} the folder of the videos, {base}; give another folder, such as {base}_fast")
+
+
+def start_over(
+    jobs: Mapping[str, PrepareJob], place: Path, encoding: EncodingOptions, segments: bool
+) -> tuple[list[PrepareJob], int]:
+    """Remove what earlier runs made of other sources; return the jobs to do, and how many files have no job any more.
+
+    settings.json says what each file was made of. It is written before the files, which appear only when complete.
+    Raises ValueError if it is damaged or of other settings, and for files that no earlier run wrote.
+    """
+    path, settings = place / "settings.json", {**to_dict(encoding), "segments": segments}
+    before, lists = read_sources(path, settings), () if path.exists() else ("labels.csv", "classes.json", "bad.txt")
+    foreign = [name for name in (*lists, *jobs) if name not in before and (place / name).exists()]
+    if foreign:
+        raise ValueError(listing(f"{place}: no earlier prepare wrote these files; give another folder", foreign, 3))
+    sources = {name: source_of(job) for name, job in jobs.items()}
+    unnamed = [name for name in before if name not in jobs and (place / name).exists()]
+    remove_files(place, [name for name, source in before.items() if source != sources.get(name)])
+    write_json(path, {**settings, "sources": sources}, indent=None)
+    return [job for name, job in jobs.items() if not (place / name).exists()], len(unnamed)
+
+
+def source_of(job: PrepareJob) -> list[str | float | None]:
+    """Return what the file of a job depends on, apart from the settings of all."""
+    s = job.sample
+    return [os.path.abspath(s.path), *file_state(s.path), s.fps, s.start, s.end]
+
+
+def remove_files(place: Path, names: Sequence[str]) -> None:
+    """Remove files below `place`, what interrupted runs left of them, and the folders that are empty then."""
+    for name in names:
+        for path in (place / name, place / f"{name}.part"):
+            path.unlink(missing_ok=True)
+        for folder in (place / name).parents:
+            if folder == place:
+                break
+            try:
+                folder.rmdir()
+            except OSError:  # it holds other files
+                break
+
+
+def read_sources(path: Path, settings: Mapping[str, Any]) -> dict[str, list]:
+    """Return what each file of an earlier run was made of. Raises ValueError if it had other settings."""
+    if not path.exists():
+        return {}
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        sources = begun.pop("sources")
+        if not isinstance(sources, dict) or any(map(escapes_root, sources)):
+            raise ValueError("its sources are not a list for each file in its folder")
+    except MALFORMED as error:
+        raise ValueError(
+            f"{path} was not written by this version of prepare, or is damaged ({error!r}); give another folder"
+        ) from error
+    if begun != settings:
+        now = json.dumps(settings)
+        raise ValueError(f"{path.parent} was begun with {json.dumps(begun)}, now it is {now}; give another folder")
+    return sources
 
 
 def segment_key(sample: Sample, segments: bool) -> Key:
@@ -224,7 +297,7 @@ def utf8(name: str, most: int | None = None) -> str:
 def write_table(place: Path, kept: Mapping[str, Sequence[Sample]], names: Mapping[Key, str], segments: bool) -> Path:
     """Write DEST/labels.csv; its seconds count from the first frame of the new video."""
     label_sets = list(next((rows[0].labels for rows in kept.values() if rows), {}))
-    groups = any(s.group for rows in kept.values() for s in rows)
+    groups = any(s.group for rows in kept.values() for s in rows) and "group" not in map(str.lower, label_sets)
     table = place / "labels.csv"
     with atomic_write(table, newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ...errors import VideoError
+from ...errors import DecodeTimeout, VideoError
 from ...files import hash_file
 from ...text import shorten_list
 from ..dataset import time_limit
@@ -16,7 +16,7 @@ from ..datasets.find_videos import escapes_root
 from ..manifest import FileInfo
 from ..sample import Sample
 from ..video.decoder import Video
-from ..video.frame_folder import FrameFolder, open_video
+from ..video.frame_folder import FPS, FrameFolder, open_video
 from .process_pool import map_in_processes
 
 TIMEOUT = 600  # seconds for one file
@@ -47,7 +47,7 @@ def check_jobs(samples: Mapping[str, Sequence[Sample]], base: str, thorough: boo
 
 
 def probe_files(jobs: Sequence[CheckJob], known: Mapping[str, FileInfo], workers: int) -> tuple[list[FileInfo], int]:
-    """Return what each file is, and how many had to be opened because size or date are not those in `known`."""
+    """Return what each file is, and how many had to be opened because `known` does not tell (`unchanged_info`)."""
     files = {job: unchanged_info(job, known.get(job.name)) for job in jobs}
     todo = [job for job, info in files.items() if info is None]
     for job, info in map_in_processes(
@@ -58,14 +58,21 @@ def probe_files(jobs: Sequence[CheckJob], known: Mapping[str, FileInfo], workers
 
 
 def unchanged_info(job: CheckJob, before: FileInfo | None) -> FileInfo | None:
-    """Return what is known about a file without opening it, if it is unchanged or missing; else None."""
+    """Return what is known about a file without opening it, if it is unchanged or missing; else None.
+
+    A file that could not be read is opened again: permissions and storage change without its date.
+    """
     try:
         now = os.stat(job.path)
     except OSError as error:
         return FileInfo(job.name, problem=error.strerror)
-    size = 0 if stat.S_ISDIR(now.st_mode) else now.st_size
-    same = before and (before.bytes, before.mtime_ns) == (size, now.st_mtime_ns)
-    return before if before and same and before.thorough >= job.thorough else None
+    is_folder = stat.S_ISDIR(now.st_mode)
+    if before is None or not before.num_frames or before.thorough < job.thorough:
+        return None
+    if is_folder and before.fps != round(job.fps or FPS, 6):
+        return None
+    size = 0 if is_folder else now.st_size
+    return before if (before.bytes, before.mtime_ns) == (size, now.st_mtime_ns) else None
 
 
 def probe_video(job: CheckJob) -> FileInfo:
@@ -76,13 +83,13 @@ def probe_video(job: CheckJob) -> FileInfo:
         info = info._replace(bytes=0 if stat.S_ISDIR(now.st_mode) else now.st_size, mtime_ns=now.st_mtime_ns)
         with time_limit(job.path, seconds=TIMEOUT):
             video = open_video(job.path, fps=job.fps)
-            video.frames([0, video.num_frames - 1])
-        damage = None
+            video.frames([0])
+            damage = None if job.thorough else damaged_frames(video, [video.num_frames - 1])
         if job.thorough:
             with time_limit(job.path, seconds=TIMEOUT + 10 * video.duration):
-                damage = video.damage() if isinstance(video, Video) else damaged_images(video)
+                damage = video.damage() if isinstance(video, Video) else damaged_frames(video, range(video.num_frames))
     except VideoError as error:
-        return info._replace(problem=f"{error.reason}; expected {error.expected}")
+        return info._replace(problem=f"{_reason(error, job.path)}; expected {error.expected}")
     except Exception as error:  # of any library: one file must not end the check of all
         return info._replace(problem=f"cannot be read ({type(error).__name__}: {error}); expected a video")
     return info._replace(
@@ -96,15 +103,22 @@ def probe_video(job: CheckJob) -> FileInfo:
     )
 
 
-def damaged_images(folder: FrameFolder) -> str | None:
-    """Name the images of a folder that cannot be read; None if all can."""
+def damaged_frames(video: Video | FrameFolder, indices: Sequence[int]) -> str | None:
+    """Say which of these frames cannot be read; None if all can. Raises DecodeTimeout."""
     problems = []
-    for index in range(folder.num_frames):
+    for index in indices:
         try:
-            folder.frames([index])
+            video.frames([index])
+        except DecodeTimeout:
+            raise
         except VideoError as error:
-            problems.append(f"{os.path.basename(error.path)} {error.reason}")
+            problems.append(_reason(error, video.path))
     return ", ".join(shorten_list(problems, most=3)) or None
+
+
+def _reason(error: VideoError, path: str) -> str:
+    """Return the reason of an error, after the name of the image if it is that of one in the folder `path`."""
+    return error.reason if error.path == path else f"{os.path.basename(error.path)} {error.reason}"
 
 
 def crash_info(job: CheckJob) -> FileInfo:
@@ -120,18 +134,16 @@ def crash_info(job: CheckJob) -> FileInfo:
 def add_hashes(files: Sequence[FileInfo], base: str, workers: int) -> list[FileInfo]:
     """Add the hash of the content to files that share their size with another."""
     sizes = Counter(info.bytes for info in files if info.bytes)
-    todo = [
-        os.path.join(base, info.path) for info in files if info.bytes and sizes[info.bytes] > 1 and info.sha256 is None
-    ]
+    todo = [os.path.join(base, info.path) for info in files if info.bytes and sizes[info.bytes] > 1 and not info.sha256]
     hashes = dict(
-        map_in_processes(sha256, todo, workers=workers, title="comparing equal sizes", on_crash=lambda path: "")
+        map_in_processes(sha256, todo, workers=workers, title="comparing equal sizes", on_crash=lambda path: None)
     )
     return [info._replace(sha256=hashes.get(os.path.join(base, info.path), info.sha256)) for info in files]
 
 
-def sha256(path: str) -> str:
-    """Hash the content of a file; "" if it cannot be read."""
+def sha256(path: str) -> str | None:
+    """Hash the content of a file; None if it cannot be read."""
     try:
         return hash_file(path)
     except OSError:
-        return ""
+        return None

@@ -3,6 +3,7 @@
 This is the boundary to FFmpeg: whatever PyAV raises here becomes a VideoError with the path.
 """
 
+import errno
 import io
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from av.stream import Disposition
 from ...errors import VideoError
 
 # FFmpeg itself would also open playlists, subtitles and still images.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,mxf,flv,asf,ogg,gif"
+EXPECTED = "a video of one of the containers mp4, mov, mkv, webm, avi, ts, mpg, mxf, flv, asf, ogg and gif"
 MAX_SIDE = 16384  # pixels
 MAX_PIXELS = 2**26  # of one frame: 8192 x 8192
 LONG_PROBE = {"probesize": str(2**28), "analyzeduration": str(3600 * av.time_base)}
@@ -46,7 +48,10 @@ def open_video_stream(
     except VideoError:
         raise
     except FFmpegError as error:
-        raise VideoError(path, f"cannot be read as a video (FFmpeg: {error.strerror})") from error
+        reason = f"cannot be read as a video (FFmpeg: {error.strerror})"
+        if error.errno == errno.EINVAL:  # what FFmpeg says of a container that is not among CONTAINERS
+            raise VideoError(path, reason, EXPECTED) from error
+        raise VideoError(path, reason) from error
     except Exception as error:  # PyAV lets IndexError, ValueError, OverflowError and others through
         raise VideoError(path, f"cannot be read as a video ({type(error).__name__}: {error})") from error
 

@@ -46,11 +46,11 @@ from .build_index import build_index
 from .container import decode_frames, open_video_stream
 from .frames import Frames
 from .picture import upright_rgb
+from .scan import REORDER
 
 if TYPE_CHECKING:
     import torch
 
-REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
 SEEK_COST = 8  # a seek costs about as much as decoding this many frames
 RECENT_VIDEOS, RECENT_FRAMES = 4096, 3000  # of how many videos, of how many frames, a process keeps the index
 

@@ -16,6 +16,7 @@ from PIL.Image import Transpose
 
 from ...errors import VideoError
 from ..datasets.find_videos import IMAGE_SUFFIXES
+from ..datasets.rows import MAX_FPS, MIN_FPS
 from ..packet_index import PacketIndex
 from .container import MAX_PIXELS, MAX_SIDE
 from .decoder import Video, frame_ids_at
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import torch
 
 FPS = 25.0  # of a folder without a given rate
-MIN_FPS, MAX_FPS = 1e-6, 1e6
 EXIF_TRANSPOSE = {  # by the EXIF orientation: what brings the picture upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,

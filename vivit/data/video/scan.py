@@ -21,6 +21,7 @@ from av.format import Flags
 from .container import read_packets, video_streams
 
 PRESENTATION_STAMPS = ("mov", "matroska", "mpegts", "mpeg", "flv", "ogg", "gif")  # the first word of FFmpeg's names
+REORDER = 32  # a decoder may give frames this much out of order; H.264 and H.265 allow 16
 SEEK_MARGIN = 8  # frames; in a container without an index, a seek finds roughly a packet decoded at a time
 OVERLAP = 0.1  # seconds by which time stamps may run backwards before they count as a restart, as in ffmpeg
 LONGEST_GAP = 30 * 3600.0  # seconds between two frames, as in ffmpeg (-dts_error_threshold)
@@ -48,7 +49,7 @@ class Scan:
     longest_gap: float
     """Seconds without a new frame above which stamps count as having jumped."""
     rising: bool
-    """No time stamp is missing, restarts, repeats or jumps."""
+    """No time stamp is missing, restarts, repeats, jumps or is far from its place in the file."""
     presentation: bool
     """The container stores when frames are shown, not when they are decoded."""
     damaged: bool
@@ -145,7 +146,7 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int, f
         start=container.start_time / av.time_base if container.start_time is not None else math.inf,
         seek_early=found.early + round(SEEK_MARGIN / rate / time_base) if broadcast else 0,
         longest_gap=longest_gap,
-        rising=found.rising and len(known) == count and not jumps,
+        rising=found.rising and len(known) == count and not jumps and _nearly_ascending(found.stamps, known),
         presentation=found.presentation,
         damaged=damaged,
         corrupt=0 <= corrupt_at < count - 1,  # the last packet is only cut off
@@ -154,6 +155,12 @@ def scan_packets(container: InputContainer, stream: av.VideoStream, size: int, f
         declared_frames=stream.frames or round((declared or 0.0) * rate),
         note=_note(container, stream),
     )
+
+
+def _nearly_ascending(stamps: Sequence[int | None], known: np.ndarray) -> bool:
+    """Return whether each of the stamps, sorted in `known`, comes at most REORDER places after a later one."""
+    places = np.searchsorted(known, np.array(stamps, dtype=np.int64))
+    return bool((np.maximum.accumulate(places) - places <= REORDER).all())
 
 
 def _another_file_follows(kind: str, size: int, read_until: int, file: BinaryIO) -> bool:
@@ -237,13 +244,17 @@ def rising_stamps(
     """Repair time stamps that restart, repeat, jump or are missing: (n,) int64 in parts of a tick, and parts per tick.
 
     If they restart, or jump by more than `longest_gap` seconds, they continue one frame (1 / `rate`) after the frame
-    before. Frames with equal time stamps share the time until the next one evenly; hence the parts.
+    before; a single stamp that does so, before the others go on, counts as missing. Frames with equal time stamps share
+    the time until the next one evenly; hence the parts.
     """
     step, gap, back = max(round(1 / rate / time_base), 1), longest_gap / time_base, OVERLAP / time_base
     values: list[int] = []
     offset, last = 0, next((stamp for stamp in stamps if stamp is not None), 0) - step
-    for stamp in stamps:
+    for stamp, following in zip(stamps, [*stamps[1:], None]):
         value = last + step if stamp is None else stamp + offset
+        after = value if following is None else following + offset
+        if 0 <= after - last <= gap and min(value - last, after - value) < -back:
+            value = min(last + step, after)
         if not -back <= value - last <= gap:
             offset, value = offset + last + step - value, last + step
         last = max(value, last)
