@@ -101,7 +101,7 @@ def test_the_table_of_what_to_label_next_has_suggestions_and_no_labelled_video(w
     model = package.from_pretrained(weights)
     (tmp_path / "labelled.csv").write_text("path\nvideos/1.mp4\n")
     count = write_next(
-        model, str(videos), tmp_path / "next.csv", labelled=str(tmp_path / "labelled.csv"), count=3, workers=0
+        model, str(videos), tmp_path / "next.csv", labelled=[str(tmp_path / "labelled.csv")], count=3, workers=0
     )
     rows = list(csv.DictReader((tmp_path / "next.csv").read_text().splitlines()))
     assert count == len(rows) == 3
@@ -111,9 +111,13 @@ def test_the_table_of_what_to_label_next_has_suggestions_and_no_labelled_video(w
         best = package.predict(model, tmp_path / row["path"], temporal_views=1, spatial_views=1).classes["label"][0]
         assert (row["label"], row["label_suggested"]) == ("", best[0])
         assert float(row["label_probability"]) == pytest.approx(best[1], abs=1e-4)
-    (tmp_path / "labelled.csv").write_text("path\n" + "".join(f"videos/{i}.mp4\n" for i in (*range(5), "broken")))
-    with pytest.raises(DataError, match="every video of it is in"):
-        write_next(model, str(videos), tmp_path / "next.csv", labelled=str(tmp_path / "labelled.csv"), workers=0)
+    (tmp_path / "more.csv").write_text("path\nvideos/0.mp4\nvideos/2.mp4\nvideos/3.mp4\nvideos/broken.mp4\n")
+    both = [str(tmp_path / name) for name in ("labelled.csv", "more.csv")]
+    assert write_next(model, str(videos), tmp_path / "next.csv", labelled=both, workers=0) == 1
+    assert "\nvideos/4.mp4," in (tmp_path / "next.csv").read_text()
+    (tmp_path / "more.csv").write_text("path\n" + "".join(f"videos/{i}.mp4\n" for i in (*range(5), "broken")))
+    with pytest.raises(DataError, match=r"every video of it is in .*labelled.csv, .*more.csv"):
+        write_next(model, str(videos), tmp_path / "next.csv", labelled=both, workers=0)
 
 
 def test_a_table_to_fill_in_is_above_its_videos_as_training_needs_it(weights, videos, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ USAGES = {
     "edit": "vivit labels edit FOLDER --classes NAME [NAME ...] [options]",
     "import": "vivit labels import FILE --format FORMAT --root FOLDER [--out TABLE]",
     "export": "vivit labels export TABLE --format FORMAT --out FILE",
-    "next": "vivit labels next WEIGHTS LIST [--labelled LIST] [options]",
+    "next": "vivit labels next WEIGHTS LIST [--labelled LIST ...] [options]",
     "doubtful": "vivit labels doubtful WEIGHTS ROOT [options]",
 }
 Format = Literal["label-studio", "cvat", "fiftyone", "via", "activitynet", "epic", "csv"]
@@ -85,8 +85,8 @@ class Next(WithWeights):
 
     list: Positional[str]
     """The unlabelled videos: a folder, or a table with a column path."""
-    labelled: str = ""
-    """A list of the videos that have labels: they are left out, and not chosen again by coverage."""
+    labelled: tuple[str, ...] = ()
+    """Lists of the videos that have labels: they are left out, and not chosen again by coverage."""
     count: int = 20
     """How many videos to choose."""
     strategy: Literal["mixed", "uncertainty", "coverage"] = "mixed"

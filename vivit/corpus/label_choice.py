@@ -120,22 +120,22 @@ def write_next(
     source: str,
     out: Path,
     *,
-    labelled: str = "",
+    labelled: Sequence[str] = (),
     count: int = 20,
     strategy: str = "mixed",
     workers: int | None = None,
 ) -> int:
     """Write a table of the videos of a list to label next, with empty label columns and what the model suggests.
 
-    Segments of the list `labelled` are left out, and so are videos of which any part has a label; coverage takes them
+    Segments of the lists `labelled` are left out, and so are videos of which any part has a label; coverage takes them
     into account. Returns how many rows there are.
     Raises DataError if nothing is left to label, and for videos outside the folder of the table.
     """
-    known = read_list(labelled)[0] if labelled else ()
+    known = [sample for one in labelled for sample in read_list(one)[0]]
     done = {segment for s in known for segment in (key(s), (os.path.realpath(s.path), None, None))}
     samples = [s for s in read_list(source)[0] if key(s) not in done]
     if not samples:
-        raise DataError(f"{source}: every video of it is in {labelled}")
+        raise DataError(f"{source}: every video of it is in {', '.join(labelled)}")
     paths = {one.path: path_in_table(one.path, out) for one in samples}
     found = encode(model, samples, workers=workers)
     centres = encode(model, known, workers=workers).features if known and strategy != "uncertainty" else None
