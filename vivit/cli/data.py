@@ -105,6 +105,8 @@ class Prepare:
     """Reader of the annotations; the word before ROOT names it as well."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to prepare."""
+    labels: tuple[str, ...] = ()
+    """Label columns of a table; by default the columns whose names say so."""
     short_side: int = 320
     """Short side of the frames, in pixels; smaller videos keep their size."""
     max_fps: float = 30.0
@@ -135,6 +137,7 @@ def prepare(args: list[str]) -> None:
         asked.dest,
         dataset=asked.dataset,
         splits=asked.splits,
+        labels=asked.labels,
         encoding=EncodingOptions(short_side=asked.short_side, max_fps=asked.max_fps, crf=asked.crf),
         segments=asked.segments,
         shard_mib=asked.shard_mib,

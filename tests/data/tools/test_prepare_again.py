@@ -253,3 +253,16 @@ def test_a_frame_that_does_not_decode_costs_the_video_or_only_the_segments_that_
     assert ([*first_numbers(tmp_path / "dest")], len(done.bad)) == (["b.mp4"], 1)
     done = run(table, tmp_path / "parts", segments=True)
     assert ([*first_numbers(tmp_path / "parts").values()], len(done.bad)) == ([0, 100], 1)
+
+
+@pytest.mark.parametrize("shard_mib", [0, 1])
+def test_a_table_whose_label_columns_must_be_named_is_prepared(tmp_path, shard_mib):
+    make(tmp_path / "in/a.mp4", 0)
+    table = tmp_path / "in/list.csv"
+    table.write_text("path,name,split\na.mp4,x,train\n")
+    done = run(table, tmp_path / "out", labels=("name",), shard_mib=shard_mib)
+    assert done.problems == done.bad == []
+    [row] = read_samples("folder", str(done.table), "train", labels=("name",))
+    assert (row.labels, shown(row.path)[0][0]) == ({"name": "x"}, 0)
+    for path in (tmp_path / "out/shards",) * bool(shard_mib):
+        assert [s.labels for s in read_samples("shards", str(path), "train")] == [{"name": "x"}]

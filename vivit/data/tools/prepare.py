@@ -97,6 +97,7 @@ def prepare(
     /,
     dataset: str = "folder",
     splits: tuple[str, ...] = ("train", "val"),
+    labels: tuple[str, ...] = (),
     encoding: EncodingOptions = EncodingOptions(),  # noqa: B008
     segments: bool = False,
     shard_mib: int = 0,
@@ -113,6 +114,7 @@ def prepare(
         dest: A folder for the result.
         dataset: The reader of the annotations.
         splits: The splits to prepare.
+        labels: The label columns of a table, as data.labels; by their names if not given.
         encoding: How the videos are encoded.
         segments: Write each labelled part of a long video into a file of its own.
         shard_mib: Also pack the result into tar files of this many MiB, in DEST/shards; 0 for none.
@@ -120,8 +122,8 @@ def prepare(
     """
     refuse_source_folder(root, dest)
     found: defaultdict[str, list[str]] = defaultdict(list)
-    samples, _ = read_splits(dataset, root, splits, found)
-    samples |= {split: read_samples(dataset, root, split) for split in samples}  # by the manifest, where there is one
+    samples, _ = read_splits(dataset, root, splits, found, labels)
+    samples |= {split: read_samples(dataset, root, split, labels=labels) for split in samples}  # by a manifest
     samples = with_recordings(samples, base_of(root)) if segments else samples
     place, workers = Path(dest), workers or cores()
     with exclusive_lock(place, what="vivit data prepare"):
@@ -138,7 +140,8 @@ def prepare(
             raise DataError(listing(title, list(bad.values()), most=3))
         table = write_table(place, kept, names, segments)
         write_json(place / "classes.json", classes)
-        report = check(str(table), splits=tuple(split for split, rows in kept.items() if rows), workers=workers)
+        written = tuple(split for split, rows in kept.items() if rows)
+        report = check(str(table), splits=written, labels=labels, workers=workers)
         return Prepared(
             table=table,
             written=len(todo) - len(bad),
