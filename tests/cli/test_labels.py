@@ -69,3 +69,35 @@ def test_wrong_arguments_say_what_to_do(vivit, tmp_path):
         code, _, err = vivit("labels", *args)
         assert code == 2
         assert problem in err
+
+
+def test_no_verb_replaces_a_file_that_may_hold_labels_made_by_hand(vivit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recordings").mkdir()
+    for name in "ab":
+        write_video(tmp_path / "recordings" / f"{name}.mp4", counter_frames(40))
+    (tmp_path / "recordings" / "labels.csv").write_text(TABLE)
+    tiny.model(classes={"label": ("close", "open")}).save_pretrained("weights")
+    choose = ["labels", "next", "weights", "recordings", "--workers", 0, "--count", 1]
+    assert vivit(*choose)[0] == 0
+    filled = (tmp_path / "next.csv").read_text().replace(",,,,", ",,,open,")
+    (tmp_path / "next.csv").write_text(filled)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "a.xml").write_text("by hand")
+    (tmp_path / "doubtful.csv").write_text("by hand")
+    export = ["labels", "export", "recordings/labels.csv", "--out"]
+    assert vivit(*export, "an.json", "--format", "activitynet")[0] == 0
+    for args, out in (
+        ([*choose, "--labelled", "next.csv"], "next.csv"),
+        (["labels", "import", "an.json", "--format", "activitynet", "--root", "recordings"], "recordings/labels.csv"),
+        ([*export, "an.json", "--format", "activitynet"], "an.json"),
+        ([*export, "tasks", "--format", "cvat"], "tasks"),
+        (["labels", "doubtful", "weights", "recordings/labels.csv"], "doubtful.csv"),
+    ):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        code, _, err = vivit(*args)
+        assert (code, f"{out} exists, and may hold labels made by hand; give another --out" in err) == (2, True), err
+        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert vivit(*choose, "--labelled", "next.csv", "--out", "second.csv")[0] == 0
+    rounds = [(tmp_path / name).read_text().splitlines()[1].split(",")[0] for name in ("next.csv", "second.csv")]
+    assert sorted(rounds) == ["recordings/a.mp4", "recordings/b.mp4"]

@@ -147,6 +147,17 @@ def test_a_table_of_segments_gives_a_row_per_segment(run, weights, videos, tmp_p
     assert "gone.mp4" in found[2]["error"]
 
 
+def test_a_row_is_known_by_its_place_and_its_path_in_the_list_also_after_repeats(run, videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["videos/1.mp4", "videos/1.mp4", "videos/0.mp4", "videos/broken.mp4", "videos/2.mp4"]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *names]))
+    for job in ("predict", "timeline"):
+        found = rows(run(job, out=job, source="list.csv").table)
+        assert {row["row"]: row["path"] for row in found} == {str(i): names[i] for i in (0, 2, 3, 4)}
+    kept = {path.name for path in (tmp_path / "timeline").rglob("*.npz")}
+    assert kept == {f"{i:09}.npz" for i in (0, 2, 4)}
+
+
 def test_an_interrupted_job_resumes_with_the_same_bits(run, monkeypatch, tmp_path, capsys):
     expected = run(out="straight").table.read_bytes()
     keep, kept = driver.Journal.append, []
@@ -208,6 +219,29 @@ def test_results_of_something_else_are_refused(run, weights, videos, tmp_path):
         run()
     with exclusive_lock(tmp_path / "out", what="vivit corpus"), pytest.raises(FolderInUse, match="needs it alone"):
         run()
+
+
+def test_a_mistyped_setting_is_refused_before_the_folder_is_taken(run, tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"segments": {"classes": {"jmup": {}}}}))
+    for job, settings, problem in (
+        ("predict", {"temporal_views": 0}, "temporal_views is 0"),
+        ("predict", {"spatial_views": 2}, "spatial_views is 2"),
+        ("timeline", {"thresholds": str(tmp_path / "t.json")}, "unknown class 'jmup'"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            run(job, settings=settings)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_that_the_processes_refuse_does_not_take_the_folder(run, monkeypatch):
+    def refuse(path):
+        raise ValueError("precision is 'half'")
+
+    with monkeypatch.context() as patch:
+        replace_job(patch, refuse)
+        with pytest.raises(ValueError, match="precision is 'half'"):
+            run(settings={"precision": "half"})
+    assert run().failed == 1
 
 
 def test_weights_that_change_while_a_job_runs_end_it(run, weights, monkeypatch):

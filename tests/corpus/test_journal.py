@@ -52,3 +52,17 @@ def test_results_of_another_job_are_refused(tmp_path):
     write(tmp_path / "journal")
     with pytest.raises(DataError, match="another job .job was test, is other.; give another --out"):
         Journal(tmp_path / "journal", {"job": "other"}, 5).__enter__()
+
+
+def test_a_header_without_results_is_replaced_but_not_one_before_a_damaged_result(tmp_path):
+    path = tmp_path / "journal"
+    with Journal(path, {"job": "mistyped"}, 5):
+        pass
+    write(path)
+    with Journal(path, {"job": "test"}, 5) as journal:
+        assert list(journal.results()) == sorted(RESULTS)
+    header = path.read_bytes().splitlines(keepends=True)[0]
+    path.write_bytes(header + b"damaged")
+    with pytest.raises(DataError, match="another job"):
+        Journal(path, {"job": "other"}, 5).__enter__()
+    assert path.read_bytes() == header + b"damaged"

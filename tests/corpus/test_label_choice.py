@@ -3,6 +3,7 @@
 import csv
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +17,13 @@ from vivit.corpus.label_choice import (
     write_doubtful,
     write_next,
 )
+from vivit.data.datasets.registry import read_samples
 from vivit.data.sample import Sample
+from vivit.engine import stages
 from vivit.errors import DataError
+from vivit.model_config import ModelConfig
+
+from ..model import tiny
 
 
 def standardised(features):
@@ -95,7 +101,7 @@ def test_the_table_of_what_to_label_next_has_suggestions_and_no_labelled_video(w
     model = package.from_pretrained(weights)
     (tmp_path / "labelled.csv").write_text("path\nvideos/1.mp4\n")
     count = write_next(
-        model, str(videos), tmp_path / "next.csv", labelled=str(tmp_path / "labelled.csv"), count=3, workers=0
+        model, str(videos), tmp_path / "next.csv", labelled=[str(tmp_path / "labelled.csv")], count=3, workers=0
     )
     rows = list(csv.DictReader((tmp_path / "next.csv").read_text().splitlines()))
     assert count == len(rows) == 3
@@ -105,9 +111,28 @@ def test_the_table_of_what_to_label_next_has_suggestions_and_no_labelled_video(w
         best = package.predict(model, tmp_path / row["path"], temporal_views=1, spatial_views=1).classes["label"][0]
         assert (row["label"], row["label_suggested"]) == ("", best[0])
         assert float(row["label_probability"]) == pytest.approx(best[1], abs=1e-4)
-    (tmp_path / "labelled.csv").write_text("path\n" + "".join(f"videos/{i}.mp4\n" for i in (*range(5), "broken")))
-    with pytest.raises(DataError, match="every video of it is in"):
-        write_next(model, str(videos), tmp_path / "next.csv", labelled=str(tmp_path / "labelled.csv"), workers=0)
+    (tmp_path / "more.csv").write_text("path\nvideos/0.mp4\nvideos/2.mp4\nvideos/3.mp4\nvideos/broken.mp4\n")
+    both = [str(tmp_path / name) for name in ("labelled.csv", "more.csv")]
+    assert write_next(model, str(videos), tmp_path / "next.csv", labelled=both, workers=0) == 1
+    assert "\nvideos/4.mp4," in (tmp_path / "next.csv").read_text()
+    (tmp_path / "more.csv").write_text("path\n" + "".join(f"videos/{i}.mp4\n" for i in (*range(5), "broken")))
+    with pytest.raises(DataError, match=r"every video of it is in .*labelled.csv, .*more.csv"):
+        write_next(model, str(videos), tmp_path / "next.csv", labelled=both, workers=0)
+
+
+def test_a_table_to_fill_in_is_above_its_videos_as_training_needs_it(weights, videos, tmp_path, monkeypatch):
+    model = package.from_pretrained(weights)
+    (tmp_path / "proj").mkdir()
+    monkeypatch.chdir(tmp_path / "proj")
+    with pytest.raises(
+        DataError, match=r"\.\./videos/0\.mp4 is outside .*/proj, the folder of next\.csv; give an --out"
+    ):
+        write_next(model, "../videos", Path("next.csv"), workers=0)
+    assert not Path("next.csv").exists()
+    assert write_next(model, "../videos", Path("../next.csv"), count=1, workers=0) == 1
+    table = (tmp_path / "next.csv").read_text().replace(",,,,", ",,,a,")
+    (tmp_path / "next.csv").write_text(table)
+    assert [s.labels for s in read_samples("folder", "../next.csv", "train")] == [{"label": "a"}]
 
 
 def test_doubtful_labels_are_ranked_with_the_answer_of_the_others(weights, videos, tmp_path):
@@ -115,9 +140,28 @@ def test_doubtful_labels_are_ranked_with_the_answer_of_the_others(weights, video
     samples = [Sample(str(videos / f"{i}.mp4"), {"label": "ab"[i % 2]}) for i in range(5)]
     assert write_doubtful(model, samples, tmp_path / "doubtful.csv", workers=0) == 5
     rows = list(csv.DictReader((tmp_path / "doubtful.csv").read_text().splitlines()))
-    belief = [float(row["label_of_label"]) for row in rows]
+    belief = [float(row["probability_of_label"]) for row in rows]
     assert belief == sorted(belief)
     assert {row["path"]: row["label"] for row in rows} == {f"videos/{i}.mp4": "ab"[i % 2] for i in range(5)}
     features = encode(model, samples, workers=0).features
-    order, _ = rank_doubtful(features, torch.tensor([[0], [1], [0], [1], [0]]), [3], torch.arange(5))
+    order, p = rank_doubtful(features, torch.tensor([[0], [1], [0], [1], [0]]), [3], torch.arange(5))
+    assert belief == [pytest.approx(float(p[i, i % 2]), abs=1e-3) for i in order.tolist()]
+    answers = [(row["answer"], float(row["probability"])) for row in rows]
+    assert answers == [("abc"[p[i].argmax()], pytest.approx(float(p[i].max()), abs=1e-3)) for i in order.tolist()]
     assert [row["path"] for row in rows] == [f"videos/{i}.mp4" for i in order.tolist()]
+
+
+def test_each_label_has_a_row_with_the_columns_of_the_table_of_fine_tuning(videos, tmp_path):
+    torch.manual_seed(0)
+    model = tiny.model(classes={"verb": ("a", "b"), "noun": ("c", "d", "e")})
+    samples = [Sample(str(videos / f"{i}.mp4"), {"verb": "ab"[i % 2], "noun": "cde"[i % 3]}) for i in range(5)]
+    assert write_doubtful(model, samples, tmp_path / "doubtful.csv", workers=0) == 5
+    rows = list(csv.DictReader((tmp_path / "doubtful.csv").read_text().splitlines()))
+    found = sorted((row["path"], row["label_set"], row["label"]) for row in rows)
+    assert found == sorted((f"videos/{i}.mp4", *pair) for i, s in enumerate(samples) for pair in s.labels.items())
+    belief = [float(row["probability_of_label"]) for row in rows]
+    assert belief == sorted(belief)
+    data = stages.Data(samples[:1], torch.zeros(1, 1, dtype=torch.int64), [], torch.zeros(0, 1), {})
+    one = ModelConfig(classes={"label": ("a", "b")})
+    stages.write_doubtful(tmp_path / "own.csv", data, torch.zeros(1, 2), one, torch.arange(1), torch.arange(1))
+    assert (tmp_path / "own.csv").read_text().splitlines() == [",".join(rows[0])]

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import threading
 
 import pytest
@@ -14,10 +15,12 @@ from ..report.browser import CHROMIUM, Browser
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, request):
+    root = tmp_path / getattr(request, "param", ".")
+    root.mkdir(exist_ok=True)
     for i in range(3):
-        write_video(tmp_path / f"{i} é#?.mp4", render(i, "val", 0, num_frames=40)[0])
-    return tmp_path
+        write_video(root / f"{i} é#?.mp4", render(i, "val", 0, num_frames=40)[0])
+    return root
 
 
 @pytest.fixture
@@ -94,13 +97,15 @@ def test_parts_of_videos_are_sent_as_players_ask(root, serve):
     assert request(port, "GET", "/video/0", Range=f"bytes={len(content)}-")[0] == 416
 
 
-def test_only_the_page_of_this_machine_may_read_and_change(root, serve):
+def test_only_the_page_of_this_machine_may_read_and_change(root, serve, capfd):
     _, port = serve()
     change = json.dumps([{"start": None, "end": None, "label": "open"}])
     as_json = {"Content-Type": "application/json"}
     assert request(port, "GET", "/", Host="evil.example")[0] == 403
     assert request(port, "POST", "/labels/0", change, **as_json, Host="evil.example")[0] == 403
     assert request(port, "POST", "/labels/0", change, **{"Content-Type": "text/plain"})[0] == 400
+    for length in ("abc", "-1", "²"):
+        assert request(port, "POST", "/labels/0", **as_json, **{"Content-Length": length})[0] == 400
     for path in ("/video/3", "/video/-1", "/video/../labels.csv", "/labels.csv", "/video/"):
         assert request(port, "GET", path)[0] == 404
     assert not (root / "labels.csv").exists()
@@ -114,6 +119,26 @@ def test_only_the_page_of_this_machine_may_read_and_change(root, serve):
         status, body, _ = request(port, "POST", "/labels/0", json.dumps(wrong), **as_json)
         assert (status, problem in body.decode()) == (400, True), body
     assert (root / "labels.csv").read_text() == "path,start,end,label\n0 é#?.mp4,,,open\n"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("root", [os.fsdecode(b"videos \xff")], indirect=True)
+def test_a_table_with_a_name_that_is_not_utf_8_is_read_again(root, serve, capfd):
+    name = os.fsdecode(b"\xff.mp4")
+    (root / "0 é#?.mp4").rename(root / name)
+    labelling, port = serve()
+    change = json.dumps([{"start": None, "end": None, "label": "open"}])
+    video = labelling.videos.index(name)
+    assert request(port, "POST", f"/labels/{video}", change, **{"Content-Type": "application/json"})[0] == 200
+    again, port = serve(classes=())
+    assert again.labels == {name: [(None, None, "open")]}
+    status, page, _ = request(port, "GET", "/")
+    assert (status, b"\\udcff.mp4" in page) == (200, True)
+    assert request(port, "GET", f"/video/{video}")[0] == 200
+    (root / "labels.csv").write_bytes("path,label\n1 é#?.mp4,geöffnet\n".encode("cp1252"))
+    with pytest.raises(DataError, match="labels.csv.*:2"):
+        open_labelling(root, root / "labels.csv", ["a"])
+    assert capfd.readouterr().err == ""
 
 
 def test_what_cannot_be_labelled_is_refused(root, tmp_path_factory):
@@ -121,6 +146,8 @@ def test_what_cannot_be_labelled_is_refused(root, tmp_path_factory):
         open_labelling(root, root / "labels.csv")
     with pytest.raises(DataError, match="no video file in this folder"):
         open_labelling(tmp_path_factory.mktemp("empty"), root / "labels.csv", ["a"])
+    with pytest.raises(DataError, match="0 é#.*is outside .*elsewhere, the folder of labels.csv; give an --out above"):
+        open_labelling(root, root / "elsewhere" / "labels.csv", ["a"])
     (root / "labels.csv").write_text("path,verb,noun\n0 é#?.mp4,a,b\n")
     with pytest.raises(DataError, match="labels one column 'label', the table has"):
         open_labelling(root, root / "labels.csv", ["a"])

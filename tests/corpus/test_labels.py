@@ -3,6 +3,8 @@
 import csv
 import json
 import random
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -195,6 +197,97 @@ def test_problems_are_listed_together(root, tmp_path):
     (root / "labels.csv").write_text("path,start,end,label\nP01_01.mp4,0.4,0.8,open\n")
     with pytest.raises(DataError, match="takes the label sets verb and noun"):
         export_labels(root / "labels.csv", "epic", tmp_path / "epic")
+
+
+VIA = {
+    "file": {"1": {"fname": "P01_01.mp4"}},
+    "view": {"1": {"fid_list": ["1"]}},
+    "attribute": {"1": {"aname": "label", "options": {"0": "run", "1": "sit, down", "2": "jump"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "expected"),
+    [
+        (True, "1", "sit, down"),
+        (True, "0,2", "two labels from 0.4 s to 0.8 s, 'run' and 'jump'; one is allowed"),
+        (True, "", "P01_01.mp4: an empty label from 0.4 s to 0.8 s"),
+        (True, "7", "P01_01.mp4: label is option '7' of 0, 1, 2"),
+        (False, "a, b", "a, b"),
+        (False, " ", "P01_01.mp4: an empty label from 0.4 s to 0.8 s"),
+    ],
+)
+def test_a_value_of_via_is_one_of_its_options_or_listed(root, tmp_path, options, value, expected):
+    attribute = VIA["attribute"]["1"] if options else {"aname": "label", "options": {}}
+    metadata = {"1_a": {"vid": "1", "z": [0.4, 0.8], "av": {"1": value}}}
+    (tmp_path / "file").write_text(json.dumps(VIA | {"metadata": metadata, "attribute": {"1": attribute}}))
+    if ":" in expected or "two labels" in expected:
+        with pytest.raises(DataError, match=re.escape(expected)):
+            import_labels(tmp_path / "file", "via", root, root / "again.csv")
+    else:
+        [sample] = import_labels(tmp_path / "file", "via", root, root / "again.csv")
+        assert sample.labels == {"label": expected}
+
+
+def test_a_cancelled_annotation_of_label_studio_has_no_label(root, tmp_path):
+    def annotation(label, **flags):
+        value = {"timelinelabels": [label], "ranges": [{"start": 11, "end": 20}]}
+        return {"result": [{"type": "timelinelabels", "from_name": "label", "value": value}], **flags}
+
+    kept, skipped = annotation("open", was_cancelled=False), annotation("close", was_cancelled=True)
+    task = {"data": {"video": "P01_01.mp4", "fps": 25}, "predictions": [annotation("close")]}
+    (tmp_path / "file").write_text(json.dumps([task | {"annotations": [skipped, kept]}]))
+    [sample] = import_labels(tmp_path / "file", "label-studio", root, root / "again.csv")
+    assert sample.labels == {"label": "open"}
+    (tmp_path / "file").write_text(json.dumps([task | {"annotations": [skipped]}]))
+    with pytest.raises(DataError, match="no label in it"):
+        import_labels(tmp_path / "file", "label-studio", root, root / "again.csv")
+
+
+def import_one(tmp_path, root, name, video):
+    """Return the path below `root` on which the label of a file with one label of `video` lands."""
+    label = {"label": "run", "support": [1, 2], "segment": [0, 0.08]}
+    content = {"fiftyone": {"classes": [], "labels": {video: [label]}}}
+    content["activitynet"] = {"database": {video: {"annotations": [label]}}}
+    text = json.dumps(content[name]) if name in content else f"path,start,end,label\n{video},0,0.08,run\n"
+    (tmp_path / "file").write_text(text)
+    [sample] = import_labels(tmp_path / "file", name, root, root / "labels.csv")
+    return str(Path(sample.path).relative_to(root))
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "video", "expected"),
+    [
+        ("105.mp4", "fiftyone", "5", "5: no video of this name"),
+        ("105.mp4", "activitynet", "5", "5: no video of this name"),
+        ("5.mp4 105.mp4", "fiftyone", "5", "5.mp4"),
+        ("5.mp4 105.mp4", "activitynet", "5", "5.mp4"),
+        ("a.mp4 sub/a.mp4", "fiftyone", "a", "a.mp4"),
+        ("a.mp4 sub/a.mp4", "fiftyone", "sub/a", "sub/a.mp4"),
+        ("a.mp4 sub/a.mp4", "csv", "a.mp4", "a.mp4"),
+        ("a.mp4 sub/a.mp4", "csv", "{root}/a.mp4", "a.mp4"),
+        ("a.mp4 sub/a.mp4", "csv", "/elsewhere/a.mp4", "2 videos (a.mp4, sub/a.mp4) of this name"),
+        ("a.mp4 sub/a.mp4", "csv", "C:\\data\\sub\\a.mp4", "sub/a.mp4"),
+        ("a.mp4 sub/a.mp4", "activitynet", "a", "2 videos (a.mp4, sub/a.mp4) of this name"),
+        ("a.mp4 a.mkv", "fiftyone", "a", "2 videos (a.mkv, a.mp4) of this name"),
+        ("v_x.mp4", "activitynet", "x", "v_x.mp4"),
+        ("x.mp4", "activitynet", "v_x", "x.mp4"),
+        ("v_x.mp4 x.mp4", "activitynet", "v_x", "v_x.mp4"),
+        ("v_x.mp4 x.mp4", "activitynet", "x", "x.mp4"),
+    ],
+)
+def test_a_label_lands_on_the_video_that_its_tool_names_or_on_none(tmp_path, files, name, video, expected):
+    root = tmp_path / "videos"
+    for file in files.split():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        write_video(root / file, counter_frames(4))
+    video = video.format(root=root)
+    if "of this name" in expected:
+        with pytest.raises(DataError, match=re.escape(expected)):
+            import_one(tmp_path, root, name, video)
+        assert not (root / "labels.csv").exists()
+    else:
+        assert import_one(tmp_path, root, name, video) == expected
 
 
 def test_a_clock_tells_frames_of_variable_rate_apart():

@@ -4,17 +4,23 @@ import csv
 import json
 import logging
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from vivit.corpus.lists import hash_list, read_list
+from vivit.corpus import lists
+from vivit.corpus.lists import hash_list
 from vivit.data.tools.prepare import prepare
 from vivit.errors import DataError
 
 from ..data.videos import counter_frames, write_video
 
 ROWS = [("a.mp4", 0.5, 1.25), ("deep/ü b.mp4", None, None), ("a.mp4", None, 0.5)]
+
+
+def read_list(source, **options):
+    return lists.read_list(source, **options)[0]
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def tables(tmp_path):
 def test_tables_need_neither_labels_nor_files(tables, suffix):
     found = read_list(str(tables / f"list.{suffix}"))
     assert [(s.path, s.start, s.end) for s in found] == [(str(tables / path), *part) for path, *part in ROWS]
-    assert hash_list(found) == hash_list(read_list(str(tables / "list.csv")))
+    assert hash_list(found, np.arange(3)) == hash_list(*lists.read_list(str(tables / "list.csv")))
 
 
 def test_a_folder_a_video_and_shards_name_their_videos(tmp_path):
@@ -53,7 +59,9 @@ def test_rows_that_repeat_others_are_left_out_and_wrong_ones_are_listed(tmp_path
     table = tmp_path / "list.csv"
     table.write_text("path,start\na.mp4,1\na.mp4,1\na.mp4,2\n")
     with caplog.at_level(logging.WARNING):
-        assert len(read_list(str(table))) == 2
+        samples, places = lists.read_list(str(table))
+    assert ([s.start for s in samples], places.tolist()) == ([1, 2], [0, 2])
+    assert hash_list(samples, places) != hash_list(samples, np.arange(2))
     assert "1 rows repeat others" in caplog.text
     table.write_text("path,start\n,1\na.mp4,soon\n")
     with pytest.raises(DataError, match=r"list.csv:2: path is empty\n.*list.csv:3: start is 'soon'"):

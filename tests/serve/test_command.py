@@ -20,9 +20,13 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def command(*words, cwd):
-    """Run `vivit serve` and yield the process and its address."""
+    """Run `vivit serve`, with its temporary files in `cwd` too, and yield the process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vivit", "serve", *map(str, words)], stderr=subprocess.PIPE, text=True, cwd=cwd
+        [sys.executable, "-m", "vivit", "serve", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"TMPDIR": str(cwd)},
     )
     try:
         lines = []
@@ -57,8 +61,10 @@ def are_gone(pids, seconds=120):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_it_serves_and_however_it_ends_no_process_is_left(model, video, tmp_path, number):
+    if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("runs under nohup, which the server heeds")
     weights = model.save_pretrained(tmp_path / "weights")
     with command(weights, "--port", 0, "--device", "cpu", "--token-file", "token", cwd=tmp_path) as (process, url):
         client = Client(url, token=(tmp_path / "token").read_text().strip())
@@ -69,8 +75,9 @@ def test_it_serves_and_however_it_ends_no_process_is_left(model, video, tmp_path
         assert len(decoders) == 2
         process.send_signal(number)
         process.wait(30)
-        assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGHUP: -signal.SIGTERM}.get(number, -number)
         assert are_gone(decoders)
+        assert len([*tmp_path.glob("vivit-serve-*")]) == (number == signal.SIGKILL)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

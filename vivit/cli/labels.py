@@ -9,6 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from ..errors import DataError
 from ..text import printable
 from .parse import WithWeights, parse, pick_verb
 
@@ -16,7 +17,7 @@ USAGES = {
     "edit": "vivit labels edit FOLDER --classes NAME [NAME ...] [options]",
     "import": "vivit labels import FILE --format FORMAT --root FOLDER [--out TABLE]",
     "export": "vivit labels export TABLE --format FORMAT --out FILE",
-    "next": "vivit labels next WEIGHTS LIST [--labelled LIST] [options]",
+    "next": "vivit labels next WEIGHTS LIST [--labelled LIST ...] [options]",
     "doubtful": "vivit labels doubtful WEIGHTS ROOT [options]",
 }
 Format = Literal["label-studio", "cvat", "fiftyone", "via", "activitynet", "epic", "csv"]
@@ -60,7 +61,7 @@ class Import:
     root: str
     """The folder of the videos, which are found by their path or name."""
     out: str = ""
-    """The table to write; by default labels.csv in the folder of the videos."""
+    """The table to write, a new file; by default labels.csv in the folder of the videos."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Export:
     format: Format
     """The tool."""
     out: str
-    """The file to write; for cvat and epic a folder."""
+    """The file to write, a new one; for cvat and epic a folder, new or empty."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,14 @@ class Next(WithWeights):
 
     list: Positional[str]
     """The unlabelled videos: a folder, or a table with a column path."""
-    labelled: str = ""
-    """A list of the videos that have labels: they are left out, and not chosen again by coverage."""
+    labelled: tuple[str, ...] = ()
+    """Lists of the videos that have labels: they are left out, and not chosen again by coverage."""
     count: int = 20
     """How many videos to choose."""
     strategy: Literal["mixed", "uncertainty", "coverage"] = "mixed"
     """Where the model is unsure, where it has seen nothing similar, or the product of both."""
     out: str = "next.csv"
-    """The table to write; fill in its empty label columns to train on it."""
+    """The table to write, a new file; fill in its empty label columns to train on it."""
     workers: int | None = None
     """Processes that decode. None: one per core."""
     device: str = "auto"
@@ -101,7 +102,7 @@ class Next(WithWeights):
 
 @dataclass(frozen=True)
 class Doubtful(WithWeights):
-    """List all labelled videos, the one whose label looks most wrong first.
+    """List the labels of all videos, the one that looks most wrong first.
 
     A linear head on the features of the model, fitted without the video, says how likely its label is.
     """
@@ -113,7 +114,7 @@ class Doubtful(WithWeights):
     split: str = "train"
     """The split to examine."""
     out: str = "doubtful.csv"
-    """The table to write."""
+    """The table to write, a new file."""
     workers: int | None = None
     """Processes that decode. None: one per core."""
     device: str = "auto"
@@ -153,6 +154,7 @@ def import_file(args: list[str]) -> None:
     from ..corpus.labels import import_labels
 
     out = Path(asked.out or Path(asked.root, "labels.csv"))
+    refuse_existing(out)
     rows = import_labels(Path(asked.file), asked.format, Path(asked.root), out)
     print(f"{len(rows)} rows of {len({row.path for row in rows})} videos in {printable(str(out))}", file=sys.stderr)
 
@@ -163,6 +165,7 @@ def export_file(args: list[str]) -> None:
 
     from ..corpus.labels import export_labels
 
+    refuse_existing(Path(asked.out))
     count = export_labels(Path(asked.table), asked.format, Path(asked.out))
     print(f"{count} labels in {printable(asked.out)}", file=sys.stderr)
 
@@ -174,6 +177,7 @@ def choose(args: list[str]) -> None:
     from ..corpus.label_choice import write_next
     from ..engine.device import load_to_device
 
+    refuse_existing(Path(asked.out))
     count = write_next(
         load_to_device(asked.weights, asked.device),
         asked.list,
@@ -194,7 +198,14 @@ def list_doubtful(args: list[str]) -> None:
     from ..data.datasets.registry import read_samples
     from ..engine.device import load_to_device
 
+    refuse_existing(Path(asked.out))
     samples = read_samples(asked.dataset, asked.root, asked.split)
     model = load_to_device(asked.weights, asked.device)
     count = write_doubtful(model, samples, Path(asked.out), workers=asked.workers)
     print(f"{count} videos in {printable(asked.out)}, the most doubtful label first", file=sys.stderr)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise DataError for a file, or a folder with something in it: both may hold labels that a person made."""
+    if any(out.iterdir()) if out.is_dir() else out.exists():
+        raise DataError(f"{out} exists, and may hold labels made by hand; give another --out, or move it away")

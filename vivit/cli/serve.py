@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ def run(args: list[str]) -> None:
         limits=asked.limits,
         precision=asked.precision,
     )
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that is closed
     server.run()
     if not server.started:
         raise OSError(f"the server did not start at {asked.host}:{asked.port}; the lines above say why")

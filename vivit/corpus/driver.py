@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -93,12 +94,12 @@ def run_corpus(corpus: Corpus) -> Done:
     job = JOBS[corpus.job]
     columns = {"row": int, "path": str, **job.columns(model, corpus.settings), "error": str}
     del model
-    samples = read_list(corpus.source, dataset=corpus.dataset, split=corpus.split)
+    samples, places = read_list(corpus.source, dataset=corpus.dataset, split=corpus.split)
     made_from = {
         "job": corpus.job,
         "version": VERSION,
         "weights": weights,
-        "list": hash_list(samples),
+        "list": hash_list(samples, places),
         "settings": corpus.settings | hash_files(corpus.settings),
         "device": device.type,
     } | ({"upload": corpus.upload} if corpus.upload else {})
@@ -110,12 +111,12 @@ def run_corpus(corpus: Corpus) -> Done:
         exclusive_lock(corpus.out, what="vivit corpus"),
         Journal(corpus.out / JOURNAL, made_from, len(samples)) as journal,
     ):
-        units = Units(samples, journal.todo(failed_too=corpus.retry).tolist(), names)
+        units = Units(samples, journal.todo(failed_too=corpus.retry).tolist(), names, places.tolist())
         computed = compute(corpus, units, journal, device, weights)
         if job.finish:
             with local_folder(os.path.join(corpus.upload or corpus.out, job.folder), fetch="*.json") as folder:
                 job.finish(folder)
-        rows = write_table(table, columns, table_rows(samples, journal, len(columns)))
+        rows = write_table(table, columns, table_rows(samples, places, journal, len(columns)))
         failed = journal.num_failed
         manifest = {
             "made_from": made_from,
@@ -195,15 +196,14 @@ def show_progress(
         yield after_result, while_waiting
 
 
-def table_rows(samples: SampleTable, journal: Journal, width: int) -> Iterator[list[Any]]:
+def table_rows(samples: SampleTable, places: np.ndarray, journal: Journal, width: int) -> Iterator[list[Any]]:
     """Yield the rows of the table, in the order of the list."""
     for row, cells, error in journal.results():
-        path = samples[row].path
+        sample, place = samples[row], int(places[row])
         if error:
-            sample = samples[row]
-            yield [row, path, sample.start, sample.end, *[None] * (width - 5), error]
+            yield [place, sample.path, sample.start, sample.end, *[None] * (width - 5), error]
         else:
-            yield from ([row, path, *one, None] for one in cells)
+            yield from ([place, sample.path, *one, None] for one in cells)
 
 
 def hash_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import EvalConfig
 from ..data.sample import Sample
 from ..errors import FolderInUse
 from ..inference.feature_files import FeatureFile, FeatureOptions, name_outputs, write_features
@@ -61,6 +62,7 @@ class Job:
 
 def prediction_columns(model: ViViT, settings: Settings) -> dict[str, type]:
     """Return start, end and, per label set, the best `top_k` classes with their probabilities."""
+    EvalConfig(temporal_views=settings["temporal_views"], spatial_views=settings["spatial_views"])  # checks them
     columns: dict[str, type] = {"start": float, "end": float}
     for name in model.config.classes:
         for place in range(1, settings["top_k"] + 1):
@@ -82,6 +84,8 @@ def prediction_rows(model: ViViT, sample: Sample, settings: Settings, target: Ta
 
 def timeline_columns(model: ViViT, settings: Settings) -> dict[str, type]:
     """Return the columns of a segment."""
+    if settings["thresholds"]:
+        load_params(settings["thresholds"]).check_names(model.config.classes)
     return {"start": float, "end": float, "label_set": str, "label": str, "score": float}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,10 @@ from ..errors import DataError
 class Journal:
     """Results of the rows of a list in the order in which they ended, one line each with a checksum.
 
-    The first line says what they were made from. A line is on its way to the disk as soon as `append` returns, so a
-    kill of the process loses none. A line that is cut off or damaged ends the file: what follows is done again. One
-    process writes at a time; `vivit.files.exclusive_lock` sees to it. Of several results of a row the last one counts.
+    The first line says what they were made from; alone, without a result, it is replaced. A line is on its way to
+    the disk as soon as `append` returns, so a kill of the process loses none. A line that is cut off or damaged
+    ends the file: what follows is done again. One process writes at a time; `vivit.files.exclusive_lock` sees to
+    it. Of several results of a row the last one counts.
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any], size: int):
@@ -87,6 +89,8 @@ class Journal:
                     break
                 value = json.loads(line[9:])
                 if not end:
+                    if os.fstat(file.fileno()).st_size == len(line) and value != self.made_from:
+                        break
                     self._compare(value)
                 else:
                     row, _, error = value

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ..errors import DataError
 from ..files import atomic_write
 from ..model.vivit import ViViT
 from ..text import listing
+from .labels import path_in_table
 from .lists import read_list
 
 STRATEGIES = ("mixed", "uncertainty", "coverage")
@@ -118,22 +120,23 @@ def write_next(
     source: str,
     out: Path,
     *,
-    labelled: str = "",
+    labelled: Sequence[str] = (),
     count: int = 20,
     strategy: str = "mixed",
     workers: int | None = None,
 ) -> int:
     """Write a table of the videos of a list to label next, with empty label columns and what the model suggests.
 
-    Segments of the list `labelled` are left out, and so are videos of which any part has a label; coverage takes them
+    Segments of the lists `labelled` are left out, and so are videos of which any part has a label; coverage takes them
     into account. Returns how many rows there are.
-    Raises DataError if nothing is left to label.
+    Raises DataError if nothing is left to label, and for videos outside the folder of the table.
     """
-    known = read_list(labelled) if labelled else ()
+    known = [sample for one in labelled for sample in read_list(one)[0]]
     done = {segment for s in known for segment in (key(s), (os.path.realpath(s.path), None, None))}
-    samples = [s for s in read_list(source) if key(s) not in done]
+    samples = [s for s in read_list(source)[0] if key(s) not in done]
     if not samples:
-        raise DataError(f"{source}: every video of it is in {labelled}")
+        raise DataError(f"{source}: every video of it is in {', '.join(labelled)}")
+    paths = {one.path: path_in_table(one.path, out) for one in samples}
     found = encode(model, samples, workers=workers)
     centres = encode(model, known, workers=workers).features if known and strategy != "uncertainty" else None
     classes = model.config.classes
@@ -150,7 +153,7 @@ def write_next(
                 p = logits.softmax(dim=0)
                 cells += [names[int(p.argmax())], f"{float(p.max()):.4f}"]
             one = found.samples[i]
-            table.writerow([relative(one.path, out), one.start, one.end, *[""] * len(classes), *cells])
+            table.writerow([paths[one.path], one.start, one.end, *[""] * len(classes), *cells])
     return len(chosen)
 
 
@@ -176,9 +179,10 @@ def rank_doubtful(features: Tensor, labels: Tensor, sizes: Sequence[int], groups
 
 
 def write_doubtful(model: ViViT, samples: Sequence[Sample], out: Path, *, workers: int | None = None) -> int:
-    """Write all videos of a labelled list, the one with the most doubtful label first; return how many.
+    """Write a row for each label of a labelled list, the most doubtful first; return how many videos there are.
 
-    Raises DataError for labels that the model does not know and if fewer than two videos can be read.
+    The columns are those of the table that the recipe finetune writes for its training videos. Raises DataError for
+    labels that the model does not know and if fewer than two videos can be read.
     """
     found = encode(model, samples, workers=workers)
     classes = model.config.classes
@@ -188,20 +192,17 @@ def write_doubtful(model: ViViT, samples: Sequence[Sample], out: Path, *, worker
     if len(paths) < 2:
         raise DataError(f"{len(paths)} video can be read; finding doubtful labels needs several of each class")
     sizes = [len(names) for names in classes.values()]
-    order, probabilities = rank_doubtful(found.features, labels, sizes, groups)
+    _, probabilities = rank_doubtful(found.features, labels, sizes, groups)
+    lines: list[tuple[float, list[Any]]] = []
+    for i, one in enumerate(found.samples):
+        where = [Path(os.path.relpath(one.path, out.parent)).as_posix(), one.start, one.end]
+        for (label_set, names), p, label in zip(classes.items(), probabilities[i].split(sizes), labels[i].tolist()):
+            belief, answer = float(p[label]), int(p.argmax())
+            cells = [label_set, names[label], names[answer], f"{float(p[answer]):.3f}", f"{belief:.3f}"]
+            lines.append((belief, [*where, *cells]))
+    lines.sort(key=lambda line: line[0])
     with atomic_write(out, newline="", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
-        columns = [f"{name}{suffix}" for name in classes for suffix in ("", "_answer", "_probability", "_of_label")]
-        table.writerow(["path", "start", "end", *columns])
-        for i in order.tolist():
-            one, cells = found.samples[i], []
-            for j, (names, p) in enumerate(zip(classes.values(), probabilities[i].split(sizes))):
-                truth, answer = int(labels[i, j]), int(p.argmax())
-                cells += [names[truth], names[answer], f"{float(p[answer]):.4f}", f"{float(p[truth]):.4f}"]
-            table.writerow([relative(one.path, out), one.start, one.end, *cells])
-    return len(order)
-
-
-def relative(path: str, table: Path) -> str:
-    """Return the path relative to the folder of the table."""
-    return Path(os.path.relpath(path, table.parent)).as_posix()
+        table.writerow(["path", "start", "end", "label_set", "label", "answer", "probability", "probability_of_label"])
+        table.writerows(cells for _, cells in lines)
+    return len(found.samples)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
@@ -16,6 +16,7 @@ from ..data.datasets.label_table import read_rows
 from ..data.datasets.registry import official_classes
 from ..errors import DataError
 from ..files import atomic_write, write_json
+from ..text import listing
 from .stamps import Stamps
 
 LABEL_SET = "label"  # the name of a label set that a file does not name
@@ -25,6 +26,8 @@ EPIC_COLUMNS = (
     *("start_frame", "stop_frame", "narration", "verb", "verb_class", "noun", "noun_class", "all_nouns"),
     "all_noun_classes",
 )
+VideoKey = Literal["path", "path without suffix", "name"]
+"""How a format names a video; the name has neither folder nor suffix."""
 URL_PREFIX = "/data/local-files/?d="  # of Label Studio
 
 
@@ -33,7 +36,7 @@ class Label:
     """A class of a video or of a segment of it, in seconds or in frames."""
 
     video: str
-    """A path, or the name without folder or suffix by which a format knows the video."""
+    """See `VideoKey`."""
     label: str
     label_set: str = LABEL_SET
     start: float | None = None
@@ -66,13 +69,16 @@ def write_label_studio(out: Path, videos: Labels) -> None:
 
 
 def read_label_studio(file: Path) -> Iterator[Label]:
-    """Read the timeline labels of exported tasks, also those of predictions where nothing was annotated."""
+    """Read the timeline labels of exported tasks, also those of predictions where nothing was annotated.
+
+    An annotation that was cancelled, because the task was skipped, has none.
+    """
     for task in read_json(file, list):
         data = task["data"]
         video = unquote(data["video"].partition("?d=")[2] or data["video"], errors="surrogateescape")
         rate = float(data.get("fps", 25.0))
         for annotation in task.get("annotations") or task.get("predictions") or []:
-            for region in annotation["result"]:
+            for region in [] if annotation.get("was_cancelled") else annotation["result"]:
                 if region["type"] != "timelinelabels":
                     continue
                 name = LABEL_SET if region["from_name"] == "timeline" else region["from_name"]
@@ -201,14 +207,26 @@ def write_via(out: Path, videos: Labels) -> None:
 
 
 def read_via(file: Path) -> Iterator[Label]:
-    """Read the temporal segments of a VIA 3 project, and labels without times as those of whole videos."""
+    """Read the temporal segments of a VIA 3 project, and labels without times as those of whole videos.
+
+    A value is the number of an option, of a checkbox several with commas, or text where there are no options.
+    """
     content = read_json(file, dict)
+    problems = []
     for one in content["metadata"].values():
         source = content["file"][str(content["view"][str(one["vid"])]["fid_list"][0])]
         start, end = map(float, one["z"]) if len(one["z"]) == 2 else (None, None)
         for number, value in one["av"].items():
             attribute = content["attribute"][number]
-            yield Label(source["fname"], attribute["options"].get(value, value), attribute["aname"], start, end)
+            options = attribute["options"]
+            for part in value.split(",") if options else [value]:
+                if options and part and part not in options:
+                    problems.append(
+                        f"{source['fname']}: {attribute['aname']} is option {part!r} of {', '.join(options)}"
+                    )
+                yield Label(source["fname"], options.get(part, part), attribute["aname"], start, end)
+    if problems:
+        raise DataError(listing(f"{file}: unknown options", problems))
 
 
 def write_activitynet(out: Path, videos: Labels) -> None:
@@ -332,15 +350,16 @@ class LabelFormat:
     write: Callable[[Path, Labels], None]
     """(file or folder, labels) → None"""
     read: Callable[[Path], Iterator[Label]]
+    key: VideoKey = "path"
 
 
 FORMATS = {
     "label-studio": LabelFormat(write_label_studio, read_label_studio),
     "cvat": LabelFormat(write_cvat, read_cvat),
-    "fiftyone": LabelFormat(write_fiftyone, read_fiftyone),
+    "fiftyone": LabelFormat(write_fiftyone, read_fiftyone, "path without suffix"),
     "via": LabelFormat(write_via, read_via),
-    "activitynet": LabelFormat(write_activitynet, read_activitynet),
-    "epic": LabelFormat(write_epic, read_epic),
+    "activitynet": LabelFormat(write_activitynet, read_activitynet, "name"),
+    "epic": LabelFormat(write_epic, read_epic, "name"),
     "csv": LabelFormat(write_csv, read_csv),
 }
 

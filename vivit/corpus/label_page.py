@@ -15,13 +15,14 @@ from threading import Lock
 from typing import Any
 
 from ..data.datasets.find_videos import find_videos
-from ..data.datasets.label_table import read_table, table_samples
+from ..data.datasets.label_table import read_table, read_text, table_samples
 from ..data.sample import Sample
 from ..errors import DataError, VideoError
 from ..model.vivit import ViViT
 from ..report.html import templates
+from ..text import printable
 from .label_choice import encode
-from .labels import check_folder, write_label_table
+from .labels import check_folder, path_in_table, write_label_table
 from .stamps import read_stamps
 
 LABEL_SET = "label"
@@ -89,15 +90,18 @@ class Labelling:
 def open_labelling(root: Path, table: Path, classes: Sequence[str] = ()) -> Labelling:
     """Find the videos of a folder and the labels that the table has already.
 
-    Raises DataError without the folder, a video or a class, and for a table of something else.
+    Raises DataError without the folder, a video or a class, for videos outside the folder of the table, and for a table
+    of something else.
     """
     check_folder(root)
     videos = [path for path in find_videos(root, thorough=True) if (root / path).is_file()]
     if not videos:
         raise DataError(f"{root}: no video file in this folder")
+    for path in videos:
+        path_in_table(str(root / path), table)  # before anything is labelled
     labels: dict[str, list[tuple[float | None, float | None, str]]] = {}
     known = list(dict.fromkeys(classes))
-    if table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1:
+    if table.is_file() and len(read_text(table).splitlines()) > 1:
         read = read_table(table)
         if read.label_sets != (LABEL_SET,):
             raise DataError(f"{table}: the page labels one column {LABEL_SET!r}, the table has {read.label_sets}")
@@ -162,7 +166,12 @@ class Handler(BaseHTTPRequestHandler):
             page = (
                 templates()
                 .get_template("label.html")
-                .render(title=f"Labels of {labelling.root.name}", summary=str(labelling.table), when="", data=data)
+                .render(
+                    title=printable(f"Labels of {labelling.root.name}"),
+                    summary=printable(str(labelling.table)),
+                    when="",
+                    data=data,
+                )
             )
             self.answer(HTTPStatus.OK, page.encode(), "text/html; charset=utf-8")
         elif (video := self.video("/video/")) is not None:
@@ -172,7 +181,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Change the labels of a video."""
-        length = int(self.headers.get("Content-Length", 0))
+        number = self.headers.get("Content-Length", "")
+        length = int(number) if re.fullmatch(r"[0-9]{1,9}", number) else 0
         is_json = self.headers.get("Content-Type") == "application/json"  # no form of another site can send it
         video = self.video("/labels/")
         if not self.is_local():

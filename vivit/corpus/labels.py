@@ -8,14 +8,15 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
-from ..data.datasets.find_videos import find_videos
+from ..data.datasets.find_videos import escapes_root, find_videos
 from ..data.datasets.label_table import SPECIAL, read_table, table_samples
 from ..data.reading import show_reading
+from ..data.remote import is_url
 from ..data.sample import Sample
 from ..errors import DataError, VideoError
 from ..files import atomic_write
 from ..text import listing
-from .label_formats import FORMATS, Label, Labels, read_labels
+from .label_formats import FORMATS, Label, Labels, VideoKey, read_labels
 from .stamps import Stamps, read_stamps
 
 
@@ -43,9 +44,10 @@ def export_labels(table: Path, name: str, out: Path) -> int:
 def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
     """Write the labels of a tool as a table that trains a model; return its rows.
 
-    Videos are found below `root` by their path, else by their name. Labels of several label sets with the same segment
-    become one row. Raises DataError that lists every label without a video, with a segment outside it, with another
-    label of the same segment, or without a label in one of the label sets.
+    Videos are found below `root` by their path, else by their name, which must be that of one video alone. Labels
+    of several label sets with the same segment become one row. Raises DataError that lists every label without a
+    video, with a segment outside it, without a name, with another label of the same segment, or without a label in
+    one of the label sets.
     """
     check_folder(root)
     if not file.exists():
@@ -53,7 +55,7 @@ def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
     labels = read_labels(file, name)
     if not labels:
         raise DataError(f"{file}: no label in it")
-    find = VideoFinder(root)
+    find = VideoFinder(root, FORMATS[name].key)
     problems: dict[str, None] = {}
     rows: dict[tuple[str, float | None, float | None], dict[str, str]] = {}
     for one in show_reading(labels, "labels"):
@@ -61,6 +63,9 @@ def import_labels(file: Path, name: str, root: Path, out: Path) -> list[Sample]:
             path, start, end = in_seconds(one, find)
         except (DataError, VideoError, ValueError) as error:
             problems[str(error)] = None
+            continue
+        if not str(one.label or "").strip():
+            problems[f"{path}: an empty {one.label_set} {describe(start, end)}"] = None
             continue
         found = rows.setdefault((path, start, end), {})
         if found.setdefault(one.label_set, one.label) != one.label:
@@ -107,22 +112,37 @@ def check_folder(root: Path) -> None:
 
 
 class VideoFinder:
-    """Finds the videos below a folder by their path, or by their name with or without suffix; keeps time stamps."""
+    """Finds the videos below a folder as a format names them, see `VideoKey`; keeps time stamps.
 
-    def __init__(self, root: Path):
+    Of a path that leads elsewhere, such as that of another machine, the longest part that fits counts.
+    """
+
+    def __init__(self, root: Path, key: VideoKey = "path"):
         self.root, self.stamps = root, dict[str, Stamps]()
-        self.paths: dict[str, list[str]] = {}
+        self.paths, self.without_suffix, self.names, self.prefixed = (dict[str, list[str]]() for _ in range(4))
         for path in find_videos(root):
             pure = PurePath(path)
-            for key in {path, str(pure.with_suffix("")), pure.name, pure.stem, f"v_{pure.stem}", pure.stem[2:]}:
-                self.paths.setdefault(key, []).append(path)
+            short, stem = str(pure.with_suffix("")), pure.stem
+            for table, names in (
+                (self.paths, {path}),
+                (self.without_suffix, {short}),
+                (self.names, {path, short, pure.name, stem}),
+                (self.prefixed, {f"v_{stem}", stem.removeprefix("v_")}),  # as files of ActivityNet may be called
+            ):
+                for name in names:
+                    table.setdefault(name, []).append(path)
+        exact = [self.paths, self.without_suffix]
+        self.exact = {"path": exact, "path without suffix": exact[::-1], "name": []}[key]
 
     def __call__(self, video: str) -> tuple[str, Stamps]:
         """Return (path, time stamps). Raises DataError for none or several videos, VideoError for a broken one."""
-        parts = PurePath(video.replace("\\", "/")).parts
-        names = ("/".join(parts[i:]) for i in range(len(parts)))  # of an absolute path the longest part that fits
-        found = next((self.paths[name] for name in names if name in self.paths), [])
-        found = [path for path in found if path == video] or found
+        pure = PurePath(video if video in self.paths else video.replace("\\", "/"))
+        if pure.is_relative_to(root := os.path.abspath(self.root)):
+            pure = pure.relative_to(root)
+        parts = ["/".join(pure.parts[i:]) for i in range(len(pure.parts))]
+        tries = [(parts[0], table) for table in self.exact if parts]
+        tries += [(part, table) for part in parts for table in (self.names, self.prefixed)]
+        found = next((table[name] for name, table in tries if name in table), [])
         if len(found) != 1:
             what = f"{len(found)} videos ({', '.join(found[:3])})" if found else "no video"
             raise DataError(f"{video}: {what} of this name below {self.root}")
@@ -138,8 +158,14 @@ def write_label_table(out: Path, samples: Iterable[Sample], label_sets: Sequence
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["path", "start", "end", *columns])
         for one in samples:
-            path = os.path.relpath(one.path, out.parent)
-            if path.startswith(".."):
-                raise DataError(f"{one.path} is outside {out.parent}; write the table to a folder above the videos")
             times = ["" if time is None else repr(time) for time in (one.start, one.end)]
-            table.writerow([Path(path).as_posix(), *times, *(one.labels[name] for name in label_sets)])
+            table.writerow([path_in_table(one.path, out), *times, *(one.labels[name] for name in label_sets)])
+
+
+def path_in_table(path: str, table: Path) -> str:
+    """Return the path of a video in a table to train on. Raises DataError for a video outside the table's folder."""
+    folder = os.path.abspath(table.parent)
+    inside = os.path.relpath(path, folder)
+    if is_url(path) or escapes_root(inside):
+        raise DataError(f"{path} is outside {folder}, the folder of {table.name}; give an --out above all videos")
+    return Path(inside).as_posix()

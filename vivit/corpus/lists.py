@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from ..data.datasets.find_videos import VIDEO_SUFFIXES, find_videos
 from ..data.datasets.label_table import read_rows
 from ..data.datasets.registry import read_samples
@@ -25,8 +27,10 @@ from ..text import listing, printable
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 
 
-def read_list(source: str, *, dataset: str = "", split: str = "val") -> SampleTable:
-    """Return the videos and segments that `source` names, in the order of the list, each once.
+def read_list(source: str, *, dataset: str = "", split: str = "val") -> tuple[SampleTable, np.ndarray]:
+    """Return the videos and segments that `source` names, in the order of the list, each once, and their places in it.
+
+    The places (n,) int64 count from 0, also the rows of a table that repeat others and are left out.
 
     Args:
         source: A folder, which is searched for videos; a table (CSV, JSON lines, Parquet) with a column `path`,
@@ -39,23 +43,24 @@ def read_list(source: str, *, dataset: str = "", split: str = "val") -> SampleTa
     OSError for a storage that does not answer.
     """
     if dataset or has_index(source):
-        return read_samples(dataset or "shards", source, split)
-    path = Path(source)
+        table = read_samples(dataset or "shards", source, split)
+        return table, np.arange(len(table))
+    path, places = Path(source), None
     if is_url(source):
-        samples = _remote_samples(source)
+        samples, places = _remote_samples(source)
     elif path.is_dir():
-        samples = [Sample(os.path.join(source, name), where=name) for name in find_videos(source, thorough=True)]
+        samples = [Sample(_join(source, name), where=name) for name in find_videos(source, thorough=True)]
     elif not path.is_file():
         raise DataError(f"{source}: does not exist; a list is a folder, a table, a folder of shards or a video")
     elif path.suffix.lower() in TABLES:
-        samples = _samples(path, str(path.parent))
+        samples, places = _samples(path, str(path.parent))
     elif path.suffix.lower() in VIDEO_SUFFIXES:
         samples = [Sample(source)]
     else:
         raise DataError(f"{source}: neither a table ({', '.join(TABLES)}) nor a video by its suffix")
     if not samples:
         raise DataError(f"{source}: no video in it")
-    return SampleTable.of(samples)
+    return SampleTable.of(samples), np.arange(len(samples)) if places is None else np.array(places, np.int64)
 
 
 def has_index(source: str) -> bool:
@@ -87,14 +92,22 @@ def path_below(sample: Sample, root: str) -> str:
     return os.path.abspath(sample.path).lstrip("/") if path.startswith("..") else path
 
 
+def _join(folder: str, name: str) -> str:
+    """Return the path of a video of a list; in the working folder it is what the list says."""
+    return name if folder == "." else os.path.join(folder, name)
+
+
 def _is_file(url: str) -> bool:
     return url.lower().endswith((*TABLES, *VIDEO_SUFFIXES))
 
 
-def _remote_samples(source: str) -> list[Sample]:
-    """Return the samples of a table, a video or a folder of videos behind a URL. Raises DataError and OSError."""
+def _remote_samples(source: str) -> tuple[list[Sample], list[int] | None]:
+    """Return the samples of a table, a video or a folder of videos behind a URL, and the places of those of a table.
+
+    Raises DataError and OSError.
+    """
     if source.lower().endswith(VIDEO_SUFFIXES):
-        return [Sample(source)]
+        return [Sample(source)], None
     filesystem, place = filesystem_of(source)
     if _is_file(source):
         with TemporaryDirectory() as folder:
@@ -104,18 +117,21 @@ def _remote_samples(source: str) -> list[Sample]:
             return _samples(table, root_of(source))
     with as_os_error(f"{source}: cannot be read"):
         names = sorted(path.removeprefix(place).lstrip("/") for path in filesystem.find(place))
-    return [Sample(f"{root_of(source)}/{name}", where=name) for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
+    names = [name for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
+    return [Sample(f"{root_of(source)}/{name}", where=name) for name in names], None
 
 
-def _samples(table: Path, folder: str) -> list[Sample]:
-    """Return the samples of a table, whose paths are relative to `folder`; of equal ones the first, with a warning.
+def _samples(table: Path, folder: str) -> tuple[list[Sample], list[int]]:
+    """Return the samples of a table, whose paths are relative to `folder`, and the places of their rows.
+
+    Of equal ones the first, with a warning.
 
     Raises DataError for unusable rows.
     """
     rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else read_rows(table)
-    found: dict[tuple[str, float | None, float | None], Sample] = {}
+    found: dict[tuple[str, float | None, float | None], tuple[Sample, int]] = {}
     problems: list[str] = []
-    for number, row in show_reading(rows, f"rows of {printable(table.name)}"):
+    for place, (number, row) in enumerate(show_reading(rows, f"rows of {printable(table.name)}")):
         wrong: list[str] = []
         name = str(row.get("path") or "").strip()
         if not name:
@@ -123,13 +139,13 @@ def _samples(table: Path, folder: str) -> list[Sample]:
         start, end = parse_segment(row.get("start"), row.get("end"), wrong)
         fps = parse_fps(row.get("fps"), wrong)
         problems += [f"{table.name}:{number}: {one}" for one in wrong]
-        path = name if is_url(name) else os.path.join(folder, name)
-        found.setdefault((path, start, end), Sample(path, {}, start, end, f"{table.name}:{number}", fps))
+        path = name if is_url(name) else _join(folder, name)
+        found.setdefault((path, start, end), (Sample(path, {}, start, end, f"{table.name}:{number}", fps), place))
     if problems:
         raise DataError(listing(f"{table}: rows that cannot be used", problems))
     if len(found) < len(rows):
         logging.getLogger("vivit").warning("%s: %d rows repeat others and are left out", table, len(rows) - len(found))
-    return [*found.values()]
+    return [sample for sample, _ in found.values()], [place for _, place in found.values()]
 
 
 def _parquet_rows(table: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -144,9 +160,11 @@ def _parquet_rows(table: Path) -> list[tuple[int, dict[str, Any]]]:
         raise DataError(f"{table}: not a readable Parquet table: {error}") from error
 
 
-def hash_list(samples: Iterable[Sample]) -> str:
-    """Return the SHA-256 of the paths and segments of a list, in its order."""
+def hash_list(samples: Iterable[Sample], places: np.ndarray) -> str:
+    """Return the SHA-256 of the paths and segments of a list, in its order, and of the places if some are left out."""
     digest = hashlib.sha256()
     for one in samples:
         digest.update(f"{one.path}\0{one.start}\0{one.end}\0{one.fps}\n".encode("utf-8", "surrogateescape"))
+    if (places != np.arange(len(places))).any():
+        digest.update(places.astype("<i8").tobytes())
     return digest.hexdigest()

@@ -61,17 +61,27 @@ class Unit(NamedTuple):
 
 
 class Units(Sequence[Unit]):
-    """The rows of a list that are to be done; units are created when they are asked for."""
+    """The rows of a list that are to be done; units are created when they are asked for.
 
-    def __init__(self, samples: SampleTable, rows: Sequence[int], names: StringColumn | None = None):
-        self.samples, self.rows, self.names = samples, rows, names
+    Without `names`, files are called by the places in the list: `places`, or those of `samples`.
+    """
+
+    def __init__(
+        self,
+        samples: SampleTable,
+        rows: Sequence[int],
+        names: StringColumn | None = None,
+        places: Sequence[int] | None = None,
+    ):
+        self.samples, self.rows, self.names, self.places = samples, rows, names, places
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: Any) -> Any:
         row = int(self.rows[i])
-        return Unit(row, self.samples[row], self.names[row] if self.names else f"{row // 1000:06}/{row:09}")
+        place = row if self.places is None else int(self.places[row])
+        return Unit(row, self.samples[row], self.names[row] if self.names else f"{place // 1000:06}/{place:09}")
 
 
 def compute_units(

@@ -212,7 +212,7 @@ def serve(connection: Any, num_threads: int, device: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(num_threads)
     exit_with_parent()  # or the same command would train in the same folder
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):
         while True:
             run = connection.recv()
             connection.send(run_logged(run))

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from vivit.data.tools import process_pool
 from vivit.data.tools.process_pool import map_in_processes, map_unordered
 
 from ...processes import hang, outlive
@@ -110,6 +111,19 @@ def test_running_jobs_are_shown_while_waiting():
 def nap(seconds):
     time.sleep(seconds)
     return 1
+
+
+def test_a_worker_whose_parent_goes_with_an_answer_unread_says_nothing(capfd):
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=process_pool._work, args=(work, theirs))
+    process.start()
+    theirs.close()
+    ours.send("a")
+    assert ours.poll(120)
+    ours.close()
+    process.join(60)
+    assert (process.exitcode, capfd.readouterr().err) == (0, "")
 
 
 def work_for_ever(folder):

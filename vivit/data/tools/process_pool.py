@@ -197,7 +197,7 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     while True:
         try:
             job = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the parent has gone; a reset if an answer was on its way to it
             return
         try:
             pipe.send_bytes(pickle_answer(function, job))
