@@ -47,8 +47,9 @@ def match_truth(
     """Return (label set, segments of the truth by the path of its timeline, paths without a timeline).
 
     `label_set` names the one to compare; it may be left out where the model and the table have one in common, or one
-    each. Rows of a class in `background` are left out. A row without start or end lasts as long as its video. Rows are cut
-    to the time of the timeline, and those outside left out. Raises DataError if no row belongs to any of the timelines.
+    each. Rows of a class in `background` are left out. A row without start or end lasts as long as its video. Rows are
+    cut to the time of the timeline, and those outside are left out. Raises DataError if no row belongs to any of the
+    timelines.
     """
     own, column = _common_label_set(timelines[0], truth[0], label_set)
     by_path = {os.path.realpath(timeline.path): timeline for timeline in timelines}
