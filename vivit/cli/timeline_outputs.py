@@ -87,7 +87,7 @@ def check_fit(options: SegmentOptions, videos: Sequence[str], classes: Mapping[s
     if options.label_set not in ("", *label_sets(tries[0])):
         raise ValueError(f"unknown label set {options.label_set!r}{suggestion(options.label_set, classes)}")
     params = chosen_params(options)
-    params.check_names(tries[0])
+    params.check_names(classes)
     for table in filter(None, (options.truth, options.fit)):
         match_truth(tries, read_truth(table), options.label_set, background=params.background)
     if options.segments:

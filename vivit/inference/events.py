@@ -22,9 +22,13 @@ TIMEOUT = 3.0  # seconds for one request
 
 
 class Events:
-    """The segments of all label sets of a stream, row by row. A row of another connection starts anew."""
+    """The segments of all label sets of a stream, row by row. A row of another connection starts anew.
+
+    Raises ValueError for thresholds of a class that no label set has.
+    """
 
     def __init__(self, classes: Mapping[str, Sequence[str]], hop: float, params: SegmentParams):
+        params.check_names(classes)
         self.classes, self.hop, self.params = classes, hop, params
         self.connection = 0
         self.streams = self._open()

@@ -108,7 +108,7 @@ def fit(
     if not lengths:
         raise DataError("the ground truth has no segment besides background; nothing can be fitted")
     unit, params = median(lengths), SegmentParams(background=tuple(background))
-    params.check_names(timelines[0])
+    params.check_names(timelines[0].classes)
     scores = {t.path: _scores(t, label_set, params) for t in timelines}
     labels = [one.label for rows in by_video.values() for one in rows]
     alone = sorted(label for label in {*labels} if labels.count(label) >= MIN_ROWS) if per_class else []

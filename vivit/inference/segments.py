@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,9 +75,9 @@ class SegmentParams:
         """Return whether a class gets segments; of a class of several label sets, every part must be an event."""
         return not {label, *label.split(JOINT)} & set(self.background)
 
-    def check_names(self, timeline: Timeline) -> None:
-        """Raise ValueError for a class that no label set has."""
-        known = {name for names in timeline.classes.values() for name in names}
+    def check_names(self, label_sets: Mapping[str, Sequence[str]]) -> None:
+        """Raise ValueError for a class that none of the label sets, with their classes, has."""
+        known = {name for names in label_sets.values() for name in names}
         for label in (*self.background, *self.classes):
             if label not in known and not set(label.split(JOINT)) <= known:
                 raise ValueError(f"segments: unknown class {label!r}{suggestion(label, known)}")
@@ -92,7 +92,7 @@ def segments(timeline: Timeline, label_set: str, params: SegmentParams | None = 
     probability is the product. Raises ValueError for an unknown label set or class.
     """
     params = params or SegmentParams()
-    params.check_names(timeline)
+    params.check_names(timeline.classes)
     least = min(thresholds.on for thresholds in (params.default, *params.classes.values()))
     names, probabilities = class_probabilities(timeline, label_set, least)
     starts, ends = row_spans(timeline)
