@@ -35,7 +35,9 @@ def test_a_dead_webhook_neither_stops_nor_delays_anything():
     assert "events were not delivered" in said[-1]
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://bad host/", "http:///hook", "http://h:port/", "http://[1/"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "http://bad host/", "http:///hook", "http://h:port/", "http://[1/"]
+)
 def test_a_webhook_is_http_or_https(url):
     with pytest.raises(ValueError, match="it takes a URL such as http://host/path"):
         Webhook(url, print)

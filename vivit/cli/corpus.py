@@ -95,7 +95,7 @@ class Timeline(Options):
     crops: Literal[1, 3] = 1
     """1 center crop, or the mean over 3 crops along the longer side."""
     batch: int | None = None
-    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 32 elsewhere."""
+    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 128 elsewhere."""
     thresholds: str = ""
     """A file of thresholds from `vivit timeline --fit`."""
     scores: bool = False
@@ -105,6 +105,8 @@ class Timeline(Options):
         super().__post_init__()
         if not 0 < self.hop < float("inf"):
             raise ValueError(f"hop is {self.hop}; it takes seconds above 0")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is 1 or more positions")
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Features(Options):
     file_format: Literal["npy", "npz", "parquet"] = "npy"
     """Of the features: npy: the array, npz: feats with seconds, start and end, parquet: path, seconds, feature."""
     batch: int | None = None
-    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 32 elsewhere."""
+    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 128 elsewhere."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -52,7 +52,7 @@ class FeaturesOptions(WithWeights):
     format: Literal["npy", "npz", "parquet"] = "npy"
     """npy: the array, npz: feats with seconds, start and end, parquet: path, seconds, feature in the folder parquet."""
     batch: int | None = None
-    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 32 elsewhere."""
+    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 128 elsewhere."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -52,7 +52,7 @@ class TimelineOptions(WithAnyWeights):
     out: str | None = None
     """An .npz file for the scores of one video, or a folder for those of several."""
     batch: int | None = None
-    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 32 elsewhere."""
+    """Temporal positions that Model 2 encodes together. None: 4 on a CPU, 128 elsewhere."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -112,7 +112,7 @@ def timeline(
     their centers, in seconds; their windows still see the frames around. `crops` is 1 (center) or 3 along the longer
     side, whose logits are averaged. With Model 2 each temporal position goes through the spatial encoder once.
 
-    `batch` is how many positions go through the encoder together; None: 4 on a CPU, 32 elsewhere. The same batch
+    `batch` is how many positions go through the encoder together; None: 4 on a CPU, 128 elsewhere. The same batch
     gives the same bits. `model` and `precision` are those of `predict`. Raises VideoError for an
     unreadable file and WeightsError for logits that are not finite.
     """
