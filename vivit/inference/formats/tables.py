@@ -40,7 +40,7 @@ def write_csv(file: IO[str], videos: Videos, options: FormatOptions) -> None:
 
 
 def write_jsonl(file: IO[str], videos: Videos, options: FormatOptions) -> None:
-    """Write one object per line: path, start, end, label, score, label_set. It holds all segments and trains no model."""
+    """Write one object per line: path, start, end, label, score, label_set; no training table."""
     for timeline, found in videos:
         path = path_of(timeline, options)
         for one in found:
