@@ -84,7 +84,8 @@ class PositionQueue:
     """
 
     def __init__(self, changed: threading.Condition):
-        self.changed, self.most, self.max_age = changed, 1, None
+        self.changed, self.most = changed, 1
+        self.max_age: float | None = None
         self.waiting: deque[Position] = deque()
         self.dropped = 0
         self.closed = False
