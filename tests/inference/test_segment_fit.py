@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,3 +198,19 @@ def test_videos_without_truth_and_without_segments_have_no_numbers_but_no_error(
     scores = score_segments({timeline.path: []}, {timeline.path: []}, {timeline.path: (0.0, 60.0)})
     assert math.isnan(scores["average_map"])
     assert scores["accuracy"] == 1.0
+
+
+def test_the_truth_outside_of_a_part_of_a_video_is_not_missed(data):
+    """The truth is what is found in the whole video: in a part, what is found there is all of it."""
+    whole = data[0][0]
+    params = SegmentParams(Thresholds(on=0.2, off=0.2, min_length=0.0, merge_gap=0.0), background=("rest",))
+    found = segments(whole, "label", params)
+    truth = [Sample(whole.path, {"label": one.label}, one.start, one.end) for one in found]
+    inside = slice(30, 80)
+    cut = {name: getattr(whole, name)[inside] for name in ("start", "end", "center", "padded", "logits")}
+    part = replace(whole, **cut, reaches_end=False)
+    scores = score_timelines([part], truth, params=params)
+    assert 2 < scores["segments"][1] < len(truth) - 2
+    for name in SCORES:
+        assert scores[name] == pytest.approx(1)
+    assert fit([part], truth, background=["rest"], progress=False).value > 0.9

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vivit.config import Preprocessing
-from vivit.data.video.live import Frame, Source, StreamClock, read_frames
+from vivit.data.video.live import Frame, Source, StreamClock, read_frames, read_pieces
 from vivit.errors import VideoError
 from vivit.inference import stream as stream_module
 from vivit.inference.events import Events
@@ -102,6 +102,19 @@ def test_rows_of_a_last_batch_that_is_not_full_are_not_lost(folder, batch):
     np.testing.assert_array_equal([row.center for row in rows], expected.center)
 
 
+@pytest.mark.parametrize("frames", range(40, 49))
+def test_batches_are_those_of_the_timeline_where_the_last_position_is_in_no_window(frames, tmp_path):
+    """A batch of another size rounds differently; the model here is too small to show it."""
+    video, batches = write_video(tmp_path / "v.mp4", counter_frames(frames)), []
+    model = tiny.model(num_frames=4)
+    model.encoder.spatial.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    timeline(model, video, hop=0.32)
+    expected = batches.copy()
+    batches.clear()
+    assert len(list(stream(model, Source(str(video)), hop=0.32)))
+    assert batches[: len(expected)] == expected  # what may follow is in no window
+
+
 @pytest.mark.parametrize("speed", ["fast", "slow", "uneven"])
 def test_the_speed_at_which_frames_come_changes_nothing(folder, speed):
     model, path = tiny.model(num_frames=8), folder / "even.mp4"
@@ -123,7 +136,7 @@ def paced(seconds, *, fps):
     for number in range(round(seconds * fps)):
         time.sleep(max(began + number / fps - time.monotonic(), 0))
         image = images[number % 50]
-        yield Frame(number, number / fps, (number + 1) / fps, 0, time.monotonic(), lambda image=image: image)
+        yield Frame(number, number / fps, (number + 1) / fps, 0, time.monotonic(), lambda image=image: image, fps)
 
 
 def test_at_fourfold_overload_whole_positions_are_dropped_and_answers_stay_recent(monkeypatch):
@@ -136,7 +149,6 @@ def test_at_fourfold_overload_whole_positions_are_dropped_and_answers_stay_recen
         return flush_together(several)
 
     monkeypatch.setattr(stream_module, "flush_together", slow)
-    monkeypatch.setattr("vivit.inference.stream.FPS", fps)
     rows, taken = [], time.monotonic()
     source = Source("tcp://127.0.0.1:1", protocol="tcp")
     for row in stream(model, source, hop=hop, frames=paced(16, fps=fps)):
@@ -201,14 +213,19 @@ def broken(number):
     raise VideoError("camera", "is gone")
 
 
-def test_nothing_is_dropped_where_the_model_keeps_up(monkeypatch):
+def test_nothing_is_dropped_where_the_model_keeps_up():
     model, fps = tiny.model(num_frames=8), 5  # so slow that a busy machine keeps up
-    monkeypatch.setattr("vivit.inference.stream.FPS", fps)
     statistics, source = Statistics(), Source("tcp://127.0.0.1:1", protocol="tcp")
     rows = list(stream(model, source, hop=1.6, frames=paced(6, fps=fps), statistics=statistics))
     assert statistics.rows == len(rows) == 4
     assert rows[-1].dropped == 0
     assert "4 rows; latency p50 " in str(statistics)
+
+
+@pytest.mark.parametrize(("fps", "told"), [(10, 10), (60, 60), (1000, 25)])
+def test_a_stream_tells_its_rate_unless_that_is_the_tick_of_a_clock(tmp_path, fps, told):
+    with write_video(tmp_path / "v.mkv", counter_frames(4), fps=fps).open("rb") as file:
+        assert [frame.fps for frame in read_pieces(file, "v.mkv")] == [told] * 4
 
 
 def test_the_clock_of_a_stream_rises_whatever_the_time_stamps_do():
@@ -335,16 +352,19 @@ def test_ffmpeg_as_a_server_is_read_over_tcp(folder):
 
 
 @pytest.mark.slow
-def test_a_pipe_gives_the_timeline_of_the_file_to_the_bit(folder, tmp_path):
+@pytest.mark.parametrize("fps", [10, 25, 30, 60])
+def test_a_pipe_gives_the_timeline_of_the_file_to_the_bit(folder, tmp_path, fps):
     """Matroska needs no seeking; a FIFO is a pipe like standard input."""
-    video = write_video(tmp_path / "v.mkv", counter_frames(60), fps=FPS)
+    video = write_video(tmp_path / "v.mkv", counter_frames(60), fps=fps)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(video.read_bytes()), daemon=True)
     writer.start()
     model = tiny.model(num_frames=8)
-    rows = list(stream(model, Source(str(pipe)), hop=0.16))
+    told = Statistics()
+    rows = list(stream(model, Source(str(pipe)), hop=0.5, statistics=told))
     writer.join()
-    expected = timeline(model, video, hop=0.16)
+    expected = timeline(model, video, hop=0.5)
+    assert told.hop == pytest.approx(expected.hop, rel=1e-3)
     np.testing.assert_array_equal(np.stack([row.logits for row in rows]), expected.logits)
     np.testing.assert_allclose([row.center for row in rows], expected.center, atol=2e-3)  # Matroska counts milliseconds

@@ -11,8 +11,12 @@ import vivit
 from vivit.config import Preprocessing
 from vivit.data.transforms import center_box, crop, eval_boxes, resize_for_eval
 from vivit.data.video.decoder import Video
+from vivit.data.video.live import Source
 from vivit.errors import DataError, VideoError, WeightsError
+from vivit.inference.explain import read_clip
+from vivit.inference.features import features
 from vivit.inference.steps import TorchSteps
+from vivit.inference.stream import stream
 from vivit.inference.timeline import Timeline, compute_rows, plan_timeline, timeline
 from vivit.model.cnn_baselines import R3D18
 from vivit.model.token_reduction import reduce_tokens
@@ -248,3 +252,42 @@ def test_clip_seconds_samples_by_the_clock(tmp_path):
     assert found.center[-1] > 3.7
     by_frames = timeline(tiny.model(), path, hop=0.2)
     assert np.diff(by_frames.center)[-4:-1] == pytest.approx(2 * np.diff(by_frames.center)[:3], rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def pauses(tmp_path_factory):
+    """A video that stands still from 1.96 s to 12 s, without the frames that repeat and with them."""
+    folder, images = tmp_path_factory.mktemp("pauses"), counter_frames(101)
+    pts = [*range(50), *range(300, 351)]
+    shown = [max(i for i, p in enumerate(pts) if p <= t) for t in range(351)]
+    return write_video(folder / "without.mkv", images, pts=pts), write_video(folder / "with.mkv", images[shown])
+
+
+def test_with_clip_seconds_a_pause_has_rows_whether_its_frames_are_in_the_file_or_not(pauses):
+    model = tiny.model("spatiotemporal", preprocessing=Preprocessing(clip_seconds=2.0))
+    without, with_frames = (timeline(model, path, hop=0.5) for path in pauses)
+    tick = 1 / Video(pauses[0]).fps
+    np.testing.assert_allclose(np.diff(without.center)[:-1], without.hop, atol=1.1 * tick)
+    assert without.center[-1] == pytest.approx(with_frames.center[-1], abs=0.5)
+    assert (without.end - without.start <= 2 + 2 * tick).all()
+    for start, end in ((4.0, 6.0), (9.5, 11.0)):
+        part, expected = (timeline(model, path, hop=0.5, start=start, end=end) for path in pauses)
+        assert ((part.center >= start) & (part.center < end)).all()
+        assert len(part) == pytest.approx((end - start) / without.hop, abs=1)
+        np.testing.assert_allclose(part.logits, expected.logits[:1].repeat(len(part), axis=0), atol=0.05)
+
+
+def test_with_clip_seconds_features_and_streams_have_the_times_of_a_pause_too(pauses):
+    model = tiny.model(preprocessing=Preprocessing(clip_seconds=2.0))
+    expected = timeline(model, pauses[0], hop=0.5)
+    rows = list(stream(model, Source(str(pauses[0])), hop=0.5))
+    np.testing.assert_array_equal(np.stack([row.logits for row in rows]), expected.logits)
+    for field in ("start", "end", "center", "padded"):
+        np.testing.assert_array_equal([getattr(row, field) for row in rows], getattr(expected, field))
+    without, with_frames = (features(model, path, level="clip", hop=0.5) for path in pauses)
+    assert (np.diff(without.seconds) > 0.3).all()
+    assert without.seconds[-1] == pytest.approx(with_frames.seconds[-1], abs=0.7)
+    assert without.end[-1] == with_frames.end[-1] == pytest.approx(351 / FPS)
+    clip = read_clip(pauses[0], model.config).seconds
+    assert (np.diff(clip) > 0.1).all()
+    assert clip.mean() == pytest.approx(351 / FPS / 2, abs=0.5)

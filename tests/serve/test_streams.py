@@ -37,12 +37,12 @@ def server(model):
         yield running
 
 
-def record(name, frames):
+def record(name, frames, fps=FPS):
     """Encode frames as a browser's recorder or a camera does, and return the bytes."""
     kind, codec, options = FORMATS[name]
     file = io.BytesIO()
     with av.open(file, "w", format=kind, options=options) as container:
-        track = container.add_stream(codec, rate=FPS, options={"g": "10", "b": "500k"})
+        track = container.add_stream(codec, rate=fps, options={"g": "10", "b": "500k"})
         track.height, track.width, track.pix_fmt = *frames.shape[1:3], "yuv420p"
         for image in frames:
             container.mux(track.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -80,6 +80,14 @@ def test_the_chunks_of_a_recording_give_the_rows_of_the_whole_to_the_bit(server,
     assert files_left(server) == []
 
 
+def test_windows_have_the_rate_of_the_recording(server, tmp_path):
+    path = tmp_path / "whole"
+    path.write_bytes(record("mpegts", counter_frames(40), fps=10))
+    rows = list(server.client.stream(cut(path.read_bytes(), pieces=5), hop=0.8, top_k=5))
+    assert_same_rows(rows, list(stream(server.model, Source(str(path)), hop=0.8)), server.model, tolerance=0)
+    assert np.diff([row["center"] for row in rows[:-1]]) == pytest.approx(0.8, abs=0.01)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -95,7 +103,6 @@ def test_other_models_and_crops_too(tmp_path, given):
     with serving(model) as server:
         rows = list(server.client.stream(cut(path.read_bytes(), pieces=7), hop=0.2, crops=3))
     expected = list(stream(model, Source(str(path)), hop=0.2, crops=3))
-    # A pipe does not know its rate, which the clock of `clip_seconds` needs: 25 frames/s are assumed, and right here.
     assert_same_rows(rows, expected, model, tolerance=0)
 
 

@@ -105,6 +105,8 @@ class Timeline(Options):
         super().__post_init__()
         if not 0 < self.hop < float("inf"):
             raise ValueError(f"hop is {self.hop}; it takes seconds above 0")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is 1 or more positions")
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,10 @@ def find_inputs(paths: Sequence[str]) -> list[str]:
         raise DataError(problems[0])
     if problems:
         raise DataError(listing("videos that cannot be predicted", problems))
-    return list(dict.fromkeys(videos))
+    first: dict[str, str] = {}
+    for path in videos:
+        first.setdefault(os.path.abspath(path), path)
+    return list(first.values())
 
 
 def refuse_unwritable(path: Path, option: str = "--csv") -> None:

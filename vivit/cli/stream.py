@@ -91,6 +91,7 @@ def run(args: list[str]) -> None:
     if asked.events or asked.webhook:
         params = load_params(asked.thresholds) if asked.thresholds else SegmentParams()
         params = replace(params, background=(*params.background, *asked.background))
+        params.check_names(model.config.classes)
     if asked.webhook:
         webhook = Webhook(asked.webhook, log=lambda text: print(text, file=sys.stderr, flush=True))
     statistics = [Statistics() for _ in sources]

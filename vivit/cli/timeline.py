@@ -6,7 +6,7 @@ import csv
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +18,7 @@ from ..text import printable
 from .parse import WithAnyWeights, parse
 from .predict import Predict, find_inputs, load_any
 from .terminal import print_error
-from .timeline_outputs import SegmentOptions, check_names, check_outputs, write_outputs
+from .timeline_outputs import SegmentOptions, check_fit, check_outputs, write_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,8 @@ def run(args: list[str]) -> None:
     targets = output_files(videos, asked.out)
     check_outputs(asked.outputs, videos)
     model = load_any(Predict(asked.weights, device=asked.device, precision=asked.precision))
-    check_names(asked.outputs, model.config.classes)
+    if asked.outputs.asked():
+        check_fit(asked.outputs, videos, model.config.classes)
     if asked.out:
         score = make_saver(model, targets, asked)
     else:
@@ -162,7 +163,7 @@ def make_saver(model: AnyModel, targets: dict[str, Path], asked: TimelineOptions
         source = made_from(plan, weights, precision=asked.precision, batch=batch, device=device)
         if is_finished(target, source):
             print(f"{printable(str(target))} is finished already", file=sys.stderr)
-            return Timeline.load(target)
+            return replace(Timeline.load(target), path=path)  # which may be another name of the video
         partial = target.with_name(f"{target.name}.partial")
         with PartialRows(partial, source, model.config.num_classes) as kept:
             if kept.count:

@@ -14,6 +14,8 @@ from ..config import suggestion
 from ..text import printable
 
 if TYPE_CHECKING:
+    from ..inference.formats.common import FormatOptions
+    from ..inference.segments import SegmentParams
     from ..inference.timeline import Timeline
 
 
@@ -70,28 +72,66 @@ def check_outputs(options: SegmentOptions, videos: Sequence[str]) -> None:
         load_params(options.thresholds)
 
 
-def check_names(options: SegmentOptions, classes: Mapping[str, Sequence[str]]) -> None:
-    """Raise ValueError for a label set or a class that the model does not have."""
-    from ..model_config import joint_name
+def check_fit(options: SegmentOptions, videos: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
+    """Raise what `write_outputs` would raise after hours: try it on a segment per label set of each video."""
+    import numpy as np
 
-    known = {name for names in classes.values() for name in names}
-    joint = joint_name(list(classes))
-    if options.label_set not in ("", joint, *classes):
+    from ..inference.formats.write import check_timelines, refuse_unwritable
+    from ..inference.segments import JOINT, Segment, label_sets
+    from ..inference.timeline import Timeline
+    from ..inference.timeline_scores import match_truth, read_truth
+
+    row, none = np.zeros(1), np.zeros((1, sum(map(len, classes.values()))), np.float32)
+    named = {name: list(names) for name, names in classes.items()}
+    tries = [Timeline(path, named, row, row + np.inf, row, row.astype(bool), none, hop=1.0) for path in videos]
+    if options.label_set not in ("", *label_sets(tries[0])):
         raise ValueError(f"unknown label set {options.label_set!r}{suggestion(options.label_set, classes)}")
-    for name in options.background:
-        if name not in known:
-            raise ValueError(f"background: unknown class {name!r}{suggestion(name, known)}")
+    params = chosen_params(options)
+    params.check_names(classes)
+    for table in filter(None, (options.truth, options.fit)):
+        match_truth(tries, read_truth(table), options.label_set, background=params.background)
+    if options.segments:
+        first = {name: names[0] for name, names in named.items()}
+        found = [
+            Segment(0.0, 1.0, first.get(name, JOINT.join(first.values())), 1.0, name)
+            for name in chosen_label_sets(options, tries[0])
+        ]
+        check_timelines(options.segments, [(one, found) for one in tries], options.format, format_options(options))
+    for path in page_files(options.html, tries) if options.html else []:
+        refuse_unwritable(path)
+    if options.fit and options.thresholds:
+        refuse_unwritable(Path(options.thresholds))
+
+
+def chosen_params(options: SegmentOptions) -> SegmentParams:
+    """Return the thresholds that hold without a fit, with the classes that are no event."""
+    from ..inference.segment_fit import load_params
+    from ..inference.segments import SegmentParams
+
+    params = load_params(options.thresholds) if options.thresholds and not options.fit else SegmentParams()
+    return replace(params, background=(*params.background, *options.background))
+
+
+def chosen_label_sets(options: SegmentOptions, timeline: Timeline) -> list[str]:
+    """Return the label sets whose segments are written."""
+    return [options.label_set] if options.label_set else list(timeline.classes)
+
+
+def format_options(options: SegmentOptions) -> FormatOptions:
+    """Return what a format needs to know besides the segments."""
+    from ..inference.formats.common import FormatOptions
+
+    return FormatOptions() if options.fps is None else FormatOptions(fps=options.fps)
 
 
 def write_outputs(timelines: Sequence[Timeline], options: SegmentOptions) -> None:
     """Find segments in timelines and write, draw and score them. Raises DataError and OSError."""
-    from ..inference.formats.common import FormatOptions
     from ..inference.formats.write import write_timelines
-    from ..inference.segment_fit import fit, load_params
-    from ..inference.segments import SegmentParams, segments
+    from ..inference.segment_fit import fit
+    from ..inference.segments import segments
     from ..inference.timeline_scores import format_scores, read_truth, score_timelines
 
-    params = SegmentParams(background=options.background)
+    params = chosen_params(options)
     if options.fit:
         found = fit(
             timelines,
@@ -105,16 +145,12 @@ def write_outputs(timelines: Sequence[Timeline], options: SegmentOptions) -> Non
         params = found.params
         change = f"{found.score} {found.value:.1%} on {found.videos} videos, {found.default_value:.1%} without a fit"
         print(f"thresholds in {printable(options.thresholds)}: {change}", file=sys.stderr)
-    elif options.thresholds:
-        params = load_params(options.thresholds)
-        params = replace(params, background=(*params.background, *options.background))
     videos = []
     for timeline in timelines:
-        label_sets = [options.label_set] if options.label_set else list(timeline.classes)
+        label_sets = chosen_label_sets(options, timeline)
         videos.append((timeline, [one for name in label_sets for one in segments(timeline, name, params)]))
     if options.segments:
-        form = FormatOptions() if options.fps is None else FormatOptions(fps=options.fps)
-        written = write_timelines(options.segments, videos, options.format, form)
+        written = write_timelines(options.segments, videos, options.format, format_options(options))
         print(f"segments in {', '.join(printable(str(path)) for path in written)}", file=sys.stderr)
     if options.html:
         from ..report.timeline import write_timeline_page  # imports PyTorch

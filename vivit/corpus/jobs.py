@@ -83,9 +83,8 @@ def prediction_rows(model: ViViT, sample: Sample, settings: Settings, target: Ta
 
 
 def timeline_columns(model: ViViT, settings: Settings) -> dict[str, type]:
-    """Return the columns of a segment."""
-    if settings["thresholds"]:
-        load_params(settings["thresholds"]).check_names(model.config.classes)
+    """Return the columns of a segment. Raises ValueError for thresholds of a class that the model does not have."""
+    chosen_params(settings).check_names(model.config.classes)
     return {"start": float, "end": float, "label_set": str, "label": str, "score": float}
 
 
@@ -98,11 +97,15 @@ def timeline_rows(model: ViViT, sample: Sample, settings: Settings, target: Targ
         scores = target.folder / f"{target.name}.npz"
         os.makedirs(scores.parent, exist_ok=True)
         timeline.save(scores)
-    params = load_params(settings["thresholds"]) if settings["thresholds"] else SegmentParams()
-    found = [one for name in timeline.classes for one in segments(timeline, name, params)]
+    found = [one for name in timeline.classes for one in segments(timeline, name, chosen_params(settings))]
     return [[s.start, s.end, s.label_set, s.label, s.score] for s in found] or [
         [float(timeline.start[0]), float(timeline.end[-1]), None, None, None]
     ]
+
+
+def chosen_params(settings: Settings) -> SegmentParams:
+    """Return the thresholds of the settings, or those that hold without any."""
+    return load_params(settings["thresholds"]) if settings["thresholds"] else SegmentParams()
 
 
 def feature_columns(model: ViViT, settings: Settings) -> dict[str, type]:

@@ -74,9 +74,31 @@ def candidate_frames(video: OpenVideo, sample: Sample, model: ModelConfig) -> tu
     if not num_ticks < max(MAX_TICKS, 2 * len(frames)):
         reason = f"{len(frames)} frames spread over {seconds:.4g} s, at {video.fps:.4g} a second"
         raise VideoError(sample.path, reason, f"at most {MAX_TICKS} ticks of the clock that clip_seconds needs")
-    ticks = np.arange(round(num_ticks)) / video.fps + times[frames[0]]
+    ticks = clock_ticks(video, frames, round(num_ticks))
     frame_ids = np.searchsorted(times, ticks + 0.5 / video.fps, side="right") - 1
     return np.clip(frame_ids, frames[0], frames[-1]), p.clip_seconds * video.fps / model.num_frames
+
+
+def clock_ticks(video: OpenVideo, frames: range, number: int) -> np.ndarray:
+    """Return the evenly spaced seconds (number,) at which `clip_seconds` looks at a video, from the first frame on."""
+    return np.arange(number) / video.fps + video.times[frames[0]]
+
+
+def candidate_times(
+    video: OpenVideo, sample: Sample, model: ModelConfig, candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds (n,) at which each of `candidate_frames` appears, and those at which it ends.
+
+    With `clip_seconds` a frame that stays on display is a candidate at every tick of the clock, and each of them is
+    shown from its tick to the next.
+    """
+    shown = np.append(video.times, video.duration)
+    begin, end = shown[candidates], shown[candidates + 1]
+    if model.preprocessing.clip_seconds is None:
+        return begin, end
+    ticks = clock_ticks(video, segment_frames(video, sample), len(candidates))
+    begin = np.clip(ticks, begin, end)
+    return begin, np.clip(np.append(ticks[1:], np.inf), begin, end)
 
 
 @dataclass(frozen=True)

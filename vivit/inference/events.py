@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ..text import printable
 from .segments import Segment, SegmentParams, SegmentStream
 
 WAITING = 100  # events that wait for a slow webhook; more are dropped
@@ -20,9 +22,13 @@ TIMEOUT = 3.0  # seconds for one request
 
 
 class Events:
-    """The segments of all label sets of a stream, row by row. A row of another connection starts anew."""
+    """The segments of all label sets of a stream, row by row. A row of another connection starts anew.
+
+    Raises ValueError for thresholds of a class that no label set has.
+    """
 
     def __init__(self, classes: Mapping[str, Sequence[str]], hop: float, params: SegmentParams):
+        params.check_names(classes)
         self.classes, self.hop, self.params = classes, hop, params
         self.connection = 0
         self.streams = self._open()
@@ -54,8 +60,14 @@ class Webhook:
     """Send events to a URL as JSON, in a thread of its own: a slow or dead receiver never delays the stream."""
 
     def __init__(self, url: str, log: Callable[[str], None]):
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"webhook is {url!r}; it takes a URL that starts with http:// or https://")
+        try:
+            parts = urlsplit(url)
+            is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"[\s\x00-\x1f]", url)
+            is_one = is_one and parts.port != 0  # raises for a port that is no number
+        except ValueError:
+            is_one = False
+        if not is_one:
+            raise ValueError(f"webhook is {url!r}; it takes a URL such as http://host/path or https://host:8443/path")
         self.url, self.log = url, log
         self.failed = self.dropped = 0
         self.events: queue.Queue[dict[str, Any] | None] = queue.Queue(WAITING)
@@ -84,7 +96,8 @@ class Webhook:
             )
             try:
                 urllib.request.urlopen(request, timeout=TIMEOUT).close()  # noqa: S310  http and https only
-            except OSError as error:
+            except Exception as error:  # HTTPException is no OSError, and the thread must not end
                 self.failed += 1
                 if self.failed == 1:
-                    self.log(f"webhook {self.url}: {error}; the stream continues; further failures are counted")
+                    said = printable(f"{type(error).__name__}: {error}")
+                    self.log(f"webhook {self.url}: {said}; the stream continues; further failures are counted")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import ModelConfig, suggestion
 from ..data.dataset import eval_views
 from ..data.sample import Sample, as_sample
-from ..data.views import candidate_frames, clips_of, open_sample
+from ..data.views import candidate_frames, candidate_times, clips_of, open_sample
 from ..engine.device import in_precision, load_to_device
 from ..engine.evaluate import SINGLE_VIEW
 from ..engine.progress import progress_bar
@@ -100,8 +100,9 @@ def read_clip(
     with as_video_error(sample.path):
         opened = open_sample(sample)
         frame_ids, frame_stride = candidate_frames(opened, sample, config)
-        [clip] = clips_of(frame_ids, 1, config.num_frames, frame_stride)
-        return Clip(sample.path, video, np.asarray(opened.times)[clip])
+        appears, _ = candidate_times(opened, sample, config, frame_ids)
+        [seconds] = clips_of(appears, 1, config.num_frames, frame_stride)
+        return Clip(sample.path, video, seconds)
 
 
 @torch.no_grad()

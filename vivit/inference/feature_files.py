@@ -30,7 +30,7 @@ from .formats.common import import_pyarrow, to_json
 from .resume import PartialRows
 from .sliding import choose_batch
 
-VERSION = 1  # of the computation; higher when the same weights and video give other numbers
+VERSION = 2  # of the computation; higher when the same weights and video give other numbers or times
 TABLE, FAILURES = "features.json", "failures.csv"
 DTYPES = {"float16": "<f2", "float32": "<f4"}
 Format = Literal["npy", "npz", "parquet"]

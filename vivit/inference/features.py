@@ -157,7 +157,9 @@ def plan_features(
     frames_per_window = windows.hop * windows.depth * stride
     return FeaturePlan(
         level,
-        make_plan(config, video, windows, candidates=candidates, stride=stride, hop=frames_per_window / video.fps),
+        make_plan(
+            config, video, windows, sample, candidates=candidates, stride=stride, hop=frames_per_window / video.fps
+        ),
         until=float(np.append(video.times, video.duration)[frames[-1] + 1]),
         rows_per_window=rows_per_window,
         feat_stride=frames_per_window / rows_per_window,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,10 @@ class Position:
 
 
 class FrameSampler:
-    """Choose the frames of a stream that `timeline` would sample: every `stride`-th, or by the clock at `fps`."""
+    """Choose the frames of a stream that `timeline` would sample: every `stride`-th, or by the clock at `fps`.
+
+    By the clock a frame is sampled once for each tick that it is on display, with the times of `candidate_times`.
+    """
 
     def __init__(self, stride: float, *, fps: float | None):
         self.stride, self.fps = stride, fps
@@ -47,31 +50,40 @@ class FrameSampler:
     def push(self, frame: Frame) -> list[Frame]:
         """Take the next frame; return the sampled ones, repeats included."""
         if self.fps is None:
-            return self._until(frame.number + 1, frame)
+            return [frame for _ in self._steps(frame.number + 1)]
         self.first = self.first or frame
         before, self.last = self.last, frame
         if before is None:
             return []
-        tick = math.floor(self.count * self.stride)
         found = []
-        while tick / self.fps + self.first.time + 0.5 / self.fps < frame.time:
-            found.append(before)
+        while self._seconds(tick := math.floor(self.count * self.stride)) + 0.5 / self.fps < frame.time:
+            found.append(self._at(tick, replace(before, end=frame.time)))
             self.count += 1
-            tick = math.floor(self.count * self.stride)
         return found
 
     def finish(self) -> list[Frame]:
         """Return the frames that the end of the stream adds."""
         if self.fps is None or self.last is None or self.first is None:
             return []
-        return self._until(round((self.last.time - self.first.time) * self.fps + 1), self.last)
+        ticks = round((self.last.time - self.first.time) * self.fps + 1)
+        return [self._at(tick, self.last, is_last=tick == ticks - 1) for tick in self._steps(ticks)]
 
-    def _until(self, stop: int, frame: Frame) -> list[Frame]:
-        found = []
-        while math.floor(self.count * self.stride) < stop:
-            found.append(frame)
+    def _seconds(self, tick: int) -> float:
+        assert self.fps is not None
+        assert self.first is not None
+        return tick / self.fps + self.first.time
+
+    def _at(self, tick: int, frame: Frame, *, is_last: bool = False) -> Frame:
+        """Return the frame as it is shown from this tick to the next."""
+        begin = min(max(self._seconds(tick), frame.time), frame.end)
+        end = frame.end if is_last else min(max(self._seconds(tick + 1), begin), frame.end)
+        return replace(frame, time=begin, end=end)
+
+    def _steps(self, stop: int) -> Iterator[int]:
+        """Yield the next frames, or ticks, to sample before `stop`."""
+        while (step := math.floor(self.count * self.stride)) < stop:
             self.count += 1
-        return found
+            yield step
 
 
 class PositionBuilder:
@@ -114,7 +126,10 @@ class PositionBuilder:
                 self.prepare = frame_preparation(
                     self.config, height, width, crops=self.crops, numpy_only=self.numpy_only
                 )
-            self.last = frame, self.prepare(image)
+            pixels = self.prepare(image)
+        else:
+            pixels = self.last[1]
+        self.last = frame, pixels
         before = [self._padding(self.last)] * self.windows.lead if is_first else []
         self.samples.append(self.last)
         return before + (self._complete() if len(self.samples) == self.windows.depth else [])

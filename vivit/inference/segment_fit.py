@@ -32,7 +32,7 @@ from .segments import (
     row_spans,
 )
 from .timeline import Timeline
-from .timeline_scores import SCORES, Found, match_truth
+from .timeline_scores import SCORES, Found, match_truth, span_of
 
 ON = (0.5, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)  # of equal scores the first wins
 OFF = (0.5, 0.75, 1.0)  # of `on`
@@ -132,7 +132,7 @@ def fit(
 def _scores(timeline: Timeline, label_set: str, params: SegmentParams) -> _Scores:
     names, probabilities = class_probabilities(timeline, label_set, min(ON))
     columns = {n: c for n, c in zip(names, probabilities.T) if params.is_event(n) and c.max(initial=0) >= min(ON)}
-    return _Scores(columns, *row_spans(timeline), (float(timeline.start[0]), float(timeline.end[-1])))
+    return _Scores(columns, *row_spans(timeline), span_of(timeline))
 
 
 def _search(

@@ -74,8 +74,11 @@ class Windows:
         return starts if self.centered else min(-(-max(positions - self.span, 0) // self.hop) + 1, starts)
 
     def total(self, positions: int) -> int:
-        """Count the positions of all windows of a video together, those before and after it included."""
-        return (self.number(positions) - 1) * self.hop + self.span
+        """Count the positions of a video and of all its windows together, those before and after it included.
+
+        The last ones may be in no window; they are in the batches of a stream, which does not know its end.
+        """
+        return max((self.number(positions) - 1) * self.hop + self.span, self.lead + positions)
 
 
 def make_windows(model: AnyModel, *, hop: int) -> Windows:

@@ -27,13 +27,11 @@ from ..errors import VideoError
 from .exported import ExportedModel
 from .positions import FrameSampler, Position, PositionBuilder
 from .prediction import Prediction, top_classes
-from .sliding import SlidingModel, Windows, choose_batch, flush_together
+from .sliding import SlidingModel, Windows, choose_batch, flush_together, make_windows
 from .timeline import HOP, check_numbers, windows_for
 
 if TYPE_CHECKING:
     from .sliding import AnyModel
-
-FPS = 25.0  # of a live source, to choose the hop; the frames themselves have their own times
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,9 @@ class PositionQueue:
     long as a newer one is there. Without, putting waits for room. `changed` is notified of all that happens.
     """
 
-    def __init__(self, *, most: int, max_age: float | None, changed: threading.Condition):
-        self.most, self.max_age, self.changed = most, max_age, changed
+    def __init__(self, changed: threading.Condition):
+        self.changed, self.most = changed, 1
+        self.max_age: float | None = None
         self.waiting: deque[Position] = deque()
         self.dropped = 0
         self.closed = False
@@ -197,20 +196,17 @@ def streams(
     check_numbers(hop, crops)
     changed, stop = threading.Condition(), threading.Event()
     lanes, readers = [], []
+    first = SlidingModel(model, make_windows(model, hop=1), precision=precision)
     for number, source in enumerate(sources):
         own = None if frames is None else frames[number]
-        plan = plan_stream(model, source, hop=hop, is_read=own is None)
+        if source.kind == "file" and own is None:
+            open_video(source.name)  # one that cannot be read ends all before anything is computed
         drops = source.is_live if drop is None else drop
-        windows, positions = plan.windows, choose_batch(model, batch or (1 if drops else None))
-        if lanes:
-            engine = lanes[0].engine.restarted(windows, batch=positions)
-        else:
-            engine = SlidingModel(model, windows, precision=precision, batch=positions)
-        queue = PositionQueue(most=2 * windows.hop, max_age=plan.hop if drops else None, changed=changed)
-        lane = Lane(number, engine, queue, statistics[number] if statistics else Statistics())
-        lane.statistics.hop = plan.hop
+        engine = first.restarted(first.windows, batch=choose_batch(model, batch or (1 if drops else None)))
+        lane = Lane(number, engine, PositionQueue(changed), statistics[number] if statistics else Statistics(), drops)
         lanes.append(lane)
-        read = partial(feed, queue, source, plan, crops=crops, frames=own, stop=stop, log=log)
+        positions = partial(stream_positions, model=model, hop=hop, crops=crops, begin=lane.begin)
+        read = partial(feed, lane.queue, source, positions, frames=own, stop=stop, log=log)
         readers.append(threading.Thread(target=read, daemon=True))
     for reader in readers:
         reader.start()
@@ -239,10 +235,9 @@ class StreamPlan:
     """Frames are resized by numpy, for an exported model."""
 
 
-def plan_stream(model: AnyModel, source: Source, *, hop: float, is_read: bool) -> StreamPlan:
-    """Choose the windows of a source; a file that is read knows its rate. Raises VideoError for a file that is none."""
+def plan_stream(model: AnyModel, fps: float, *, hop: float) -> StreamPlan:
+    """Choose the windows of a source with this many frames per second."""
     p = model.config.preprocessing
-    fps = open_video(source.name).fps if source.kind == "file" and is_read else FPS
     stride = p.frame_stride if p.clip_seconds is None else p.clip_seconds * fps / model.config.num_frames
     windows, rounded = windows_for(model, stride=stride, fps=fps, hop=hop)
     clock = None if p.clip_seconds is None else fps
@@ -252,16 +247,15 @@ def plan_stream(model: AnyModel, source: Source, *, hop: float, is_read: bool) -
 def feed(
     queue: PositionQueue,
     source: Source,
-    plan: StreamPlan,
+    positions: Callable[[Iterable[Frame], str], Iterator[Position]],
     *,
-    crops: int,
     frames: Iterator[Frame] | None,
     stop: threading.Event,
     log: Callable[[str], None],
 ) -> None:
     """Read a source and put its positions into the queue, until it ends or nobody takes them."""
     try:
-        for position in stream_positions(frames or read_frames(source, stop, log), plan, source.name, crops=crops):
+        for position in positions(frames or read_frames(source, stop, log), source.name):
             if not queue.put(position):
                 return
         queue.close()
@@ -269,10 +263,25 @@ def feed(
         queue.close(error)
 
 
-def stream_positions(frames: Iterable[Frame], plan: StreamPlan, name: str, *, crops: int) -> Iterator[Position]:
-    """Yield the positions of the frames of a source; those of another connection begin anew. Raises VideoError."""
-    builder, connection = None, -1
+def stream_positions(
+    frames: Iterable[Frame],
+    name: str,
+    *,
+    model: AnyModel,
+    hop: float,
+    crops: int,
+    begin: Callable[[Windows, float], None],
+) -> Iterator[Position]:
+    """Yield the positions of the frames of a source; those of another connection begin anew. Raises VideoError.
+
+    The first frame tells the rate, by which the windows are chosen; `begin` gets them before the first position.
+    """
+    plan = builder = None
+    connection = -1
     for frame in frames:
+        if plan is None:
+            plan = plan_stream(model, frame.fps, hop=hop)
+            begin(plan.windows, plan.hop)
         if builder is None or frame.connection != connection:
             connection = frame.connection
             sampler = FrameSampler(plan.stride, fps=plan.clock)
@@ -333,10 +342,18 @@ class Lane:
     engine: SlidingModel
     queue: PositionQueue
     statistics: Statistics
+    drops: bool
+    """Leave out positions that have waited for longer than a hop."""
     connection: int | None = None
     shown: deque[Position] = field(default_factory=deque)
     first: int = 0
     """The number of the first position in `shown`."""
+
+    def begin(self, windows: Windows, hop: float) -> None:
+        """Take the windows of the source and the seconds between two, before its first position comes."""
+        self.engine = self.engine.restarted(windows, batch=self.engine.batch)
+        self.queue.most, self.queue.max_age = 2 * windows.hop, hop if self.drops else None
+        self.statistics.hop = hop
 
     def restart(self) -> None:
         """Begin the windows of another connection."""

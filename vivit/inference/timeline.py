@@ -17,7 +17,7 @@ from ..data.sample import Sample, as_sample
 from ..data.transforms import center_box, crop, eval_boxes, resize_for_eval
 from ..data.video.decoder import Video
 from ..data.video.frame_folder import FrameFolder
-from ..data.views import candidate_frames, open_sample, segment_frames
+from ..data.views import candidate_frames, candidate_times, open_sample, segment_frames
 from ..errors import DataError, as_video_error
 from ..files import atomic_write
 from .exported import ExportedModel, is_exported, open_exported
@@ -213,7 +213,7 @@ def plan_timeline(
         segment_frames(video, segment)  # raises if there are none
         candidates, stride = candidate_frames(video, sample, model.config)
     windows, hop = windows_for(model, stride=stride, fps=video.fps, hop=hop)
-    plan = make_plan(model.config, video, windows, candidates=candidates, stride=stride, hop=hop, crops=crops)
+    plan = make_plan(model.config, video, windows, sample, candidates=candidates, stride=stride, hop=hop, crops=crops)
     rows = frame_range(plan.centers(plan.rows), video.duration, start, end)
     return replace(plan, rows=rows or plan.rows[:1])  # a segment may end before the first center
 
@@ -222,17 +222,19 @@ def make_plan(
     config: ModelConfig,
     video: Video | FrameFolder,
     windows: Windows,
+    sample: Sample,
     *,
     candidates: np.ndarray,
     stride: float,
     hop: float,
     crops: int = 1,
 ) -> Plan:
-    """Choose the frames of all windows of a video from its candidates; see `candidate_frames`."""
+    """Choose the frames of all windows of a sample's video from its candidates; see `candidate_frames`."""
     number = int(np.ceil(len(candidates) / stride)) + 1
     steps = np.floor(np.arange(number) * stride).astype(np.int64)
-    sampled = candidates[steps[steps < len(candidates)]]
-    shown = np.append(video.times, video.duration)
+    steps = steps[steps < len(candidates)]
+    shown_from, shown_until = candidate_times(video, sample, config, candidates)
+    sampled = candidates[steps]
     return Plan(
         video=video,
         config=config,
@@ -241,8 +243,8 @@ def make_plan(
         sampled=sampled,
         rows=range(windows.number(-(-len(sampled) // windows.depth))),
         hop=hop,
-        shown_from=shown[sampled],
-        shown_until=shown[sampled + 1],
+        shown_from=shown_from[steps],
+        shown_until=shown_until[steps],
     )
 
 

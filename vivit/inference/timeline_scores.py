@@ -22,7 +22,7 @@ from ..engine.temporal_metrics import (
 )
 from ..errors import DataError
 from ..text import printable, shorten_list, shorten_texts
-from .segments import Segment, SegmentParams, label_sets, segments
+from .segments import Segment, SegmentParams, label_sets, row_spans, segments
 from .timeline import Timeline
 
 
@@ -47,21 +47,25 @@ def match_truth(
     """Return (label set, segments of the truth by the path of its timeline, paths without a timeline).
 
     `label_set` names the one to compare; it may be left out where the model and the table have one in common, or one
-    each. Rows of a class in `background` are left out. A row without start or end lasts as long as its video. Raises
-    DataError if no row belongs to any of the timelines.
+    each. Rows of a class in `background` are left out. A row without start or end lasts as long as its video. Rows are
+    cut to the time of the timeline, and those outside are left out. Raises DataError if no row belongs to any of the
+    timelines.
     """
     own, column = _common_label_set(timelines[0], truth[0], label_set)
     by_path = {os.path.realpath(timeline.path): timeline for timeline in timelines}
-    found: dict[str, list[Segment]] = {timeline.path: [] for timeline in timelines}
+    spans = {timeline.path: span_of(timeline) for timeline in timelines}
+    found: dict[str, list[Segment]] = {path: [] for path in spans}
     missing: dict[str, None] = {}
     for sample in truth:
         timeline = by_path.get(os.path.realpath(sample.path))
         if timeline is None:
             missing[sample.path] = None
         elif sample.labels[column] not in background:
-            start = float(timeline.start[0]) if sample.start is None else sample.start
-            end = float(timeline.end[-1]) if sample.end is None else sample.end
-            found[timeline.path].append(Segment(start, end, sample.labels[column], 1.0, own))
+            first, last = spans[timeline.path]
+            start = first if sample.start is None else max(sample.start, first)
+            end = last if sample.end is None else min(sample.end, last)
+            if start < end:
+                found[timeline.path].append(Segment(start, end, sample.labels[column], 1.0, own))
     if len(missing) == len({sample.path for sample in truth}):
         raise DataError(
             f"no row of the ground truth is about {printable(timelines[0].path)}"
@@ -69,6 +73,12 @@ def match_truth(
             f"{', '.join(map(printable, shorten_list([*missing], 3)))}"
         )
     return own, found, [*missing]
+
+
+def span_of(timeline: Timeline) -> tuple[float, float]:
+    """Return the seconds at which the first row of a timeline starts and the last one ends."""
+    starts, ends = row_spans(timeline)
+    return float(starts[0]), float(ends[-1])
 
 
 def _common_label_set(timeline: Timeline, sample: Sample, label_set: str) -> tuple[str, str]:
@@ -110,7 +120,7 @@ def score_timelines(
         "videos": len(timelines),
         "missing": missing,
         "unknown_classes": sorted(labels - known) if known else [],
-        **score_segments(predicted, by_video, {t.path: (float(t.start[0]), float(t.end[-1])) for t in timelines}),
+        **score_segments(predicted, by_video, {t.path: span_of(t) for t in timelines}),
     }
 
 

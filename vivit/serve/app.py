@@ -191,7 +191,7 @@ class Service:
         if number >= self.limits.streams:
             raise self.busy(10 * number, f"{number} streams are open")
         stream = await self.streams.start(asked)
-        return JSONResponse({"id": stream.id, "hop": stream.hop}, 201, {"location": f"/v1/streams/{stream.id}"})
+        return JSONResponse({"id": stream.id}, 201, {"location": f"/v1/streams/{stream.id}"})
 
     def stream(self, request: Request) -> Stream:
         """Return the stream that the address names."""

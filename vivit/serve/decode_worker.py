@@ -23,11 +23,11 @@ from ..data.dataset import eval_views, open_sample
 from ..data.sample import Sample
 from ..data.tools.process_pool import exit_with_parent
 from ..data.video.decoder import Video
-from ..data.video.live import PIPE, Frame, Source, read_pieces
+from ..data.video.live import Frame, read_pieces
 from ..errors import VideoError, as_video_error
 from ..inference.explain import read_clip
-from ..inference.sliding import batch_end, restart
-from ..inference.stream import plan_stream, stream_positions
+from ..inference.sliding import Windows, batch_end, restart
+from ..inference.stream import stream_positions
 from ..inference.timeline import Plan, plan_timeline, read_positions
 from ..model.vivit import ViViT
 
@@ -158,13 +158,16 @@ def position_range(plan: Plan, batch: int) -> tuple[int, int]:
 
 
 def send_stream(job: dict[str, Any], limits: dict[str, Any], config: ModelConfig, send: Send) -> None:
-    """Send the hop, then the positions of `vivit.stream` as soon as the chunks that come have their last frame."""
+    """Send the positions of `vivit.stream` as soon as the chunks that come have their last frame, and first the hop."""
     with torch.device("meta"):
         model = ViViT(config)
-    plan = plan_stream(model, Source(PIPE), hop=job["hop"], is_read=False)
-    send({"hop": plan.hop, "positions": plan.windows.hop})
-    frames = read_pieces(Chunks(send), job["path"], max_pixels=limits["pixels"])
-    for position in stream_positions(at_most(limits["frames"], frames), plan, job["path"], crops=job["crops"]):
+    frames = at_most(limits["frames"], read_pieces(Chunks(send), job["path"], max_pixels=limits["pixels"]))
+
+    def begin(windows: Windows, hop: float) -> None:
+        send({"hop": hop, "positions": windows.hop})
+
+    positions = stream_positions(frames, job["path"], model=model, hop=job["hop"], crops=job["crops"], begin=begin)
+    for position in positions:
         about = {"key": position.key, "shown": position.shown, "end": position.end, "padded": position.padded}
         send(about, position.frames)
     send({"over": True})

@@ -74,7 +74,7 @@ SCHEMAS = {
         error_=TEXT,
         result_=TIMELINE,
     ),
-    "Stream": record(id=TEXT, hop=NUMBER),
+    "Stream": record(id=TEXT),
     "Rows": record(rows=array(ROW)),
     "Model": record(
         name=TEXT,

@@ -54,11 +54,6 @@ class Stream:
         finally:
             self.is_busy = False
 
-    @property
-    def hop(self) -> float:
-        """Seconds from one row to the next, rounded to positions of the model."""
-        return self.lane.statistics.hop if self.lane else math.nan
-
     def put(self, chunk: Path | None) -> asyncio.Future[Rows]:
         """Let a chunk, or the end, wait for its turn; return what will be its rows."""
         rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
@@ -113,8 +108,7 @@ class Streams:
         try:
             async with self.decoders.worker("the video", limits.stream_seconds + limits.decode_seconds) as worker:
                 await worker.send({"kind": "stream", "path": "the video", **stream.asked})
-                about = await worker.header("the video")
-                stream.lane = self._lane(stream.asked, int(about["positions"]), float(about["hop"]))
+                stream.lane = self._lane(stream.asked)
                 await self._take(worker, stream)
                 asks.set_result([])
                 end, is_over = time.monotonic() + limits.stream_seconds, False
@@ -138,14 +132,12 @@ class Streams:
                 if not late.done():
                     late.set_exception(gone())
 
-    def _lane(self, asked: dict[str, Any], positions: int, hop: float) -> Lane:
-        drops = asked["when_slow"] == "drop"
-        windows = make_windows(self.engine.model, hop=positions)
-        batch = choose_batch(self.engine.model, 1 if drops else None)
-        sliding = SlidingModel(self.engine.model, windows, precision=self.engine.precision, batch=batch)
-        most, max_age = windows.span + 2 * windows.hop, hop if drops else None
-        queue = PositionQueue(most=most, max_age=max_age, changed=threading.Condition())
-        return Lane(0, sliding, queue, Statistics(hop=hop))
+    def _lane(self, asked: dict[str, Any]) -> Lane:
+        """Return a lane that waits for its windows, which the first frame decides."""
+        drops, model = asked["when_slow"] == "drop", self.engine.model
+        batch = choose_batch(model, 1 if drops else None)
+        sliding = SlidingModel(model, make_windows(model, hop=1), precision=self.engine.precision, batch=batch)
+        return Lane(0, sliding, PositionQueue(threading.Condition()), Statistics(), drops)
 
     async def _next(self, stream: Stream, end: float) -> tuple[Path | None, asyncio.Future[Rows]]:
         """Wait for the next chunk; after too long a silence and at the end of the time, return the end."""
@@ -167,6 +159,11 @@ class Streams:
                     header = await worker.header("the video")
                     if "wants" in header or "over" in header:
                         break
+                    if "positions" in header:
+                        windows = make_windows(self.engine.model, hop=int(header["positions"]))
+                        lane.begin(windows, float(header["hop"]))
+                        lane.queue.most += windows.span
+                        continue
                     frames = await worker.array(header)
             except TimeoutError:
                 seconds = f"{self.limits.decode_seconds:g} s"

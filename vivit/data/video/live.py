@@ -43,6 +43,7 @@ BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open a source
 LONGEST_JUMP = 10.0  # seconds without a new frame above which the clock counts as having jumped
 PROBE = {"probesize": str(2**20), "analyzeduration": str(av.time_base)}  # a second of stream: answers come soon
 PIPE = "-"
+FPS, MOST_FPS = 25.0, 240.0  # of a stream that tells no rate, or one above the most
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Frame:
     """time.monotonic() when it was read."""
     image: Callable[[], np.ndarray]
     """Returns the frame as (H, W, 3) uint8; all frames of a connection have the size of its first."""
+    fps: float = FPS
+    """Frames per second that the source says it has; of a file, the mean."""
 
 
 class Pieces(Protocol):
@@ -162,9 +165,8 @@ def _file_frames(path: str, stop: threading.Event) -> Iterator[Frame]:
     for number, image in video.images(range(video.num_frames)):
         if stop.is_set():
             return
-        yield Frame(
-            number, float(video.times[number]), float(ends[number]), 0, time.monotonic(), lambda image=image: image
-        )
+        begin, end = float(video.times[number]), float(ends[number])
+        yield Frame(number, begin, end, 0, time.monotonic(), lambda image=image: image, video.fps)
 
 
 def read_pieces(file: Pieces, name: str, *, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
@@ -193,7 +195,7 @@ def _container_frames(
     if not streams:
         raise VideoError(name, "holds no video stream with a known codec")
     stream = _checked(name, streams[0])
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    rate = float(stream.average_rate or stream.guessed_rate or FPS)
     tick = float(stream.time_base or 1 / rate)
     clock, reformatter, size, number = StreamClock(offset, rate), VideoReformatter(), None, 0
     for packet in chain(read_packets(container, stream), [None]):  # None drains the decoder
@@ -210,7 +212,8 @@ def _container_frames(
             lasts = (frame.duration or 0) * tick or 1 / rate
             shown = clock.time_of(stamp)
             convert = partial(upright_rgb, frame, reformatter, *size)
-            yield Frame(number, shown, shown + lasts, connection, time.monotonic(), convert)
+            fps = rate if rate <= MOST_FPS else FPS  # containers of browsers tell the tick of their clock
+            yield Frame(number, shown, shown + lasts, connection, time.monotonic(), convert, fps)
             number += 1
 
 

@@ -1,4 +1,4 @@
-"""Tables of segments and of scores: CSV and JSON lines that train a model, npz, Parquet"""
+"""Tables of segments and of scores: CSV that trains a model, JSON lines for programs, npz, Parquet"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_csv(file: IO[str], videos: Videos, options: FormatOptions) -> None:
 
 
 def write_jsonl(file: IO[str], videos: Videos, options: FormatOptions) -> None:
-    """Write one object per line: path, start, end, label, score, label_set."""
+    """Write one object per line: path, start, end, label, score, label_set; no training table."""
     for timeline, found in videos:
         path = path_of(timeline, options)
         for one in found:

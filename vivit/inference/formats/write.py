@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,10 @@ def write_timelines(
     `path/<video>.<suffix>`. Files are complete or not there. Raises DataError if the format cannot hold the videos, and
     OSError.
     """
-    path = Path(path)
-    several = len(videos) > 1 or path.is_dir()
     form = FORMATS[format_of(path, name)]
-    options = options or FormatOptions()
-    if form.per_video and several:
-        names = [Path(timeline.path).stem for timeline, _ in videos]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise DataError(listing(f"{path}: videos with the same name, which would be one file", twice))
-        jobs = [(path / f"{stem}{form.suffix}", [video]) for stem, video in zip(names, videos)]
-    else:
-        jobs = [(path, videos)]
+    jobs = _jobs(Path(path), videos, form)
     for target, part in jobs:
-        own = options if options.folder is not None else replace(options, folder=str(target.parent))
+        own = _with_folder(options, target)
         if form.binary:
             with atomic_write(target, "wb") as file:
                 form.write(file, part, own)
@@ -85,3 +76,40 @@ def write_timelines(
             with atomic_write(target, newline="", errors="surrogateescape") as file:
                 form.write(file, part, own)
     return [target for target, _ in jobs]
+
+
+def check_timelines(
+    path: str | os.PathLike, videos: Videos, name: str = "", options: FormatOptions | None = None
+) -> None:
+    """Raise the errors of `write_timelines` without writing a file."""
+    form = FORMATS[format_of(path, name)]
+    for target, part in _jobs(Path(path), videos, form):
+        refuse_unwritable(target)
+        form.write(BytesIO() if form.binary else StringIO(), part, _with_folder(options, target))
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise OSError for a file that `atomic_write` could not write."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    folder = next(one for one in path.absolute().parents if one.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {folder} is a file, not a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: no permission to write in {folder}")
+
+
+def _jobs(path: Path, videos: Videos, form: Format) -> list[tuple[Path, Videos]]:
+    """Return the files and the videos of each."""
+    if form.per_video and (len(videos) > 1 or path.is_dir()):
+        names = [Path(timeline.path).stem for timeline, _ in videos]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DataError(listing(f"{path}: videos with the same name, which would be one file", twice))
+        return [(path / f"{stem}{form.suffix}", [video]) for stem, video in zip(names, videos)]
+    return [(path, videos)]
+
+
+def _with_folder(options: FormatOptions | None, target: Path) -> FormatOptions:
+    options = options or FormatOptions()
+    return options if options.folder is not None else replace(options, folder=str(target.parent))
