@@ -218,6 +218,13 @@ def test_an_optimizer_from_before_a_resize_trains_all_but_resized_positions(enco
     assert not torch.equal(made.tokenizer.proj.weight, kernel)
 
 
+def test_a_model_without_numbers_is_resized():
+    with torch.device("meta"):
+        made = ViViT(tiny.model().config)
+    made.resize(num_frames=10)
+    assert {p.device.type for p in made.parameters()} == {"meta"}
+
+
 def test_a_resize_to_no_frames_is_refused():
     with pytest.raises(ValueError, match="num_frames is 0; it must be above 0"):
         tiny.model().resize(num_frames=0)

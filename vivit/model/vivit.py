@@ -135,7 +135,10 @@ class ViViT(nn.Module):
         encoder.resize(config.grid)  # type: ignore[operator]
         state = {name: tensor for name, tensor in old.items() if not name.startswith("encoder.")}
         for name, tensor in encoder.state_dict(prefix="encoder.", keep_vars=True).items():
-            state[name] = old[name] if name in old and torch.equal(old[name], tensor) else tensor
+            same = (
+                name in old and old[name].shape == tensor.shape and (tensor.is_meta or torch.equal(old[name], tensor))
+            )
+            state[name] = old[name] if same else tensor
         with torch.device("meta"):  # the same modules for the new grid, which get these tensors
             resized = type(self)(config)
         if others := sorted(state.keys() ^ resized.state_dict().keys()):
