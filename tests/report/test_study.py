@@ -47,6 +47,14 @@ def test_text_of_a_study_is_no_markup(tmp_path):
     assert "needs <i>\\x1b[31m" in unescape(page)
 
 
+def test_a_row_that_was_not_compared_is_named_with_its_reason(tmp_path):
+    results = json.loads((RESULTS / "study-tokenisation.json").read_text())
+    results["rows"][1]["not_compared"] = {"to_first": "no video in both"}
+    assert f"{results['rows'][1]['title']}: not compared with the first row, no video in both" in unescape(
+        page_of(results, tmp_path)
+    )
+
+
 def first_line(results, folder: Path) -> str:
     return unescape(re.sub(r"<[^>]+>", "", page_of(results, folder).split("<header>")[1])).strip()
 

@@ -296,6 +296,13 @@ def test_loading_gives_evaluation_mode_and_creating_training_mode_and_no_random_
     assert vivit.create(CONFIGS["model 2"], init=tmp_path).training
 
 
+def test_a_checkpoint_of_training_is_named(tmp_path):
+    for name in ("__0_0.distcp", "manifest.json", ".metadata"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(FileNotFoundError, match="is a checkpoint, from which vivit train resumes; give the run"):
+        vivit.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("source", ["weights", "best"])
 def test_a_run_folder_is_a_source_for_every_door(source, tmp_path):
     model = randomise(vivit.create(CONFIGS["model 2"]))

@@ -163,14 +163,19 @@ def differences(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def problems(results: Mapping[str, Any]) -> list[str]:
-    """Name the rows without a result, and say why."""
+    """Name the rows without a result or a comparison, and say why."""
     left_out = [f"{row['title']}: left out, {row['why_not']}" for row in results["rows"] if row["why_not"]]
     failed = [
         f"{row['title']}, seed {seed} failed: {problem}"
         for row in results["rows"]
         for seed, problem in row["problems"].items()
     ]
-    return left_out + failed
+    not_compared = [
+        f"{row['title']}: not compared with the {against.removeprefix('to_')} row, {why}"
+        for row in results["rows"]
+        for against, why in row.get("not_compared", {}).items()
+    ]
+    return left_out + failed + not_compared
 
 
 def facts(results: Mapping[str, Any]) -> dict[str, str]:

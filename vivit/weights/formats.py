@@ -107,6 +107,11 @@ def find_run_weights(folder: Path) -> Path:
     """
     if any((folder / name).is_file() for name in WEIGHT_FILES):
         return folder
+    if any(folder.glob("*.distcp")):
+        raise FileNotFoundError(
+            f"{folder} is a checkpoint, from which vivit train resumes; give the run that it belongs to, whose weights "
+            "other commands read"
+        )
     for name in ("weights", "best"):
         if any((folder / name / file).is_file() for file in WEIGHT_FILES):
             return folder / name
