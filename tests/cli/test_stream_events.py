@@ -42,10 +42,10 @@ def receiver():
 def test_a_class_that_the_model_does_not_have_is_refused_before_the_stream_is_opened(vivit, tmp_path, option):
     weights = tiny.model().save_pretrained(tmp_path / "weights")
     thresholds = tmp_path / "thresholds.json"
-    thresholds.write_text('{"segments": {"classes": {"nobody": {"on": 0.4, "off": 0.2}}}}')
-    value = {"background": "nobody", "thresholds": thresholds}[option]
+    thresholds.write_text('{"segments": {"classes": {"absent": {"on": 0.4, "off": 0.2}}}}')
+    value = {"background": "absent", "thresholds": thresholds}[option]
     code, out, err = vivit("stream", weights, "none.mp4", "--events", f"--{option}", value, "--device", "cpu")
-    assert (code, out, "unknown class 'nobody'" in err) == (2, "", True), err
+    assert (code, out, "unknown class 'absent'" in err) == (2, "", True), err
 
 
 def test_a_streams_events_are_the_segments_of_the_timeline(vivit, tmp_path, receiver):

@@ -208,11 +208,11 @@ def test_a_finished_timeline_has_the_path_of_the_command_that_takes_it(vivit, we
         (["--segments", "x.json", "--format", "activitynet", "--label-set", "verb"], "both have the id 'a'"),
         (["--truth", "of_others.csv"], "no row of the ground truth is about"),
         (["--truth", "other_column.csv"], "name the one to compare"),
-        (["--segments", "x.jsonl", "--thresholds", "thresholds.json"], "unknown class 'nobody'"),
+        (["--segments", "x.jsonl", "--thresholds", "thresholds.json"], "unknown class 'absent'"),
         (["--segments", "file/x.jsonl"], "file is a file, not a folder"),
         (["--segments", "folder.jsonl"], "folder.jsonl is a folder"),
-        (["--segments", "x.jsonl", "--background", "nobody"], "unknown class 'nobody'"),
-        (["--segments", "x.jsonl", "--label-set", "nobody"], "unknown label set 'nobody'"),
+        (["--segments", "x.jsonl", "--background", "absent"], "unknown class 'absent'"),
+        (["--segments", "x.jsonl", "--label-set", "absent"], "unknown label set 'absent'"),
     ],
 )
 def test_what_cannot_be_made_of_the_scores_is_said_before_they_are_computed(
@@ -223,7 +223,7 @@ def test_what_cannot_be_made_of_the_scores_is_said_before_they_are_computed(
     files = {
         "of_others.csv": "path,start,end,verb\nb.mp4,0,1,c\n",
         "other_column.csv": "path,start,end,label\na.mp4,0,1,c\n",
-        "thresholds.json": '{"segments": {"classes": {"nobody": {"on": 0.4, "off": 0.2}}}}',
+        "thresholds.json": '{"segments": {"classes": {"absent": {"on": 0.4, "off": 0.2}}}}',
         "file": "",
         "b.mp4": "",
     }

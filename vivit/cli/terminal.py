@@ -1,4 +1,4 @@
-"""Print errors of the command line, and outlast the reader of its output."""
+"""Print errors of the command line, and keep a command running when the reader of its output has gone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def print_error(message: str) -> None:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Within, a reader of standard output that goes, as `| head` does, does not end the command: the rest is lost."""
+    """Keep a command running when the reader of its output has gone, as with `| head`; the rest is not printed."""
     output = LastingOutput(sys.stdout)
     try:
         with redirect_stdout(output):
@@ -34,7 +34,7 @@ def lasting_output() -> Iterator[None]:
 
 
 class LastingOutput:
-    """A stream that goes on without its reader."""
+    """A stream that discards its text once its reader has gone."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -56,7 +56,7 @@ class LastingOutput:
             self._discard()
 
     def _discard(self) -> None:
-        """Send what is still to come, and what waits in the buffer, to nowhere."""
+        """Discard the text in the buffer and all that follows."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -272,7 +272,7 @@ def stream_positions(
     crops: int,
     begin: Callable[[Windows, float], None],
 ) -> Iterator[Position]:
-    """Yield the positions of the frames of a source; those of another connection begin anew. Raises VideoError.
+    """Yield the positions of the frames of a source; another connection starts with a new window. Raises VideoError.
 
     The first frame tells the rate, by which the windows are chosen; `begin` gets them before the first position.
     """
